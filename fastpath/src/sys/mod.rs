@@ -1,0 +1,4 @@
+//! Where margay meets the kernel and raw memory: the only folder of this crate with unsafe code.
+#![allow(unsafe_code)]
+
+pub mod memory;

@@ -1,0 +1,112 @@
+//! What a worker reads to forward: one immutable snapshot, swapped whole by the control side.
+//!
+//! The FIB maps an address to a [`TargetId`]; the snapshot says what each target is. Link
+//! addresses are part of the snapshot (an [`Adjacency`] has its rewrite ready), so a resolved
+//! packet takes two table reads after the FIB.
+
+use crate::port::PortId;
+use margay_tunnels::wire::ethernet::Mac;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Index into [`Tables::targets`]. 0 is always [`Target::NoRoute`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct TargetId(pub u32);
+
+/// Index into [`Tables::adjacencies`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct AdjacencyId(pub u32);
+
+/// What happens to a packet whose longest match leads here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Target {
+    /// No route: ICMP network unreachable.
+    #[default]
+    NoRoute,
+    /// An address of the host: to its stack.
+    Local,
+    /// Dropped in silence.
+    Blackhole,
+    /// ICMP host unreachable.
+    Unreachable,
+    /// ICMP administratively prohibited.
+    Prohibit,
+    /// The destination itself is on this port's link, and not resolved yet.
+    Glean(PortId),
+    /// One next hop.
+    Forward(AdjacencyId),
+    /// Several next hops: index into [`Tables::ecmp_groups`].
+    Ecmp(u32),
+}
+
+/// A next hop on a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjacency {
+    /// The egress port.
+    pub port: PortId,
+    /// The address that was resolved: the gateway, or the destination itself on its link.
+    pub neighbor: IpAddr,
+    /// Its link address; `None` while it is not resolved.
+    pub mac: Option<Mac>,
+}
+
+/// Buckets of an ECMP group; see [`crate::ecmp`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EcmpGroup {
+    /// Adjacency of each bucket; the length is a power of two.
+    pub buckets: Box<[AdjacencyId]>,
+}
+
+/// What a worker must know of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortEntry {
+    /// Device name, for people.
+    pub name: String,
+    /// Link address of the port.
+    pub mac: Mac,
+    /// Largest IP packet that it takes, in bytes.
+    pub mtu: u16,
+    /// The worker that owns it.
+    pub worker: u16,
+    /// Senders on this device may leave transport checksums unfinished without a mark (veth).
+    pub implicit_partial_csum: bool,
+    /// A workload is behind it (Calico's `cali*`), not a network.
+    pub workload: bool,
+    /// No kernel stands behind the device: margay answers ARP and ND here itself (pods on TAPs).
+    pub answers_neighbors: bool,
+    /// Source of ICMP errors to senders behind the port (RFC 1812 4.3.2.4); the node's own
+    /// address where the port has none.
+    pub icmp_source_v4: Option<Ipv4Addr>,
+    /// The same for ICMPv6 (RFC 4443 2.2).
+    pub icmp_source_v6: Option<Ipv6Addr>,
+    /// Administratively and physically up.
+    pub up: bool,
+}
+
+/// The snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tables {
+    /// By [`PortId`]; a hole is a port that is gone.
+    pub ports: Vec<Option<PortEntry>>,
+    /// By [`TargetId`].
+    pub targets: Vec<Target>,
+    /// By [`AdjacencyId`].
+    pub adjacencies: Vec<Adjacency>,
+    /// By the number in [`Target::Ecmp`].
+    pub ecmp_groups: Vec<EcmpGroup>,
+    /// The port to the host's own stack (the host TAP), if there is one.
+    pub host_port: Option<PortId>,
+}
+
+impl Tables {
+    /// What is behind a target id; no route when the id is not in this snapshot.
+    #[inline]
+    pub fn target(&self, id: TargetId) -> Target {
+        self.targets.get(id.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// The entry of a port, if it is there.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports.get(usize::from(id.0))?.as_ref()
+    }
+}
