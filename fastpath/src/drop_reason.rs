@@ -1,84 +1,150 @@
 //! Every way in which a packet ends without being forwarded or delivered.
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// Why a packet was dropped. Each has a counter per worker.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum DropReason { $($(#[$doc])* $name,)* }
-
-        impl DropReason {
-            /// All reasons, in the order of their numbers.
-            pub const ALL: &'static [DropReason] = &[$(DropReason::$name,)*];
-
-            /// The name that people and scripts see.
-            pub const fn name(self) -> &'static str {
-                match self { $(DropReason::$name => $text,)* }
-            }
-        }
-    };
-}
-
-reasons! {
+/// Why a packet was dropped. Each has a counter per worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DropReason {
     /// Fewer bytes than the headers need, or than the IP header says.
-    Truncated = "truncated",
+    Truncated,
     /// An EtherType that is neither IPv4, IPv6 nor ARP.
-    EtherType = "ethertype-unknown",
+    EtherType,
     /// The destination link address is not the port's.
-    NotOurMac = "not-our-mac",
+    NotOurMac,
     /// IP version, header length or total length is wrong (RFC 1812 5.2.2).
-    BadHeader = "ip-header-invalid",
+    BadHeader,
     /// The IPv4 header checksum is wrong.
-    BadChecksum = "ip-checksum-invalid",
+    BadChecksum,
     /// A source address that no packet may have: multicast, broadcast, loopback, unspecified.
-    BadSource = "source-address-invalid",
+    BadSource,
     /// A destination address that is never forwarded: loopback, unspecified, link-local, group.
-    BadDestination = "destination-address-invalid",
+    BadDestination,
     /// IPv6 extension headers that cannot be walked.
-    BadExtension = "ipv6-extension-invalid",
+    BadExtension,
     /// The source is not one that the endpoint may use.
-    Spoofed = "source-spoofed",
+    Spoofed,
     /// TTL or hop limit ended here.
-    TtlExceeded = "ttl-exceeded",
+    TtlExceeded,
     /// No route to the destination.
-    NoRoute = "no-route",
+    NoRoute,
     /// A blackhole route.
-    Blackhole = "route-blackhole",
+    Blackhole,
     /// An unreachable route.
-    Unreachable = "route-unreachable",
+    Unreachable,
     /// A prohibit route.
-    Prohibit = "route-prohibit",
+    Prohibit,
     /// Larger than the next hop's MTU, and may not be fragmented.
-    TooBig = "too-big",
+    TooBig,
     /// The next hop's link address did not resolve in time.
-    NeighborFailed = "neighbor-unresolved",
+    NeighborFailed,
     /// Too many packets wait for link addresses already.
-    NeighborQueueFull = "neighbor-queue-full",
+    NeighborQueueFull,
     /// The egress port is down, gone or not known.
-    PortDown = "port-down",
+    PortDown,
     /// The egress port's ring is full.
-    TxFull = "tx-full",
+    TxFull,
     /// Another worker's hand-over ring is full.
-    HandOverFull = "hand-over-full",
+    HandOverFull,
     /// No free frame.
-    NoFrame = "no-frame",
+    NoFrame,
     /// The host's TAP is missing or full.
-    PuntFull = "punt-full",
+    PuntFull,
     /// A packet for the host that has no way there, as in a replay.
-    NoHost = "no-host",
+    NoHost,
     /// A super-packet that could not be segmented.
-    BadSegmentation = "segmentation-invalid",
+    BadSegmentation,
     /// An ICMP error that the rate limit held back, or that may not be sent.
-    IcmpSuppressed = "icmp-suppressed",
+    IcmpSuppressed,
     /// The device corrupted or lost it: only the simulated link does so.
-    SimLoss = "sim-loss",
+    SimLoss,
     /// The endpoint has no policy or is not known on this interface.
-    UnknownEndpoint = "endpoint-unknown",
+    UnknownEndpoint,
     /// An ARP or neighbour discovery message that is malformed or not for us.
-    NeighborMessage = "neighbor-message-ignored",
+    NeighborMessage,
 }
 
 impl DropReason {
+    /// All reasons, in the order of their numbers.
+    pub const ALL: [DropReason; 28] = [
+        DropReason::Truncated,
+        DropReason::EtherType,
+        DropReason::NotOurMac,
+        DropReason::BadHeader,
+        DropReason::BadChecksum,
+        DropReason::BadSource,
+        DropReason::BadDestination,
+        DropReason::BadExtension,
+        DropReason::Spoofed,
+        DropReason::TtlExceeded,
+        DropReason::NoRoute,
+        DropReason::Blackhole,
+        DropReason::Unreachable,
+        DropReason::Prohibit,
+        DropReason::TooBig,
+        DropReason::NeighborFailed,
+        DropReason::NeighborQueueFull,
+        DropReason::PortDown,
+        DropReason::TxFull,
+        DropReason::HandOverFull,
+        DropReason::NoFrame,
+        DropReason::PuntFull,
+        DropReason::NoHost,
+        DropReason::BadSegmentation,
+        DropReason::IcmpSuppressed,
+        DropReason::SimLoss,
+        DropReason::UnknownEndpoint,
+        DropReason::NeighborMessage,
+    ];
+
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// The name that people and scripts see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::Truncated => "truncated",
+            DropReason::EtherType => "ethertype-unknown",
+            DropReason::NotOurMac => "not-our-mac",
+            DropReason::BadHeader => "ip-header-invalid",
+            DropReason::BadChecksum => "ip-checksum-invalid",
+            DropReason::BadSource => "source-address-invalid",
+            DropReason::BadDestination => "destination-address-invalid",
+            DropReason::BadExtension => "ipv6-extension-invalid",
+            DropReason::Spoofed => "source-spoofed",
+            DropReason::TtlExceeded => "ttl-exceeded",
+            DropReason::NoRoute => "no-route",
+            DropReason::Blackhole => "route-blackhole",
+            DropReason::Unreachable => "route-unreachable",
+            DropReason::Prohibit => "route-prohibit",
+            DropReason::TooBig => "too-big",
+            DropReason::NeighborFailed => "neighbor-unresolved",
+            DropReason::NeighborQueueFull => "neighbor-queue-full",
+            DropReason::PortDown => "port-down",
+            DropReason::TxFull => "tx-full",
+            DropReason::HandOverFull => "hand-over-full",
+            DropReason::NoFrame => "no-frame",
+            DropReason::PuntFull => "punt-full",
+            DropReason::NoHost => "no-host",
+            DropReason::BadSegmentation => "segmentation-invalid",
+            DropReason::IcmpSuppressed => "icmp-suppressed",
+            DropReason::SimLoss => "sim-loss",
+            DropReason::UnknownEndpoint => "endpoint-unknown",
+            DropReason::NeighborMessage => "neighbor-message-ignored",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_numbers_and_names_differ() {
+        for (at, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, at);
+        }
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
 }

@@ -61,7 +61,8 @@ pub struct EcmpGroup {
 pub struct PortEntry {
     /// Device name, for people.
     pub name: String,
-    /// Link address of the port.
+    /// Link address of margay on this link: the device's own, but on a TAP the address that the
+    /// far side (the device in the pod or host) sends to.
     pub mac: Mac,
     /// Largest IP packet that it takes, in bytes.
     pub mtu: u16,
@@ -93,8 +94,8 @@ pub struct Tables {
     pub adjacencies: Vec<Adjacency>,
     /// By the number in [`Target::Ecmp`].
     pub ecmp_groups: Vec<EcmpGroup>,
-    /// The port to the host's own stack (the host TAP), if there is one.
-    pub host_port: Option<PortId>,
+    /// The way to the host's own stack: the host TAP, with the link address of its device.
+    pub host: Option<AdjacencyId>,
 }
 
 impl Tables {
@@ -102,6 +103,12 @@ impl Tables {
     #[inline]
     pub fn target(&self, id: TargetId) -> Target {
         self.targets.get(id.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// A next hop; `None` when the id is not in this snapshot.
+    #[inline]
+    pub fn adjacency(&self, id: AdjacencyId) -> Option<&Adjacency> {
+        self.adjacencies.get(id.0 as usize)
     }
 
     /// The entry of a port, if it is there.
