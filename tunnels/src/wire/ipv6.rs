@@ -79,6 +79,56 @@ impl<'a> View<'a> {
         }
         walk(self.0, next)
     }
+
+    /// The extension headers one by one. Ends at the transport header, where the bytes end, at
+    /// [`MAX_EXTENSIONS`] and behind the header of a later fragment, as [`View::transport`] does.
+    pub fn extensions(&self) -> impl Iterator<Item = Extension> + use<'a> {
+        let bytes = self.0;
+        let first = Extension::at(bytes, self.next_header(), HEADER_LEN);
+        std::iter::successors(first, move |last| {
+            if last.is_later_fragment() {
+                return None;
+            }
+            Extension::at(bytes, last.next, last.offset + last.len)
+        })
+        .take(MAX_EXTENSIONS)
+    }
+}
+
+/// One extension header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extension {
+    /// Its type.
+    pub kind: u8,
+    /// Its offset from the first byte of the IPv6 header.
+    pub offset: usize,
+    /// Its length, in bytes; the last bytes of it may lie behind those given.
+    pub len: usize,
+    /// Type of the header after it.
+    pub next: u8,
+    /// The offset-and-flags word, if this is a fragment header.
+    pub fragment: Option<u16>,
+}
+
+impl Extension {
+    /// The header at `offset`; `None` when `kind` is no extension or its first 8 bytes are cut.
+    fn at(bytes: &[u8], kind: u8, offset: usize) -> Option<Extension> {
+        if !is_extension(kind) {
+            return None;
+        }
+        let header = bytes.get(offset..offset + 8)?;
+        let len = match kind {
+            FRAGMENT => 8,
+            51 => (usize::from(header[1]) + 2) * 4,
+            _ => (usize::from(header[1]) + 1) * 8,
+        };
+        let fragment = (kind == FRAGMENT).then(|| be16(header, 2));
+        Some(Extension { kind, offset, len, next: header[0], fragment })
+    }
+
+    fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|word| word & 0xfff8 != 0)
+    }
 }
 
 /// Where the transport header of an IPv6 packet begins.
@@ -108,20 +158,14 @@ fn walk(bytes: &[u8], mut next: u8) -> Option<Transport> {
     let mut offset = HEADER_LEN;
     let mut fragment = None;
     for _ in 0..MAX_EXTENSIONS {
-        if !is_extension(next) || fragment.is_some_and(|word: u16| word & 0xfff8 != 0) {
-            return Some(Transport { protocol: next, offset, fragment });
+        let here = Transport { protocol: next, offset, fragment };
+        if !is_extension(next) || here.is_later_fragment() {
+            return Some(here);
         }
-        let header = bytes.get(offset..offset + 8)?;
-        let length = match next {
-            FRAGMENT => 8,
-            51 => (usize::from(header[1]) + 2) * 4,
-            _ => (usize::from(header[1]) + 1) * 8,
-        };
-        if next == FRAGMENT {
-            fragment = Some(be16(header, 2));
-        }
-        next = header[0];
-        offset += length;
+        let header = Extension::at(bytes, next, offset)?;
+        fragment = header.fragment.or(fragment);
+        next = header.next;
+        offset += header.len;
     }
     (!is_extension(next)).then_some(Transport { protocol: next, offset, fragment })
 }
@@ -175,12 +219,24 @@ mod tests {
     }
 
     #[test]
+    fn the_headers_listed_are_those_walked() {
+        let bytes = with_extensions(&[(0, 8), (43, 24), (60, 16)], 6);
+        let view = View::new(&bytes).unwrap();
+        let listed: Vec<_> = view.extensions().map(|it| (it.kind, it.offset, it.len)).collect();
+        assert_eq!(listed, [(0, 40, 8), (43, 48, 24), (60, 72, 16)]);
+        assert_eq!(view.extensions().last().unwrap().next, 6);
+        assert_eq!(View::new(&bytes[..50]).unwrap().extensions().count(), 1);
+    }
+
+    #[test]
     fn a_later_fragment_ends_the_walk() {
         let mut bytes = with_extensions(&[(FRAGMENT, 8)], 0);
         bytes[42..44].copy_from_slice(&0x0008u16.to_be_bytes());
         let found = View::new(&bytes).unwrap().transport().unwrap();
         assert!(found.is_later_fragment());
         assert_eq!(found.offset, 48);
+        bytes[40] = FRAGMENT;
+        assert_eq!(View::new(&bytes).unwrap().extensions().count(), 1);
     }
 
     #[test]

@@ -1,0 +1,161 @@
+//! `margay decode`: one message or frame, given as hex, as JSON.
+//!
+//! Stateless: needs no daemon, no root and no configuration. With `--batch` each line of standard
+//! input is an object `{"hex": "..."}`, and each answer is one line of standard output, in order.
+
+mod layers;
+mod packet;
+mod transport;
+
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, Read, Write};
+use std::process::ExitCode;
+
+/// Longest input, in bytes of the frame: a super-packet and its Ethernet header.
+const MAX_BYTES: usize = 65_536 + 14;
+/// Longest line of a batch, in characters.
+const MAX_LINE: usize = 1 << 18;
+
+/// Flags of `margay decode`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Decode {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// One Ethernet frame, layer by layer.
+    Packet(Input),
+}
+
+#[derive(Debug, clap::Args)]
+struct Input {
+    /// The bytes in hex; blanks, colons and a leading 0x are passed over.
+    #[arg(required_unless_present = "batch")]
+    hex: Option<String>,
+    /// Read {"hex":"..."} objects from standard input, one a line.
+    #[arg(long, conflicts_with = "hex")]
+    batch: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    hex: String,
+}
+
+/// What is wrong with the input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Malformed {
+    /// A stable word for scripts; the data path's drop reason where it has one.
+    code: &'static str,
+    /// The layer that could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layer: Option<&'static str>,
+    /// Where that layer begins, in bytes from the start of the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
+    /// What a router does with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    treatment: Option<&'static str>,
+    detail: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer<T> {
+    Decoded(T),
+    Malformed { error: Malformed },
+    BadLine { error: String },
+}
+
+impl Decode {
+    /// Exit status 1 when the input is malformed; a batch goes on after bad lines.
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let What::Packet(input) = self.what;
+        let mut out = std::io::stdout().lock();
+        let Some(hex) = &input.hex else {
+            batch(std::io::stdin().lock(), &mut out)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let answer = answer(hex);
+        serde_json::to_writer_pretty(&mut out, &answer)?;
+        writeln!(out)?;
+        let fine = matches!(answer, Answer::Decoded(_));
+        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn answer(hex: &str) -> Answer<packet::Decoded> {
+    match bytes_of(hex).and_then(|bytes| packet::decode(&bytes)) {
+        Ok(decoded) => Answer::Decoded(decoded),
+        Err(error) => Answer::Malformed { error },
+    }
+}
+
+fn batch(mut input: impl BufRead, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(out);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if input.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let cut = line.len() == MAX_LINE && line.last() != Some(&b'\n');
+        if cut {
+            input.skip_until(b'\n')?;
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let answer = match serde_json::from_slice::<Line>(&line) {
+            _ if cut => Answer::BadLine { error: format!("line longer than {MAX_LINE} bytes") },
+            Ok(line) => answer(&line.hex),
+            Err(error) => Answer::BadLine { error: error.to_string() },
+        };
+        serde_json::to_writer(&mut out, &answer)?;
+        out.write_all(b"\n")?;
+        // A program at the other end may wait for this answer before it asks again.
+        out.flush()?;
+    }
+    Ok(out.flush()?)
+}
+
+fn bytes_of(hex: &str) -> Result<Vec<u8>, Malformed> {
+    let bad = |detail: String| Malformed {
+        code: "hex-invalid",
+        layer: None,
+        offset: None,
+        treatment: None,
+        detail,
+    };
+    let hex = hex.trim();
+    let hex = hex.strip_prefix("0x").or_else(|| hex.strip_prefix("0X")).unwrap_or(hex);
+    let mut bytes = Vec::new();
+    let mut high = None;
+    for (at, letter) in hex.chars().enumerate() {
+        if letter.is_ascii_whitespace() || letter == ':' {
+            continue;
+        }
+        let digit = letter
+            .to_digit(16)
+            .ok_or_else(|| bad(format!("{letter:?} at character {at} is no hex digit")))?;
+        match high.take() {
+            None => high = Some(digit),
+            Some(first) => bytes.push((first << 4 | digit) as u8),
+        }
+        if bytes.len() > MAX_BYTES {
+            return Err(bad(format!("longer than {MAX_BYTES} bytes")));
+        }
+    }
+    match high {
+        Some(_) => Err(bad("an odd number of hex digits".into())),
+        None if bytes.is_empty() => Err(bad("no bytes".into())),
+        None => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests;
