@@ -3,5 +3,6 @@
 pub mod drop_reason;
 pub mod packet;
 pub mod port;
+pub mod segment;
 pub mod sys;
 pub mod tables;

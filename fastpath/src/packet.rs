@@ -187,7 +187,7 @@ impl Packet {
     }
 
     /// The bytes of each frame in turn.
-    pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn segments(&self) -> Segments<'_> {
         Segments { packet: self, next: 0, at: None }
     }
 
@@ -245,7 +245,9 @@ impl Packet {
     }
 }
 
-struct Segments<'a> {
+/// The bytes of each frame of a packet in turn.
+#[derive(Debug)]
+pub struct Segments<'a> {
     packet: &'a Packet,
     next: u16,
     at: Option<std::mem::ManuallyDrop<Frame>>,
