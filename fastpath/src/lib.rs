@@ -1,8 +1,36 @@
 //! Every packet byte after the NIC: ports, workers, the pipeline and its tables.
+//!
+//! ```text
+//!   port.rx -> parse -> FIB -> target -> TTL, MTU -> rewrite -> egress queue -> port.tx
+//!                |               |           |
+//!              drop        host, hold,   ICMP error, fragments
+//!            (counted)      refusal
+//! ```
+//!
+//! [`worker`] runs that loop on a pinned thread, [`pipeline`] is the way itself, one screen of
+//! calls. The control side holds a [`dataplane::Dataplane`], gives it ports and snapshots of
+//! [`tables::Tables`], and writes the [`fib`] in place. No lock, allocation or log line per packet.
 
+pub mod capture;
+pub mod coalesce;
+pub mod counters;
+pub mod dataplane;
 pub mod drop_reason;
+pub mod ecmp;
+pub mod egress;
+pub mod epoch;
+pub mod fib;
+pub mod flow_hash;
+pub mod forward;
+pub mod fragment;
+pub mod icmp;
+pub mod neighbor;
 pub mod packet;
+pub mod parse;
+pub mod pipeline;
 pub mod port;
+pub mod proxy_neighbor;
 pub mod segment;
 pub mod sys;
 pub mod tables;
+mod worker;

@@ -100,6 +100,12 @@ impl Packet {
         self.total_len as usize
     }
 
+    /// True when the first frame is a large one. The others are always small.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.head.is_large()
+    }
+
     /// Frames in the chain.
     #[inline]
     pub fn segment_count(&self) -> usize {
@@ -195,13 +201,28 @@ impl Packet {
     pub fn copy_out(&self, from: usize, out: &mut [u8]) -> usize {
         let (mut skip, mut done) = (from, 0);
         for part in self.segments() {
-            let part = &part[skip.min(part.len())..];
-            skip = skip.saturating_sub(part.len() + skip.min(part.len()));
+            let skipped = skip.min(part.len());
+            skip -= skipped;
+            let part = &part[skipped..];
             let count = part.len().min(out.len() - done);
             out[done..done + count].copy_from_slice(&part[..count]);
             done += count;
         }
         done
+    }
+
+    /// Fills the room behind the bytes of a packet of one frame from `from`, beginning at `at`;
+    /// the number of bytes copied, at most `length`.
+    pub(crate) fn fill_tail(&mut self, from: &Packet, at: usize, length: usize) -> usize {
+        if self.segments != 1 {
+            return 0;
+        }
+        let end = (self.offset + self.head_len) as usize;
+        let count = length.min(self.head.capacity() - end);
+        from.copy_out(at, self.head.bytes_mut(end, count));
+        self.head_len += count as u32;
+        self.total_len += count as u32;
+        count
     }
 
     /// Takes the packet apart: each frame with the offset and length of its bytes, in order.

@@ -36,6 +36,8 @@ pub struct TxOffloads {
     pub tso6: bool,
     /// Takes super-packets of UDP.
     pub uso: bool,
+    /// Takes large frames too; AF_XDP knows only the small ones of its UMEM.
+    pub large_frames: bool,
 }
 
 impl TxOffloads {
@@ -44,6 +46,7 @@ impl TxOffloads {
     pub fn takes(&self, packet: &Packet) -> bool {
         let offload = &packet.offload;
         (self.csum || !offload.needs_csum)
+            && (self.large_frames || !packet.is_large())
             && match offload.gso {
                 Gso::None => true,
                 Gso::Tcp4 => self.tso4,

@@ -1,4 +1,6 @@
 //! Where margay meets the kernel and raw memory: the only folder of this crate with unsafe code.
 #![allow(unsafe_code)]
 
+pub mod clock;
 pub mod memory;
+pub mod wait;

@@ -1,0 +1,398 @@
+//! A packet's way, stage by stage, for a burst from one port.
+//!
+//! parse -> longest prefix match -> target (next hop, host, or a refusal) -> TTL -> MTU -> rewrite
+//! -> egress queue. Everything that is not the common case leaves by a cold call: an ICMP error,
+//! a wait for a link address, fragmentation. The pipeline owns no port: whoever runs it takes the
+//! egress queues and sends them.
+
+use crate::capture::{Point, Tap};
+use crate::counters::{Stage, WorkerCounters};
+use crate::drop_reason::DropReason;
+use crate::egress::Egress;
+use crate::fib::Fib;
+use crate::forward::{self, Step};
+use crate::icmp::{self, IcmpError};
+use crate::neighbor::{Hold, HoldQueue, Neighbor};
+use crate::packet::Packet;
+use crate::parse::{Parsed, parse};
+use crate::port::{BURST, PortId};
+use crate::proxy_neighbor::{self, Outcome};
+use crate::segment::{self, Checksums};
+use crate::sys::clock::cycles;
+use crate::sys::memory::FramePool;
+use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// Most packets that margay makes itself while it works on one burst.
+const MAX_MADE: usize = 4 * BURST;
+
+/// What the stages read: the same for a whole burst.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// The snapshot.
+    pub tables: &'a Tables,
+    /// The routes.
+    pub fib: &'a Fib,
+    /// Nanoseconds on a clock that never goes back.
+    pub now_ns: u64,
+}
+
+/// One worker's state between bursts.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Free frames.
+    pub pool: FramePool,
+    /// What happened.
+    pub counters: Arc<WorkerCounters>,
+    /// Packets that are ready to be sent.
+    pub egress: Egress,
+    /// Neighbours that somebody should resolve; the caller takes them.
+    pub requests: Vec<Neighbor>,
+    /// Copies for whoever captures.
+    pub tap: Option<Tap>,
+    hold: HoldQueue,
+    icmp: icmp::Limiter,
+    made: Vec<Packet>,
+}
+
+/// What the parse stage found, for each packet of a burst.
+struct Burst {
+    outcome: [Result<Parsed, DropReason>; BURST],
+    dst_v4: [Ipv4Addr; BURST],
+    dst_v6: [Ipv6Addr; BURST],
+    count_v4: usize,
+    count_v6: usize,
+    targets_v4: [TargetId; BURST],
+    targets_v6: [TargetId; BURST],
+}
+
+impl Pipeline {
+    /// A pipeline with empty queues.
+    pub fn new(pool: FramePool, counters: Arc<WorkerCounters>) -> Pipeline {
+        Pipeline {
+            pool,
+            counters,
+            egress: Egress::default(),
+            requests: Vec::new(),
+            tap: None,
+            hold: HoldQueue::default(),
+            icmp: icmp::Limiter::default(),
+            made: Vec::new(),
+        }
+    }
+
+    /// Takes a burst of at most [`BURST`] packets that came in by `ingress` through all stages.
+    /// Leaves `burst` empty; what goes on is in [`Pipeline::egress`].
+    pub fn process(&mut self, view: View<'_>, ingress: PortId, burst: &mut Vec<Packet>) {
+        debug_assert!(burst.len() <= BURST);
+        let Some(port) = view.tables.port(ingress) else {
+            burst.drain(..).for_each(|packet| self.drop(view, packet, DropReason::PortDown));
+            return;
+        };
+        self.capture_all(view, burst);
+        let (start, count) = (cycles(), burst.len());
+        let mut found = Burst::new();
+        for (at, packet) in burst.iter_mut().enumerate() {
+            let outcome = parse(packet, port.mac, &mut self.pool);
+            found.note(at, outcome);
+            if port.implicit_partial_csum && outcome.is_ok() {
+                segment::detect_partial(packet);
+            }
+        }
+        let parsed = cycles();
+        found.look_up(view.fib);
+        let looked_up = cycles();
+        self.finish(view, port, &found, burst);
+        self.route_made(view);
+        self.counters.stage(Stage::Parse, parsed - start, count);
+        self.counters.stage(Stage::Lookup, looked_up - parsed, count);
+        self.counters.stage(Stage::Forward, cycles() - looked_up, count);
+    }
+
+    fn finish(&mut self, view: View<'_>, port: &PortEntry, found: &Burst, burst: &mut Vec<Packet>) {
+        let (mut next_v4, mut next_v6) = (0, 0);
+        for (at, packet) in burst.drain(..).enumerate() {
+            match found.outcome[at] {
+                Ok(Parsed::V4(_)) => {
+                    let target = found.targets_v4[next_v4];
+                    next_v4 += 1;
+                    self.route(view, packet, target, Step::Forward);
+                }
+                Ok(Parsed::V6(_)) => {
+                    let target = found.targets_v6[next_v6];
+                    next_v6 += 1;
+                    self.route(view, packet, target, Step::Forward);
+                }
+                Ok(Parsed::Neighbor) => self.neighbor_message(view, port, packet),
+                Err(reason) => self.drop(view, packet, reason),
+            }
+        }
+    }
+
+    /// Sends a packet where its route says. `step` tells whether it passes through, or was made here.
+    #[inline]
+    fn route(&mut self, view: View<'_>, packet: Packet, target: TargetId, step: Step) {
+        match view.tables.target(target) {
+            Target::Forward(adjacency) => self.forward(view, packet, adjacency, step),
+            Target::Ecmp(group) => {
+                let hash = crate::flow_hash::flow_hash(&packet);
+                match view.tables.ecmp_groups.get(group as usize) {
+                    Some(group) => self.forward(view, packet, group.select(hash), step),
+                    None => self.drop(view, packet, DropReason::NoRoute),
+                }
+            }
+            Target::Local => self.deliver(view, packet),
+            other => self.refuse(view, packet, other),
+        }
+    }
+
+    #[inline]
+    fn forward(&mut self, view: View<'_>, mut packet: Packet, to: AdjacencyId, step: Step) {
+        let Some(adjacency) = view.tables.adjacency(to) else {
+            return self.drop(view, packet, DropReason::PortDown);
+        };
+        let Some(egress) = view.tables.port(adjacency.port).filter(|port| port.up) else {
+            return self.drop(view, packet, DropReason::PortDown);
+        };
+        if step == Step::Forward && forward::ttl(&packet) <= 1 {
+            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
+        }
+        let Some(mac) = adjacency.mac else {
+            let neighbor = Neighbor { port: adjacency.port, address: adjacency.neighbor };
+            return self.hold(view, packet, neighbor);
+        };
+        if segment::largest_ip_len(&packet) > usize::from(egress.mtu) {
+            return self.too_big(view, packet, to, step);
+        }
+        forward::rewrite(&mut packet, mac, egress.mac, step);
+        self.counters.forwarded.add(1);
+        self.egress.push(adjacency.port, packet);
+    }
+
+    /// To the host's own stack, as it came.
+    fn deliver(&mut self, view: View<'_>, mut packet: Packet) {
+        let host = view.tables.host.and_then(|id| view.tables.adjacency(id));
+        let Some((adjacency, mac)) = host.and_then(|host| Some((host, host.mac?))) else {
+            return self.drop(view, packet, DropReason::NoHost);
+        };
+        let Some(port) = view.tables.port(adjacency.port) else {
+            return self.drop(view, packet, DropReason::NoHost);
+        };
+        forward::rewrite(&mut packet, mac, port.mac, Step::Deliver);
+        self.counters.punted.add(1);
+        self.egress.push(adjacency.port, packet);
+    }
+
+    #[cold]
+    fn refuse(&mut self, view: View<'_>, packet: Packet, target: Target) {
+        match target {
+            Target::Glean(port) => {
+                let Some(address) = forward::dst(&packet) else {
+                    return self.drop(view, packet, DropReason::BadHeader);
+                };
+                self.hold(view, packet, Neighbor { port, address });
+            }
+            Target::Blackhole => self.drop(view, packet, DropReason::Blackhole),
+            Target::Unreachable => {
+                self.error(view, packet, DropReason::Unreachable, IcmpError::HostUnreachable);
+            }
+            Target::Prohibit => {
+                self.error(view, packet, DropReason::Prohibit, IcmpError::Prohibited);
+            }
+            _ => self.error(view, packet, DropReason::NoRoute, IcmpError::NetUnreachable),
+        }
+    }
+
+    #[cold]
+    fn hold(&mut self, view: View<'_>, packet: Packet, neighbor: Neighbor) {
+        match self.hold.hold(neighbor, packet, view.now_ns) {
+            Hold::Kept => {}
+            Hold::Ask => self.requests.push(neighbor),
+            Hold::Full(packet) => self.drop(view, packet, DropReason::NeighborQueueFull),
+        }
+    }
+
+    /// Routes what waited for a neighbour anew, or refuses it when the neighbour has failed.
+    pub fn neighbor_result(&mut self, view: View<'_>, neighbor: &Neighbor, resolved: bool) {
+        for packet in self.hold.take(neighbor) {
+            if resolved {
+                self.route_again(view, packet);
+            } else {
+                self.neighbor_failed(view, packet);
+            }
+        }
+        self.route_made(view);
+    }
+
+    /// Work that depends on time: packets that have waited too long. Call a few times a second.
+    pub fn tick(&mut self, view: View<'_>) {
+        for packet in self.hold.expire(view.now_ns) {
+            self.neighbor_failed(view, packet);
+        }
+        self.route_made(view);
+    }
+
+    /// Packets that wait for link addresses now.
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+
+    /// Frees everything that is held or queued, for the end of the worker.
+    pub fn clear(&mut self) {
+        for packet in self.hold.take_all() {
+            packet.free(&mut self.pool);
+        }
+        self.made.drain(..).for_each(|packet| packet.free(&mut self.pool));
+        self.egress.clear(&mut self.pool);
+    }
+
+    fn neighbor_failed(&mut self, view: View<'_>, packet: Packet) {
+        self.error(view, packet, DropReason::NeighborFailed, IcmpError::HostUnreachable);
+    }
+
+    fn route_again(&mut self, view: View<'_>, packet: Packet) {
+        let target = look_up_one(view.fib, &packet);
+        let own = packet.in_port == PortId::NONE;
+        self.route(view, packet, target, if own { Step::Originate } else { Step::Forward });
+    }
+
+    #[cold]
+    fn neighbor_message(&mut self, view: View<'_>, port: &PortEntry, mut packet: Packet) {
+        if !port.answers_neighbors {
+            return self.drop(view, packet, DropReason::NeighborMessage);
+        }
+        match proxy_neighbor::answer(&mut packet, port.mac, &mut self.pool) {
+            Outcome::Answer => {
+                let back = packet.in_port;
+                self.egress.push(back, packet);
+            }
+            Outcome::Ignored => self.drop(view, packet, DropReason::NeighborMessage),
+        }
+    }
+
+    /// Larger than the egress port takes: fragments where that is allowed, an error where not.
+    #[cold]
+    fn too_big(&mut self, view: View<'_>, packet: Packet, to: AdjacencyId, step: Step) {
+        let Some(egress) =
+            view.tables.adjacency(to).and_then(|adjacency| view.tables.port(adjacency.port))
+        else {
+            return self.drop(view, packet, DropReason::PortDown);
+        };
+        let mtu = egress.mtu;
+        if !forward::may_fragment(&packet) {
+            return self.error(view, packet, DropReason::TooBig, IcmpError::TooBig { mtu });
+        }
+        let mut parts = Vec::new();
+        if let Err(reason) = segment::segment(packet, &mut self.pool, &mut parts, Checksums::Finish)
+        {
+            return self.counters.count_drop(reason.drop_reason());
+        }
+        for part in parts {
+            let mut pieces = Vec::new();
+            if !crate::fragment::fragment(&part, usize::from(mtu), &mut self.pool, &mut pieces) {
+                self.drop(view, part, DropReason::NoFrame);
+                continue;
+            }
+            part.free(&mut self.pool);
+            self.counters.made.add(pieces.len() as u64 - 1);
+            for piece in pieces {
+                self.forward(view, piece, to, step);
+            }
+        }
+    }
+
+    /// Drops a packet and tells its sender why, if that may be told.
+    #[cold]
+    fn error(&mut self, view: View<'_>, mut packet: Packet, reason: DropReason, kind: IcmpError) {
+        let source =
+            view.tables.port(packet.in_port).and_then(|port| match forward::dst(&packet)? {
+                IpAddr::V4(_) => port.icmp_source_v4.map(IpAddr::V4),
+                IpAddr::V6(_) => port.icmp_source_v6.map(IpAddr::V6),
+            });
+        if let Some(source) = source
+            && self.made.len() < MAX_MADE
+            && self.icmp.allow(view.now_ns)
+        {
+            let _ = segment::finish_checksum(&mut packet);
+            if let Some(error) = icmp::error(&packet, kind, source, &mut self.pool) {
+                self.counters.icmp_errors.add(1);
+                self.made.push(error);
+            }
+        }
+        self.drop(view, packet, reason);
+    }
+
+    /// Routes the packets that margay has made itself. They cause no errors of their own, so the
+    /// loop ends.
+    fn route_made(&mut self, view: View<'_>) {
+        while let Some(packet) = self.made.pop() {
+            let target = look_up_one(view.fib, &packet);
+            self.route(view, packet, target, Step::Originate);
+        }
+    }
+
+    /// Ends a packet's way and counts why.
+    pub fn drop(&mut self, view: View<'_>, packet: Packet, reason: DropReason) {
+        if let Some(tap) = &self.tap {
+            tap.copy(&packet, packet.in_port, Point::Drop(reason), view.now_ns);
+        }
+        self.counters.count_drop(reason);
+        packet.free(&mut self.pool);
+    }
+
+    fn capture_all(&self, view: View<'_>, burst: &[Packet]) {
+        let Some(tap) = &self.tap else { return };
+        for packet in burst {
+            tap.copy(packet, packet.in_port, Point::Rx, view.now_ns);
+        }
+    }
+}
+
+fn look_up_one(fib: &Fib, packet: &Packet) -> TargetId {
+    match forward::dst(packet) {
+        Some(IpAddr::V4(dst)) => fib.lookup_v4(dst),
+        Some(IpAddr::V6(dst)) => fib.lookup_v6(dst),
+        None => TargetId(0),
+    }
+}
+
+impl Burst {
+    #[inline]
+    fn new() -> Burst {
+        Burst {
+            outcome: [Err(DropReason::Truncated); BURST],
+            dst_v4: [Ipv4Addr::UNSPECIFIED; BURST],
+            dst_v6: [Ipv6Addr::UNSPECIFIED; BURST],
+            count_v4: 0,
+            count_v6: 0,
+            targets_v4: [TargetId(0); BURST],
+            targets_v6: [TargetId(0); BURST],
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, at: usize, outcome: Result<Parsed, DropReason>) {
+        self.outcome[at] = outcome;
+        match outcome {
+            Ok(Parsed::V4(dst)) => {
+                self.dst_v4[self.count_v4] = dst;
+                self.count_v4 += 1;
+            }
+            Ok(Parsed::V6(dst)) => {
+                self.dst_v6[self.count_v6] = dst;
+                self.count_v6 += 1;
+            }
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn look_up(&mut self, fib: &Fib) {
+        let (v4, v6) = (self.count_v4, self.count_v6);
+        fib.lookup_v4_batch(&self.dst_v4[..v4], &mut self.targets_v4[..v4]);
+        if v6 > 0 {
+            fib.lookup_v6_batch(&self.dst_v6[..v6], &mut self.targets_v6[..v6]);
+        }
+    }
+}

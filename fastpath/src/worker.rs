@@ -1,0 +1,395 @@
+//! A worker: one thread, its ports, and the loop that takes packets from port to port.
+//!
+//! Ports are cold or hot. A cold port costs nothing: it waits in the epoll set. A port that has
+//! something becomes hot and is asked in each turn, one burst at a time and in turn with the other
+//! hot ones, so that none starves another. After [`COLD_AFTER`] empty turns it is cold again; with
+//! no hot port left the worker sleeps.
+
+use crate::capture::{Point, Tap};
+use crate::counters::{PortCounters, Stage};
+use crate::dataplane::{Event, Shared};
+use crate::drop_reason::DropReason;
+use crate::egress;
+use crate::fib::Fib;
+use crate::neighbor::Neighbor;
+use crate::packet::Packet;
+use crate::pipeline::{Pipeline, View};
+use crate::port::{BURST, Port, PortId, PortReport, RxState};
+use crate::sys::clock::cycles;
+use crate::sys::wait::WaitSet;
+use crate::tables::Tables;
+use crossbeam::channel::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Empty turns after which a port is cold.
+pub(crate) const COLD_AFTER: u32 = 2000;
+/// Turns between two looks at cold ports and commands while there is traffic.
+const LOOK_EVERY: u64 = 16;
+/// Longest sleep, in milliseconds.
+const SLEEP_MS: i32 = 1000;
+/// Longest sleep while packets wait for link addresses, in milliseconds.
+const HELD_SLEEP_MS: i32 = 100;
+/// Time between two rounds of timers, in nanoseconds.
+const TICK_NS: u64 = 50_000_000;
+
+/// What the control side asks of a worker.
+pub(crate) enum Command {
+    /// Own this port from now on.
+    Attach(PortId, Box<dyn Port>, Arc<PortCounters>),
+    /// Close a port, and say when its frames are back.
+    Detach(PortId, Sender<()>),
+    /// A neighbour has been resolved, or has failed.
+    NeighborResult(Neighbor, bool),
+    /// State of all ports.
+    Report(Sender<Vec<(PortId, PortReport)>>),
+    /// Copy packets from now on, or no longer.
+    Capture(Option<Tap>),
+    /// End.
+    Stop,
+    /// Panic, to prove in a test that the ports go back to the kernel.
+    #[cfg(test)]
+    Panic,
+}
+
+struct Slot {
+    port: Box<dyn Port>,
+    counters: Arc<PortCounters>,
+    /// Empty turns left until the port is cold; 0 is cold.
+    heat: u32,
+}
+
+/// The state of the loop.
+pub(crate) struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    fib: Arc<Fib>,
+    tables: Arc<Tables>,
+    pipeline: Pipeline,
+    slots: Vec<Option<Slot>>,
+    hot: Vec<PortId>,
+    wait: WaitSet,
+    commands: Receiver<Command>,
+    burst: Vec<Packet>,
+    ready: Vec<u16>,
+    last_tick_ns: u64,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        fib: Arc<Fib>,
+        commands: Receiver<Command>,
+        wait: WaitSet,
+    ) -> Worker {
+        let pipeline = Pipeline::new(shared.pool(), shared.workers[index].counters.clone());
+        Worker {
+            index,
+            fib,
+            tables: shared.published.tables(),
+            pipeline,
+            slots: Vec::new(),
+            hot: Vec::new(),
+            wait,
+            commands,
+            burst: Vec::with_capacity(BURST),
+            ready: Vec::new(),
+            last_tick_ns: 0,
+            stopping: false,
+            shared,
+        }
+    }
+
+    /// Runs until told to stop.
+    pub(crate) fn run(&mut self) {
+        self.shared.published.catch_up(self.index, &mut self.tables);
+        let mut turn = 0u64;
+        while !self.stopping {
+            turn += 1;
+            if self.shared.published.is_behind(self.index) {
+                self.shared.published.catch_up(self.index, &mut self.tables);
+            }
+            let now_ns = self.shared.now_ns();
+            self.shared.workers[self.index].beat_ns.store(now_ns, Ordering::Relaxed);
+            self.pipeline.counters.loops.add(1);
+            let moved = self.serve_hot_ports(now_ns) + self.take_handed_over();
+            if now_ns >= self.last_tick_ns + TICK_NS {
+                self.tick(now_ns);
+            }
+            if self.hot.is_empty() {
+                self.sleep();
+            } else if turn.is_multiple_of(LOOK_EVERY) || moved == 0 {
+                self.look(0);
+            }
+        }
+    }
+
+    /// One burst from each hot port; the number of packets.
+    fn serve_hot_ports(&mut self, now_ns: u64) -> usize {
+        let mut moved = 0;
+        let mut at = 0;
+        while at < self.hot.len() {
+            let port = self.hot[at];
+            let count = self.serve(port, now_ns);
+            moved += count;
+            let Some(slot) = self.slot(port) else {
+                self.hot.swap_remove(at);
+                continue;
+            };
+            slot.heat = if count > 0 { COLD_AFTER } else { slot.heat - 1 };
+            if slot.heat == 0 {
+                self.hot.swap_remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        moved
+    }
+
+    fn serve(&mut self, id: PortId, now_ns: u64) -> usize {
+        let start = cycles();
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return 0;
+        };
+        slot.port.service(&mut self.pipeline.pool);
+        let state = slot.port.rx(&mut self.pipeline.pool, &mut self.burst, BURST);
+        let count = self.burst.len();
+        if count > 0 {
+            slot.counters.rx_packets.add(count as u64);
+            let bytes: usize = self.burst.iter().map(Packet::len).sum();
+            slot.counters.rx_bytes.add(bytes as u64);
+            self.pipeline.counters.stage(Stage::Rx, cycles() - start, count);
+            let view = View { tables: &self.tables, fib: &self.fib, now_ns };
+            self.pipeline.process(view, id, &mut self.burst);
+            self.flush();
+            self.ask_for_neighbors();
+        }
+        if state == RxState::Gone {
+            self.lose(id);
+        }
+        count
+    }
+
+    /// Sends everything that the egress queues hold.
+    fn flush(&mut self) {
+        while let Some(id) = self.pipeline.egress.next_port() {
+            let mut burst = std::mem::take(self.pipeline.egress.queue(id));
+            self.send(id, &mut burst);
+            *self.pipeline.egress.queue(id) = burst;
+        }
+    }
+
+    /// Sends a burst by one port; empties it.
+    fn send(&mut self, id: PortId, burst: &mut Vec<Packet>) {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return self.hand_over(id, burst);
+        };
+        let (pipeline, start, queued) = (&mut self.pipeline, cycles(), burst.len());
+        if let Some(tap) = &pipeline.tap {
+            let now_ns = self.shared.now_ns();
+            burst.iter().for_each(|packet| tap.copy(packet, id, Point::Tx, now_ns));
+        }
+        let offloads = slot.port.tx_offloads();
+        egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
+        let prepared = cycles();
+        let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
+        slot.port.tx(&mut pipeline.pool, burst);
+        let left_bytes: usize = burst.iter().map(Packet::len).sum();
+        slot.counters.tx_packets.add((packets - burst.len()) as u64);
+        slot.counters.tx_bytes.add((bytes - left_bytes) as u64);
+        slot.counters.tx_full.add(burst.len() as u64);
+        for packet in burst.drain(..) {
+            pipeline.counters.count_drop(DropReason::TxFull);
+            packet.free(&mut pipeline.pool);
+        }
+        if slot.heat == 0 {
+            // Something is under way: completions must be seen to.
+            self.hot.push(id);
+        }
+        slot.heat = COLD_AFTER;
+        pipeline.counters.stage(Stage::Offload, prepared - start, queued);
+        pipeline.counters.stage(Stage::Tx, cycles() - prepared, packets);
+    }
+
+    /// Gives packets to the worker that owns their egress port.
+    fn hand_over(&mut self, id: PortId, burst: &mut Vec<Packet>) {
+        let owner = self.tables.port(id).map(|port| usize::from(port.worker));
+        let peer = owner.filter(|owner| *owner != self.index);
+        let Some(peer) = peer.and_then(|owner| self.shared.workers.get(owner)) else {
+            for packet in burst.drain(..) {
+                self.pipeline.counters.count_drop(DropReason::PortDown);
+                packet.free(&mut self.pipeline.pool);
+            }
+            return;
+        };
+        for packet in burst.drain(..) {
+            match peer.inbox.push((id, packet)) {
+                Ok(()) => self.pipeline.counters.handed_over.add(1),
+                Err((_, packet)) => {
+                    self.pipeline.counters.count_drop(DropReason::HandOverFull);
+                    packet.free(&mut self.pipeline.pool);
+                }
+            }
+        }
+        if peer.asleep.load(Ordering::SeqCst) {
+            peer.waker.wake();
+        }
+    }
+
+    /// Sends what other workers have handed over; the number of packets.
+    fn take_handed_over(&mut self) -> usize {
+        let shared = self.shared.clone();
+        let inbox = &shared.workers[self.index].inbox;
+        let mut count = 0;
+        while count < BURST {
+            let Some((id, packet)) = inbox.pop() else { break };
+            self.pipeline.egress.push(id, packet);
+            count += 1;
+        }
+        if count > 0 {
+            self.flush();
+        }
+        count
+    }
+
+    fn ask_for_neighbors(&mut self) {
+        for Neighbor { port, address } in self.pipeline.requests.drain(..) {
+            // A full channel only delays: the next packet asks again.
+            let _ = self.shared.events.try_send(Event::NeighborNeeded { port, address });
+        }
+    }
+
+    fn tick(&mut self, now_ns: u64) {
+        self.last_tick_ns = now_ns;
+        let view = View { tables: &self.tables, fib: &self.fib, now_ns };
+        self.pipeline.tick(view);
+        self.flush();
+        let held = self.pipeline.held() as u64;
+        self.shared.workers[self.index].held.store(held, Ordering::Relaxed);
+    }
+
+    fn sleep(&mut self) {
+        let me = &self.shared.clone().workers[self.index];
+        me.asleep.store(true, Ordering::SeqCst);
+        // Asleep before the inbox is looked at: who pushes after this line wakes us.
+        if !me.inbox.is_empty() {
+            me.asleep.store(false, Ordering::SeqCst);
+            return;
+        }
+        self.shared.published.go_offline(self.index);
+        self.pipeline.counters.sleeps.add(1);
+        let timeout_ms = if self.pipeline.held() > 0 { HELD_SLEEP_MS } else { SLEEP_MS };
+        let woken = self.wait.wait(timeout_ms, &mut self.ready);
+        me.asleep.store(false, Ordering::SeqCst);
+        self.shared.published.catch_up(self.index, &mut self.tables);
+        self.after_wait(woken);
+    }
+
+    fn look(&mut self, timeout_ms: i32) {
+        let woken = self.wait.wait(timeout_ms, &mut self.ready);
+        self.after_wait(woken);
+    }
+
+    fn after_wait(&mut self, woken: bool) {
+        for at in 0..self.ready.len() {
+            let id = PortId(self.ready[at]);
+            if let Some(slot) = self.slot(id) {
+                if slot.heat == 0 {
+                    slot.heat = COLD_AFTER;
+                    self.hot.push(id);
+                } else {
+                    slot.heat = COLD_AFTER;
+                }
+            }
+        }
+        self.ready.clear();
+        if woken {
+            self.obey();
+        }
+    }
+
+    fn obey(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach(id, port, counters) => self.attach(id, port, counters),
+                Command::Detach(id, done) => {
+                    self.detach(id);
+                    let _ = done.send(());
+                }
+                Command::NeighborResult(neighbor, resolved) => {
+                    self.shared.published.catch_up(self.index, &mut self.tables);
+                    let now_ns = self.shared.now_ns();
+                    let view = View { tables: &self.tables, fib: &self.fib, now_ns };
+                    self.pipeline.neighbor_result(view, &neighbor, resolved);
+                    self.flush();
+                    self.ask_for_neighbors();
+                }
+                Command::Report(answer) => {
+                    let _ = answer.send(self.report());
+                }
+                Command::Capture(tap) => self.pipeline.tap = tap,
+                Command::Stop => self.stopping = true,
+                #[cfg(test)]
+                Command::Panic => panic!("asked to panic"),
+            }
+        }
+    }
+
+    fn attach(&mut self, id: PortId, port: Box<dyn Port>, counters: Arc<PortCounters>) {
+        self.detach(id);
+        let at = usize::from(id.0);
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, || None);
+        }
+        if let Some(fd) = port.poll_fd()
+            && let Err(error) = self.wait.add(fd, id.0)
+        {
+            tracing::error!(port = %id, %error, "the port cannot be waited on");
+        }
+        self.slots[at] = Some(Slot { port, counters, heat: COLD_AFTER });
+        self.hot.push(id);
+    }
+
+    fn detach(&mut self, id: PortId) {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::take) else {
+            return;
+        };
+        self.hot.retain(|hot| *hot != id);
+        if let Some(fd) = slot.port.poll_fd() {
+            self.wait.remove(fd);
+        }
+        slot.port.close(&mut self.pipeline.pool);
+    }
+
+    /// A port says that its device is gone.
+    fn lose(&mut self, id: PortId) {
+        self.detach(id);
+        let _ = self.shared.events.try_send(Event::PortGone { port: id });
+    }
+
+    fn report(&self) -> Vec<(PortId, PortReport)> {
+        let ids = (0..).map(PortId);
+        let slots = ids.zip(&self.slots).filter_map(|(id, slot)| Some((id, slot.as_ref()?)));
+        slots.map(|(id, slot)| (id, slot.port.report())).collect()
+    }
+
+    fn slot(&mut self, id: PortId) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// Gives all queues back to the kernel and all frames to the arena. Also after a panic.
+    pub(crate) fn close(&mut self) {
+        for at in 0..self.slots.len() {
+            self.detach(PortId(at as u16));
+        }
+        let shared = self.shared.clone();
+        while let Some((_, packet)) = shared.workers[self.index].inbox.pop() {
+            packet.free(&mut self.pipeline.pool);
+        }
+        self.burst.drain(..).for_each(|packet| packet.free(&mut self.pipeline.pool));
+        self.pipeline.clear();
+        self.shared.published.go_offline(self.index);
+    }
+}
