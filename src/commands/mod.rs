@@ -1,6 +1,7 @@
 //! The commands. Each file has the flags of one command and an `execute` that runs it.
 
 mod decode;
+mod lab;
 
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 pub(crate) enum Command {
     /// Decode one message or frame into JSON.
     Decode(decode::Decode),
+    Lab(lab::Lab),
 }
 
 impl Command {
@@ -16,6 +18,7 @@ impl Command {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Decode(decode) => decode.execute(),
+            Command::Lab(lab) => lab.execute(),
         }
     }
 }
