@@ -3,6 +3,9 @@
 //! Four kinds implement [`Port`]: AF_XDP sockets, TAP devices, pcap files and simulated links. A
 //! port belongs to one worker and is called from its thread only, except while it is opened.
 
+pub mod pcap;
+pub mod sim;
+
 use crate::packet::{Gso, Packet};
 use crate::sys::memory::FramePool;
 use std::os::fd::RawFd;
@@ -41,6 +44,9 @@ pub struct TxOffloads {
 }
 
 impl TxOffloads {
+    /// Takes everything as it is.
+    pub const ALL: TxOffloads = TxOffloads { csum: true, tso4: true, tso6: true, uso: true };
+
     /// True when a packet in this state may be given to the port as it is.
     #[inline]
     pub fn takes(&self, packet: &Packet) -> bool {

@@ -198,12 +198,18 @@ pub fn segment(
 
 /// The same packet in small frames, which AF_XDP can send; gives it back when no frame is free.
 pub fn into_small(packet: Packet, pool: &mut FramePool) -> Result<Packet, Packet> {
-    let copy = build(pool, &[], &mut Bytes::after(&packet, 0), packet.len(), packet.in_port);
-    let Some(mut copy) = copy else { return Err(packet) };
-    (copy.l3, copy.l4) = (packet.l3, packet.l4);
-    (copy.offload, copy.flow_hash) = (packet.offload, packet.flow_hash);
+    let Some(copy) = copy(&packet, pool) else { return Err(packet) };
     packet.free(pool);
     Ok(copy)
+}
+
+/// A second packet like this one, in small frames; `None` when no frame is free.
+pub fn copy(packet: &Packet, pool: &mut FramePool) -> Option<Packet> {
+    let mut bytes = Bytes::after(packet, 0);
+    let mut copy = build(pool, &[], &mut bytes, packet.len(), packet.in_port)?;
+    (copy.l3, copy.l4) = (packet.l3, packet.l4);
+    (copy.offload, copy.flow_hash) = (packet.offload, packet.flow_hash);
+    Some(copy)
 }
 
 /// How one super-packet is cut; all offsets from its first byte.
