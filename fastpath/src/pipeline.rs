@@ -396,3 +396,6 @@ impl Burst {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
