@@ -30,6 +30,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod port;
 pub mod proxy_neighbor;
+pub mod replay;
 pub mod segment;
 pub mod sys;
 pub mod tables;

@@ -1,0 +1,282 @@
+//! Packets from a file through the real pipeline, one at a time, and what became of each.
+//!
+//! No worker, no device, no clock: time is that of the packets. Every next hop counts as resolved,
+//! with a made-up link address, so that it shows where packets would go. Each packet that comes
+//! in has exactly one [`Fate`]; what margay makes besides (ICMP errors, further fragments) is
+//! handed out with the rest and counted apart.
+
+use crate::capture::{CaptureFilter, Captured, Point, Tap};
+use crate::counters::WorkerCounters;
+use crate::drop_reason::DropReason;
+use crate::egress;
+use crate::fib::{Fib, FibWriter};
+use crate::neighbor::Neighbor;
+use crate::packet::{MAX_SEGMENTS, Packet};
+use crate::pipeline::{Pipeline, View};
+use crate::port::{PortId, TxOffloads};
+use crate::sys::memory::{Arena, ArenaError, FramePool, HEADROOM, SMALL_CHUNK};
+use crate::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use crossbeam::channel::{Receiver, bounded};
+use ipnet::IpNet;
+use margay_tunnels::wire::ethernet::Mac;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Packet bytes in one frame.
+const ROOM: usize = SMALL_CHUNK - HEADROOM;
+/// Frames: one packet, its fragments and an ICMP error are under way at a time.
+const FRAMES: usize = 1024;
+/// Longest packet that is taken, in bytes; a longer one is dropped as [`DropReason::NoFrame`].
+pub const MAX_LEN: usize = MAX_SEGMENTS * ROOM;
+/// Copies of drops that one packet can cause: itself, each of its fragments, an ICMP error.
+const MAX_COPIES: usize = 256;
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Sent on by this port, whole or in fragments.
+    Forwarded(PortId),
+    /// To the host's own stack.
+    Punted,
+    /// An ARP or neighbour solicitation that margay answers itself.
+    Answered,
+    /// Dropped.
+    Dropped(DropReason),
+    /// Waits for a link address that could not be made up.
+    Waiting,
+}
+
+/// A packet that goes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// By this port.
+    pub port: PortId,
+    /// Margay made it: an ICMP error.
+    pub made_here: bool,
+    /// From the Ethernet header on.
+    pub bytes: Vec<u8>,
+}
+
+/// The pipeline with its tables.
+#[derive(Debug)]
+pub struct Replay {
+    pipeline: Pipeline,
+    tables: Tables,
+    writer: FibWriter,
+    fib: Arc<Fib>,
+    drops: Receiver<Captured>,
+    host: PortId,
+    now_ns: u64,
+    burst: Vec<Packet>,
+}
+
+impl Replay {
+    /// A pipeline over these tables and routes. Where they name no host port, one is made up.
+    pub fn new(tables: Tables, writer: FibWriter, fib: Arc<Fib>) -> Result<Replay, ArenaError> {
+        let arena = Arena::new(FRAMES, 0)?;
+        let counters = Arc::new(WorkerCounters::default());
+        let mut pipeline = Pipeline::new(FramePool::new(arena), counters);
+        let (sender, drops) = bounded(MAX_COPIES);
+        let filter = CaptureFilter { port: None, drops_only: true };
+        pipeline.tap = Some(Tap { filter, sender, missed: Arc::new(AtomicU64::new(0)) });
+        let mut replay = Replay {
+            pipeline,
+            tables,
+            writer,
+            fib,
+            drops,
+            host: PortId::NONE,
+            now_ns: 0,
+            burst: Vec::with_capacity(1),
+        };
+        replay.host = replay.host_port();
+        for adjacency in &mut replay.tables.adjacencies {
+            adjacency.mac.get_or_insert(made_up_mac(adjacency.neighbor));
+        }
+        Ok(replay)
+    }
+
+    /// The tables as they are used, with what was made up.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What happened so far, in totals.
+    pub fn counters(&self) -> &WorkerCounters {
+        &self.pipeline.counters
+    }
+
+    /// Frames that are neither free nor held: 0 between packets.
+    pub fn frames_under_way(&self) -> usize {
+        let free = self.pipeline.pool.cached() + self.pipeline.pool.arena().free_small();
+        FRAMES - free
+    }
+
+    /// Takes one packet through. `time_ns` does not go back; what goes out is appended to `out`.
+    pub fn packet(
+        &mut self,
+        ingress: PortId,
+        time_ns: u64,
+        bytes: &[u8],
+        out: &mut Vec<Sent>,
+    ) -> Fate {
+        self.now_ns = self.now_ns.max(time_ns);
+        let Some(packet) = build(bytes, ingress, &mut self.pipeline.pool) else {
+            self.pipeline.counters.count_drop(DropReason::NoFrame);
+            return Fate::Dropped(DropReason::NoFrame);
+        };
+        let before = out.len();
+        let (forwarded, punted) = (self.counters().forwarded.get(), self.counters().punted.get());
+        self.burst.push(packet);
+        let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+        self.pipeline.process(view, ingress, &mut self.burst);
+        self.resolve();
+        let mut from_it = None;
+        self.send(ingress, &mut from_it, out);
+        let passed = self.counters().forwarded.get() > forwarded;
+        let punted = self.counters().punted.get() > punted;
+        let dropped = self.dropped(ingress);
+        debug_assert!(out.len() >= before);
+        match (from_it, dropped) {
+            (Some(port), _) if punted && port == self.host => Fate::Punted,
+            (Some(port), _) if passed => Fate::Forwarded(port),
+            (Some(_), _) => Fate::Answered,
+            (None, Some(reason)) => Fate::Dropped(reason),
+            (None, None) => Fate::Waiting,
+        }
+    }
+
+    /// Why packets of `ingress` were dropped; the first reason, if any.
+    fn dropped(&self, ingress: PortId) -> Option<DropReason> {
+        let mut first = None;
+        while let Ok(copy) = self.drops.try_recv() {
+            if let Point::Drop(reason) = copy.point
+                && copy.port == ingress
+            {
+                first = first.or(Some(reason));
+            }
+        }
+        first
+    }
+
+    /// Answers the pipeline's questions for link addresses, as the control side would.
+    fn resolve(&mut self) {
+        for neighbor in std::mem::take(&mut self.pipeline.requests) {
+            let resolved = self.add_neighbor(&neighbor);
+            let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+            self.pipeline.neighbor_result(view, &neighbor, resolved);
+        }
+    }
+
+    fn add_neighbor(&mut self, neighbor: &Neighbor) -> bool {
+        let to = TargetId(self.tables.targets.len() as u32);
+        let adjacency = AdjacencyId(self.tables.adjacencies.len() as u32);
+        self.tables.adjacencies.push(Adjacency {
+            port: neighbor.port,
+            neighbor: neighbor.address,
+            mac: Some(made_up_mac(neighbor.address)),
+        });
+        self.tables.targets.push(Target::Forward(adjacency));
+        self.writer.insert(IpNet::from(neighbor.address), to).is_ok()
+    }
+
+    /// Empties the egress queues as a port without offloads would get them. `from_it` becomes the
+    /// port by which what came in by `ingress` went out.
+    fn send(&mut self, ingress: PortId, from_it: &mut Option<PortId>, out: &mut Vec<Sent>) {
+        let pipeline = &mut self.pipeline;
+        while let Some(port) = pipeline.egress.next_port() {
+            let mut burst = std::mem::take(pipeline.egress.queue(port));
+            let offloads = TxOffloads::default();
+            egress::prepare(&mut burst, offloads, &mut pipeline.pool, &pipeline.counters);
+            for packet in burst.drain(..) {
+                let made_here = packet.in_port != ingress;
+                if !made_here {
+                    *from_it = Some(port);
+                }
+                let mut bytes = vec![0; packet.len()];
+                packet.copy_out(0, &mut bytes);
+                out.push(Sent { port, made_here, bytes });
+                packet.free(&mut pipeline.pool);
+            }
+            *pipeline.egress.queue(port) = burst;
+        }
+    }
+
+    fn host_port(&mut self) -> PortId {
+        let known = self.tables.host.and_then(|id| self.tables.adjacency(id));
+        if let Some(adjacency) = known {
+            return adjacency.port;
+        }
+        let port = PortId(self.tables.ports.len() as u16);
+        self.tables.ports.push(Some(made_up_host()));
+        self.tables.host = Some(AdjacencyId(self.tables.adjacencies.len() as u32));
+        let mac = Some(Mac([2, 0, 0, 0, 0, 2]));
+        let neighbor = IpAddr::from([127, 0, 0, 1]);
+        self.tables.adjacencies.push(Adjacency { port, neighbor, mac });
+        port
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.pipeline.clear();
+        self.burst.drain(..).for_each(|packet| packet.free(&mut self.pipeline.pool));
+    }
+}
+
+fn made_up_host() -> PortEntry {
+    PortEntry {
+        name: "host".to_owned(),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        mtu: u16::MAX,
+        worker: 0,
+        implicit_partial_csum: false,
+        workload: false,
+        answers_neighbors: true,
+        icmp_source_v4: None,
+        icmp_source_v6: None,
+        up: true,
+    }
+}
+
+/// A locally administered link address that shows the last four bytes of the neighbour's.
+fn made_up_mac(neighbor: IpAddr) -> Mac {
+    match neighbor {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            Mac([2, 4, a, b, c, d])
+        }
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            Mac([2, 6, a, b, c, d])
+        }
+    }
+}
+
+/// The packet in as many frames as it takes; `None` when it is longer than [`MAX_LEN`].
+fn build(bytes: &[u8], in_port: PortId, pool: &mut FramePool) -> Option<Packet> {
+    if bytes.len() > MAX_LEN {
+        return None;
+    }
+    let (first, rest) = bytes.split_at(bytes.len().min(ROOM));
+    let mut frame = pool.alloc()?;
+    frame.bytes_mut(HEADROOM, first.len()).copy_from_slice(first);
+    let mut packet = Packet::new(frame, HEADROOM, first.len(), in_port);
+    for part in rest.chunks(ROOM) {
+        let Some(mut frame) = pool.alloc() else {
+            packet.free(pool);
+            return None;
+        };
+        frame.bytes_mut(HEADROOM, part.len()).copy_from_slice(part);
+        if let Err(frame) = packet.append(frame, HEADROOM, part.len()) {
+            pool.free(frame);
+            packet.free(pool);
+            return None;
+        }
+    }
+    Some(packet)
+}
+
+#[cfg(test)]
+mod tests;
