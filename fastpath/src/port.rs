@@ -45,7 +45,8 @@ pub struct TxOffloads {
 
 impl TxOffloads {
     /// Takes everything as it is.
-    pub const ALL: TxOffloads = TxOffloads { csum: true, tso4: true, tso6: true, uso: true };
+    pub const ALL: TxOffloads =
+        TxOffloads { csum: true, tso4: true, tso6: true, uso: true, large_frames: true };
 
     /// True when a packet in this state may be given to the port as it is.
     #[inline]
