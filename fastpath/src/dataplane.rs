@@ -9,8 +9,8 @@ use crate::epoch::Published;
 use crate::fib::Fib;
 use crate::neighbor::Neighbor;
 use crate::packet::Packet;
-use crate::port::{Port, PortId, PortReport};
-use crate::sys::memory::{Arena, ArenaError, FramePool, lost_frames};
+use crate::port::{Port, PortId};
+use crate::sys::memory::{Arena, ArenaError, FramePool};
 use crate::sys::wait::{WaitSet, Waker};
 use crate::tables::Tables;
 use crate::worker::{Command, Worker};
@@ -23,6 +23,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+mod report;
+
+pub use report::{DataplaneReport, WorkerReport};
 
 /// Packets that wait between two workers at most.
 pub const HAND_OVER: usize = 1024;
@@ -115,42 +119,6 @@ impl Shared {
     pub(crate) fn pool(&self) -> FramePool {
         FramePool::new(self.arena.clone())
     }
-}
-
-/// State of one worker.
-#[derive(Debug, Clone)]
-pub struct WorkerReport {
-    /// Its number.
-    pub index: usize,
-    /// The core that it is pinned to; `None` when it floats.
-    pub core: Option<usize>,
-    /// Its counters, live.
-    pub counters: Arc<WorkerCounters>,
-    /// Packets that wait for link addresses.
-    pub held: u64,
-    /// True while it waits for packets.
-    pub asleep: bool,
-    /// How long its loop has not turned, if it is awake.
-    pub stuck_for: Duration,
-    /// It has panicked, and no longer runs.
-    pub panicked: bool,
-    /// Its ports, with their traffic; the state is missing when the worker did not answer.
-    pub ports: Vec<(PortId, Arc<PortCounters>, Option<PortReport>)>,
-}
-
-/// State of the data plane.
-#[derive(Debug, Clone)]
-pub struct DataplaneReport {
-    /// By worker.
-    pub workers: Vec<WorkerReport>,
-    /// Small frames in all.
-    pub frames: usize,
-    /// Small frames that are in no pool and in no port: held, on their way, or in a worker's cache.
-    pub frames_free: usize,
-    /// Frames lost to a defect since the start.
-    pub frames_lost: u64,
-    /// Packet memory is in huge pages.
-    pub huge_pages: bool,
 }
 
 struct Thread {
@@ -282,51 +250,6 @@ impl Dataplane {
     pub fn end_capture(&self) {
         for worker in 0..self.threads.len() {
             self.tell(worker, Command::Capture(None));
-        }
-    }
-
-    /// State of workers and ports. Waits up to [`ANSWER_TIME`] for the state of the ports.
-    pub fn report(&self) -> DataplaneReport {
-        let deadline = Instant::now() + ANSWER_TIME;
-        let asked: Vec<_> = (0..self.threads.len())
-            .map(|worker| {
-                let (answer, receiver) = bounded(1);
-                self.tell(worker, Command::Report(answer));
-                receiver
-            })
-            .collect();
-        let answers = asked.into_iter().map(|answer| answer.recv_deadline(deadline).ok());
-        let workers = answers.enumerate().map(|(index, answer)| self.worker(index, answer));
-        DataplaneReport {
-            workers: workers.collect(),
-            frames: self.shared.arena.small_count(),
-            frames_free: self.shared.arena.free_small(),
-            frames_lost: lost_frames(),
-            huge_pages: self.shared.arena.has_huge_pages(),
-        }
-    }
-
-    fn worker(&self, index: usize, answer: Option<Vec<(PortId, PortReport)>>) -> WorkerReport {
-        let peer = &self.shared.workers[index];
-        let asleep = peer.asleep.load(Ordering::Relaxed);
-        let beat = Duration::from_nanos(peer.beat_ns.load(Ordering::Relaxed));
-        let now = Duration::from_nanos(self.now_ns());
-        let mut states = answer.unwrap_or_default();
-        let traffic = self.traffic.lock().map(|traffic| traffic.clone()).unwrap_or_default();
-        let mine = traffic.into_iter().filter(|(worker, ..)| *worker == index);
-        let ports = mine.map(|(_, id, counters)| {
-            let found = states.iter().position(|(other, _)| *other == id);
-            (id, counters, found.map(|at| states.swap_remove(at).1))
-        });
-        WorkerReport {
-            index,
-            core: self.threads[index].core.filter(|_| peer.pinned.load(Ordering::Relaxed)),
-            counters: peer.counters.clone(),
-            held: peer.held.load(Ordering::Relaxed),
-            asleep,
-            stuck_for: if asleep { Duration::ZERO } else { now.saturating_sub(beat) },
-            panicked: peer.panicked.load(Ordering::Relaxed),
-            ports: ports.collect(),
         }
     }
 

@@ -21,8 +21,12 @@ use crate::segment::{self, Checksums};
 use crate::sys::clock::cycles;
 use crate::sys::memory::FramePool;
 use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
+
+mod burst;
+
+use burst::Burst;
 
 /// Most packets that margay makes itself while it works on one burst.
 const MAX_MADE: usize = 4 * BURST;
@@ -54,17 +58,6 @@ pub struct Pipeline {
     hold: HoldQueue,
     icmp: icmp::Limiter,
     made: Vec<Packet>,
-}
-
-/// What the parse stage found, for each packet of a burst.
-struct Burst {
-    outcome: [Result<Parsed, DropReason>; BURST],
-    dst_v4: [Ipv4Addr; BURST],
-    dst_v6: [Ipv6Addr; BURST],
-    count_v4: usize,
-    count_v6: usize,
-    targets_v4: [TargetId; BURST],
-    targets_v6: [TargetId; BURST],
 }
 
 impl Pipeline {
@@ -354,46 +347,6 @@ fn look_up_one(fib: &Fib, packet: &Packet) -> TargetId {
         Some(IpAddr::V4(dst)) => fib.lookup_v4(dst),
         Some(IpAddr::V6(dst)) => fib.lookup_v6(dst),
         None => TargetId(0),
-    }
-}
-
-impl Burst {
-    #[inline]
-    fn new() -> Burst {
-        Burst {
-            outcome: [Err(DropReason::Truncated); BURST],
-            dst_v4: [Ipv4Addr::UNSPECIFIED; BURST],
-            dst_v6: [Ipv6Addr::UNSPECIFIED; BURST],
-            count_v4: 0,
-            count_v6: 0,
-            targets_v4: [TargetId(0); BURST],
-            targets_v6: [TargetId(0); BURST],
-        }
-    }
-
-    #[inline]
-    fn note(&mut self, at: usize, outcome: Result<Parsed, DropReason>) {
-        self.outcome[at] = outcome;
-        match outcome {
-            Ok(Parsed::V4(dst)) => {
-                self.dst_v4[self.count_v4] = dst;
-                self.count_v4 += 1;
-            }
-            Ok(Parsed::V6(dst)) => {
-                self.dst_v6[self.count_v6] = dst;
-                self.count_v6 += 1;
-            }
-            _ => {}
-        }
-    }
-
-    #[inline]
-    fn look_up(&mut self, fib: &Fib) {
-        let (v4, v6) = (self.count_v4, self.count_v6);
-        fib.lookup_v4_batch(&self.dst_v4[..v4], &mut self.targets_v4[..v4]);
-        if v6 > 0 {
-            fib.lookup_v6_batch(&self.dst_v6[..v6], &mut self.targets_v6[..v6]);
-        }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::fib::FibWriter;
-use crate::port::{RxState, TxOffloads};
+use crate::port::{PortReport, RxState, TxOffloads};
 use crate::sys::memory::HEADROOM;
 use crate::tables::{Adjacency, AdjacencyId, PortEntry, Target, TargetId};
 use margay_tunnels::wire::ethernet::{self, Mac};

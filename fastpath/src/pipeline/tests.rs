@@ -7,6 +7,7 @@ use crate::tables::Adjacency;
 use margay_tunnels::wire::ethernet::Mac;
 use margay_tunnels::wire::{ethernet, ipv4, ipv6, protocol};
 use proptest::prelude::*;
+use std::net::Ipv6Addr;
 
 const FRAMES: usize = 4096;
 const MARGAY: Mac = Mac([2, 0, 0, 0, 0, 1]);

@@ -1,0 +1,62 @@
+//! What the parse stage found in a burst, laid out for a batch lookup of each family.
+
+use crate::drop_reason::DropReason;
+use crate::fib::Fib;
+use crate::parse::Parsed;
+use crate::port::BURST;
+use crate::tables::TargetId;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// What the parse stage found, for each packet of a burst.
+pub(super) struct Burst {
+    pub(super) outcome: [Result<Parsed, DropReason>; BURST],
+    dst_v4: [Ipv4Addr; BURST],
+    dst_v6: [Ipv6Addr; BURST],
+    count_v4: usize,
+    count_v6: usize,
+    pub(super) targets_v4: [TargetId; BURST],
+    pub(super) targets_v6: [TargetId; BURST],
+}
+
+impl Burst {
+    /// Nothing found yet.
+    #[inline]
+    pub(super) fn new() -> Burst {
+        Burst {
+            outcome: [Err(DropReason::Truncated); BURST],
+            dst_v4: [Ipv4Addr::UNSPECIFIED; BURST],
+            dst_v6: [Ipv6Addr::UNSPECIFIED; BURST],
+            count_v4: 0,
+            count_v6: 0,
+            targets_v4: [TargetId(0); BURST],
+            targets_v6: [TargetId(0); BURST],
+        }
+    }
+
+    /// Notes what packet number `at` of the burst is; to be called in their order.
+    #[inline]
+    pub(super) fn note(&mut self, at: usize, outcome: Result<Parsed, DropReason>) {
+        self.outcome[at] = outcome;
+        match outcome {
+            Ok(Parsed::V4(dst)) => {
+                self.dst_v4[self.count_v4] = dst;
+                self.count_v4 += 1;
+            }
+            Ok(Parsed::V6(dst)) => {
+                self.dst_v6[self.count_v6] = dst;
+                self.count_v6 += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks all destinations up, each family as one batch.
+    #[inline]
+    pub(super) fn look_up(&mut self, fib: &Fib) {
+        let (v4, v6) = (self.count_v4, self.count_v6);
+        fib.lookup_v4_batch(&self.dst_v4[..v4], &mut self.targets_v4[..v4]);
+        if v6 > 0 {
+            fib.lookup_v6_batch(&self.dst_v6[..v6], &mut self.targets_v6[..v6]);
+        }
+    }
+}
