@@ -222,7 +222,7 @@ impl<W: Write + Send> Port for WriterPort<W> {
     }
 
     fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads::default()
+        TxOffloads { large_frames: true, ..TxOffloads::default() }
     }
 
     fn report(&self) -> PortReport {

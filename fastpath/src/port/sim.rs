@@ -261,12 +261,12 @@ impl Port for SimPort {
     }
 
     fn tx(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
-        let now_ns = self.clock.now_ns();
+        let (now_ns, offloads) = (self.clock.now_ns(), self.tx_offloads());
         let Ok(mut state) = self.state.lock() else { return };
         let works = state.up && !state.removed;
         let outgoing = &mut state.directions[self.end];
         for mut packet in burst.drain(..) {
-            if !self.config.offloads.takes(&packet) {
+            if !offloads.takes(&packet) {
                 // A wire does not carry the state: what was not finished arrives wrong, as it
                 // would from a NIC that was asked for what it can't do.
                 packet.offload = Offload::default();
@@ -288,7 +288,7 @@ impl Port for SimPort {
     }
 
     fn tx_offloads(&self) -> TxOffloads {
-        self.config.offloads
+        TxOffloads { large_frames: true, ..self.config.offloads }
     }
 
     fn report(&self) -> PortReport {
