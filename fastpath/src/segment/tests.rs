@@ -169,7 +169,8 @@ proptest! {
 
     #[test]
     fn a_finished_checksum_is_right_over_odd_frames(
-        v6 in any::<bool>(), udp in any::<bool>(), payload in proptest::collection::vec(any::<u8>(), 0..3000),
+        v6 in any::<bool>(), udp in any::<bool>(),
+        payload in proptest::collection::vec(any::<u8>(), 0..3000),
         first in 80usize..300, step in 101usize..999,
     ) {
         let (arena, mut pool) = pool();

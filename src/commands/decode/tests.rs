@@ -233,7 +233,9 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_input_panics(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 1..200), hostile()]) {
+    fn no_input_panics(
+        bytes in prop_oneof![prop::collection::vec(any::<u8>(), 1..200), hostile()]
+    ) {
         let value = decoded(&bytes);
         prop_assert!(value["layers"].is_array() || value["error"]["detail"].is_string());
     }

@@ -98,7 +98,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sum_equals_the_word_by_word_one(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn sum_equals_the_word_by_word_one(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300)
+        ) {
             prop_assert_eq!(finish(sum(&bytes)), oracle(&bytes));
         }
 

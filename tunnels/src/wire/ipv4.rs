@@ -179,8 +179,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_built_header_reads_back(src in any::<u32>(), dst in any::<u32>(), protocol in any::<u8>(),
-                                     ttl in any::<u8>(), payload_len in 0u16..65_515) {
+        fn a_built_header_reads_back(
+            src in any::<u32>(), dst in any::<u32>(), protocol in any::<u8>(),
+            ttl in any::<u8>(), payload_len in 0u16..65_515,
+        ) {
             let bytes = header(src.into(), dst.into(), protocol, ttl, payload_len);
             let theirs = etherparse::Ipv4HeaderSlice::from_slice(&bytes).unwrap();
             prop_assert_eq!(theirs.header_checksum(), theirs.to_header().calc_header_checksum());
@@ -193,7 +195,9 @@ mod tests {
         }
 
         #[test]
-        fn a_smaller_ttl_keeps_the_checksum_right(src in any::<u32>(), dst in any::<u32>(), ttl in 1u8..) {
+        fn a_smaller_ttl_keeps_the_checksum_right(
+            src in any::<u32>(), dst in any::<u32>(), ttl in 1u8..
+        ) {
             let mut bytes = header(src.into(), dst.into(), 6, ttl, 100);
             decrement_ttl(&mut bytes);
             let view = View::new(&bytes).unwrap();
