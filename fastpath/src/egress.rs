@@ -66,7 +66,7 @@ pub fn prepare(
 ) {
     if offloads.tso4 && burst.len() > 1 {
         let before = burst.len();
-        coalesce::coalesce(burst, pool);
+        coalesce::coalesce(burst);
         counters.merged.add((before - burst.len()) as u64);
     }
     if burst.iter().all(|packet| offloads.takes(packet)) {

@@ -151,22 +151,36 @@ impl Packet {
         }
         let _ = frame.bytes(offset, len);
         frame.link(None, offset as u32, len as u32);
-        match self.segments {
-            1 => self.head.link(Some(frame), 0, 0),
-            _ => {
-                let mut last = self.head.peek_next();
-                for _ in 2..self.segments {
-                    last = last.and_then(|frame| frame.peek_next());
-                }
-                if let Some(mut last) = last {
-                    let link = last.read_link();
-                    last.link(Some(frame), link.offset, link.len);
-                }
-            }
-        }
+        self.link_last(frame);
         self.segments += 1;
         self.total_len += len as u32;
         Ok(())
+    }
+
+    /// Adds all frames of `other` at the end of the chain, without its first `skip` bytes, which
+    /// end inside its first frame. The caller keeps to [`MAX_SEGMENTS`].
+    pub(crate) fn absorb(&mut self, other: Packet, skip: usize) {
+        let Packet { mut head, offset, head_len, total_len, segments, .. } = other;
+        let skip = head_len.min(skip as u32);
+        let next = if segments > 1 { head.take_next() } else { None };
+        head.link(next, offset + skip, head_len - skip);
+        self.link_last(head);
+        self.segments += segments;
+        self.total_len += total_len - skip;
+    }
+
+    fn link_last(&mut self, frame: Frame) {
+        if self.segments == 1 {
+            return self.head.link(Some(frame), 0, 0);
+        }
+        let mut last = self.head.peek_next();
+        for _ in 2..self.segments {
+            last = last.and_then(|frame| frame.peek_next());
+        }
+        if let Some(mut last) = last {
+            let link = last.read_link();
+            last.link(Some(frame), link.offset, link.len);
+        }
     }
 
     /// Cuts the packet to `len` bytes, for padding behind the IP packet. Longer is no change.
