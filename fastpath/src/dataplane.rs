@@ -183,14 +183,17 @@ impl Dataplane {
         self.shared.now_ns()
     }
 
-    /// Gives a port, or the part of it that is this worker's, to a worker. Returns at once.
-    pub fn attach(&self, id: PortId, worker: usize, port: Box<dyn Port>) {
+    /// Gives a port, or the part of it that is this worker's, to a worker; returns when the worker
+    /// polls it, or after [`ANSWER_TIME`] with false when the worker is stuck or has ended.
+    pub fn attach(&self, id: PortId, worker: usize, port: Box<dyn Port>) -> bool {
         let counters = Arc::new(PortCounters::default());
         if let Ok(mut traffic) = self.traffic.lock() {
             traffic.retain(|(owner, other, _)| (*owner, *other) != (worker, id));
             traffic.push((worker, id, counters.clone()));
         }
-        self.tell(worker, Command::Attach(id, port, counters));
+        let (done, attached) = bounded(1);
+        self.tell(worker, Command::Attach { id, port, counters, done });
+        attached.recv_timeout(ANSWER_TIME).is_ok()
     }
 
     /// Takes a port from all workers; returns when it is closed and its frames are back, or after

@@ -2,14 +2,12 @@
 //!
 //! Ports are cold or hot. A cold port costs nothing: it waits in the epoll set. A port that has
 //! something becomes hot and is asked in each turn, one burst at a time and in turn with the other
-//! hot ones, so that none starves another. After [`COLD_AFTER`] empty turns it is cold again; with
-//! no hot port left the worker sleeps.
+//! hot ones, so that none starves another. After [`COLD_AFTER_NS`] without a packet it is cold
+//! again; with no hot port left the worker sleeps.
 
-use crate::capture::{Point, Tap};
+use crate::capture::Tap;
 use crate::counters::{PortCounters, Stage};
 use crate::dataplane::{Event, Shared};
-use crate::drop_reason::DropReason;
-use crate::egress;
 use crate::fib::Fib;
 use crate::neighbor::Neighbor;
 use crate::packet::Packet;
@@ -22,8 +20,11 @@ use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Empty turns after which a port is cold.
-pub(crate) const COLD_AFTER: u32 = 2000;
+mod transmit;
+
+/// Time without a packet after which a port is cold, in nanoseconds: about what a sleep and a
+/// wake-up cost, so that waiting costs at most twice the best choice.
+const COLD_AFTER_NS: u64 = 100_000;
 /// Turns between two looks at cold ports and commands while there is traffic.
 const LOOK_EVERY: u64 = 16;
 /// Longest sleep, in milliseconds.
@@ -35,8 +36,8 @@ const TICK_NS: u64 = 50_000_000;
 
 /// What the control side asks of a worker.
 pub(crate) enum Command {
-    /// Own this port from now on.
-    Attach(PortId, Box<dyn Port>, Arc<PortCounters>),
+    /// Own this port from now on, and say so.
+    Attach { id: PortId, port: Box<dyn Port>, counters: Arc<PortCounters>, done: Sender<()> },
     /// Close a port, and say when its frames are back.
     Detach(PortId, Sender<()>),
     /// A neighbour has been resolved, or has failed.
@@ -55,8 +56,10 @@ pub(crate) enum Command {
 struct Slot {
     port: Box<dyn Port>,
     counters: Arc<PortCounters>,
-    /// Empty turns left until the port is cold; 0 is cold.
-    heat: u32,
+    /// It is in the list of hot ports.
+    hot: bool,
+    /// When it becomes cold if nothing happens.
+    cold_at_ns: u64,
 }
 
 /// The state of the loop.
@@ -72,6 +75,8 @@ pub(crate) struct Worker {
     commands: Receiver<Command>,
     burst: Vec<Packet>,
     ready: Vec<u16>,
+    /// The clock as read in this turn.
+    now_ns: u64,
     last_tick_ns: u64,
     stopping: bool,
 }
@@ -96,6 +101,7 @@ impl Worker {
             commands,
             burst: Vec::with_capacity(BURST),
             ready: Vec::new(),
+            now_ns: 0,
             last_tick_ns: 0,
             stopping: false,
             shared,
@@ -111,12 +117,12 @@ impl Worker {
             if self.shared.published.is_behind(self.index) {
                 self.shared.published.catch_up(self.index, &mut self.tables);
             }
-            let now_ns = self.shared.now_ns();
-            self.shared.workers[self.index].beat_ns.store(now_ns, Ordering::Relaxed);
+            self.now_ns = self.shared.now_ns();
+            self.shared.workers[self.index].beat_ns.store(self.now_ns, Ordering::Relaxed);
             self.pipeline.counters.loops.add(1);
-            let moved = self.serve_hot_ports(now_ns) + self.take_handed_over();
-            if now_ns >= self.last_tick_ns + TICK_NS {
-                self.tick(now_ns);
+            let moved = self.serve_hot_ports() + self.take_handed_over();
+            if self.now_ns >= self.last_tick_ns + TICK_NS {
+                self.tick();
             }
             if self.hot.is_empty() {
                 self.sleep();
@@ -127,19 +133,23 @@ impl Worker {
     }
 
     /// One burst from each hot port; the number of packets.
-    fn serve_hot_ports(&mut self, now_ns: u64) -> usize {
+    fn serve_hot_ports(&mut self) -> usize {
+        let now_ns = self.now_ns;
         let mut moved = 0;
         let mut at = 0;
         while at < self.hot.len() {
             let port = self.hot[at];
-            let count = self.serve(port, now_ns);
+            let count = self.serve(port);
             moved += count;
             let Some(slot) = self.slot(port) else {
                 self.hot.swap_remove(at);
                 continue;
             };
-            slot.heat = if count > 0 { COLD_AFTER } else { slot.heat - 1 };
-            if slot.heat == 0 {
+            if count > 0 {
+                slot.cold_at_ns = now_ns + COLD_AFTER_NS;
+            }
+            slot.hot = now_ns < slot.cold_at_ns;
+            if !slot.hot {
                 self.hot.swap_remove(at);
             } else {
                 at += 1;
@@ -148,7 +158,7 @@ impl Worker {
         moved
     }
 
-    fn serve(&mut self, id: PortId, now_ns: u64) -> usize {
+    fn serve(&mut self, id: PortId) -> usize {
         let start = cycles();
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return 0;
@@ -161,95 +171,13 @@ impl Worker {
             let bytes: usize = self.burst.iter().map(Packet::len).sum();
             slot.counters.rx_bytes.add(bytes as u64);
             self.pipeline.counters.stage(Stage::Rx, cycles() - start, count);
-            let view = View { tables: &self.tables, fib: &self.fib, now_ns };
+            let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
             self.pipeline.process(view, id, &mut self.burst);
             self.flush();
             self.ask_for_neighbors();
         }
         if state == RxState::Gone {
             self.lose(id);
-        }
-        count
-    }
-
-    /// Sends everything that the egress queues hold.
-    fn flush(&mut self) {
-        while let Some(id) = self.pipeline.egress.next_port() {
-            let mut burst = std::mem::take(self.pipeline.egress.queue(id));
-            self.send(id, &mut burst);
-            *self.pipeline.egress.queue(id) = burst;
-        }
-    }
-
-    /// Sends a burst by one port; empties it.
-    fn send(&mut self, id: PortId, burst: &mut Vec<Packet>) {
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
-            return self.hand_over(id, burst);
-        };
-        let (pipeline, start, queued) = (&mut self.pipeline, cycles(), burst.len());
-        if let Some(tap) = &pipeline.tap {
-            let now_ns = self.shared.now_ns();
-            burst.iter().for_each(|packet| tap.copy(packet, id, Point::Tx, now_ns));
-        }
-        let offloads = slot.port.tx_offloads();
-        egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
-        let prepared = cycles();
-        let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
-        slot.port.tx(&mut pipeline.pool, burst);
-        let left_bytes: usize = burst.iter().map(Packet::len).sum();
-        slot.counters.tx_packets.add((packets - burst.len()) as u64);
-        slot.counters.tx_bytes.add((bytes - left_bytes) as u64);
-        slot.counters.tx_full.add(burst.len() as u64);
-        for packet in burst.drain(..) {
-            pipeline.counters.count_drop(DropReason::TxFull);
-            packet.free(&mut pipeline.pool);
-        }
-        if slot.heat == 0 {
-            // Something is under way: completions must be seen to.
-            self.hot.push(id);
-        }
-        slot.heat = COLD_AFTER;
-        pipeline.counters.stage(Stage::Offload, prepared - start, queued);
-        pipeline.counters.stage(Stage::Tx, cycles() - prepared, packets);
-    }
-
-    /// Gives packets to the worker that owns their egress port.
-    fn hand_over(&mut self, id: PortId, burst: &mut Vec<Packet>) {
-        let owner = self.tables.port(id).map(|port| usize::from(port.worker));
-        let peer = owner.filter(|owner| *owner != self.index);
-        let Some(peer) = peer.and_then(|owner| self.shared.workers.get(owner)) else {
-            for packet in burst.drain(..) {
-                self.pipeline.counters.count_drop(DropReason::PortDown);
-                packet.free(&mut self.pipeline.pool);
-            }
-            return;
-        };
-        for packet in burst.drain(..) {
-            match peer.inbox.push((id, packet)) {
-                Ok(()) => self.pipeline.counters.handed_over.add(1),
-                Err((_, packet)) => {
-                    self.pipeline.counters.count_drop(DropReason::HandOverFull);
-                    packet.free(&mut self.pipeline.pool);
-                }
-            }
-        }
-        if peer.asleep.load(Ordering::SeqCst) {
-            peer.waker.wake();
-        }
-    }
-
-    /// Sends what other workers have handed over; the number of packets.
-    fn take_handed_over(&mut self) -> usize {
-        let shared = self.shared.clone();
-        let inbox = &shared.workers[self.index].inbox;
-        let mut count = 0;
-        while count < BURST {
-            let Some((id, packet)) = inbox.pop() else { break };
-            self.pipeline.egress.push(id, packet);
-            count += 1;
-        }
-        if count > 0 {
-            self.flush();
         }
         count
     }
@@ -261,9 +189,9 @@ impl Worker {
         }
     }
 
-    fn tick(&mut self, now_ns: u64) {
-        self.last_tick_ns = now_ns;
-        let view = View { tables: &self.tables, fib: &self.fib, now_ns };
+    fn tick(&mut self) {
+        self.last_tick_ns = self.now_ns;
+        let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
         self.pipeline.tick(view);
         self.flush();
         let held = self.pipeline.held() as u64;
@@ -283,6 +211,7 @@ impl Worker {
         let timeout_ms = if self.pipeline.held() > 0 { HELD_SLEEP_MS } else { SLEEP_MS };
         let woken = self.wait.wait(timeout_ms, &mut self.ready);
         me.asleep.store(false, Ordering::SeqCst);
+        self.now_ns = self.shared.now_ns();
         self.shared.published.catch_up(self.index, &mut self.tables);
         self.after_wait(woken);
     }
@@ -295,12 +224,11 @@ impl Worker {
     fn after_wait(&mut self, woken: bool) {
         for at in 0..self.ready.len() {
             let id = PortId(self.ready[at]);
+            let cold_at_ns = self.now_ns + COLD_AFTER_NS;
             if let Some(slot) = self.slot(id) {
-                if slot.heat == 0 {
-                    slot.heat = COLD_AFTER;
+                slot.cold_at_ns = cold_at_ns;
+                if !std::mem::replace(&mut slot.hot, true) {
                     self.hot.push(id);
-                } else {
-                    slot.heat = COLD_AFTER;
                 }
             }
         }
@@ -313,15 +241,17 @@ impl Worker {
     fn obey(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(id, port, counters) => self.attach(id, port, counters),
+                Command::Attach { id, port, counters, done } => {
+                    self.attach(id, port, counters);
+                    let _ = done.send(());
+                }
                 Command::Detach(id, done) => {
                     self.detach(id);
                     let _ = done.send(());
                 }
                 Command::NeighborResult(neighbor, resolved) => {
                     self.shared.published.catch_up(self.index, &mut self.tables);
-                    let now_ns = self.shared.now_ns();
-                    let view = View { tables: &self.tables, fib: &self.fib, now_ns };
+                    let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
                     self.pipeline.neighbor_result(view, &neighbor, resolved);
                     self.flush();
                     self.ask_for_neighbors();
@@ -348,7 +278,8 @@ impl Worker {
         {
             tracing::error!(port = %id, %error, "the port cannot be waited on");
         }
-        self.slots[at] = Some(Slot { port, counters, heat: COLD_AFTER });
+        let cold_at_ns = self.now_ns + COLD_AFTER_NS;
+        self.slots[at] = Some(Slot { port, counters, hot: true, cold_at_ns });
         self.hot.push(id);
     }
 

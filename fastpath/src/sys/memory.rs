@@ -40,7 +40,7 @@ pub fn lost_frames() -> u64 {
 pub struct Frame(NonNull<u8>);
 
 // SAFETY: a frame is the only owner of its chunk's bytes, like a `Box<[u8]>`, and the arena keeps
-// the mapping alive for the life of the process.
+// the mapping alive as long as a frame is out.
 unsafe impl Send for Frame {}
 
 /// The link at the head of a chunk to the packet's next one.
@@ -177,11 +177,11 @@ pub struct ArenaError {
     source: std::io::Error,
 }
 
-/// One mapping of packet memory, cut into chunks. Lives as long as the process: it is never
-/// unmapped, because frames hold no reference to it.
+/// One mapping of packet memory, cut into chunks.
 #[derive(Debug)]
 pub struct Arena {
     base: NonNull<u8>,
+    bytes: usize,
     small_count: usize,
     large_count: usize,
     huge_pages: bool,
@@ -215,6 +215,7 @@ impl Arena {
             (0..large).map(|index| chunk(large_base + index * LARGE_CHUNK, LARGE_TAG)).collect();
         Ok(Arc::new(Arena {
             base,
+            bytes,
             small_count: small,
             large_count: large,
             huge_pages,
@@ -297,6 +298,23 @@ impl Arena {
         list.extend(from.drain(keep.min(from.len())..));
         if !large {
             self.free_small_len.store(list.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Arena {
+    /// Unmaps the memory when every chunk is home. A chunk that is still out keeps all of it
+    /// mapped, because its frame holds no reference to the arena.
+    fn drop(&mut self) {
+        let home = |list: &mut Mutex<Vec<Frame>>| {
+            let frames = list.get_mut().map(std::mem::take).unwrap_or_default();
+            frames.into_iter().map(std::mem::forget).count()
+        };
+        let (small, large) = (home(&mut self.free_small), home(&mut self.free_large));
+        if (small, large) == (self.small_count, self.large_count) {
+            // SAFETY: `map` gave exactly this range, and no frame points into it any more: each
+            // chunk's only token was in a free list and has just been forgotten.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
         }
     }
 }

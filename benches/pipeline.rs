@@ -1,0 +1,93 @@
+//! Cost of the pipeline alone: bursts of 60-byte UDP packets of 4,096 flows from a replay port
+//! through parse, longest prefix match and rewrite into a port that throws them away. No kernel.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use margay_fastpath::fib::FibWriter;
+use margay_fastpath::pipeline::{Pipeline, View};
+use margay_fastpath::port::pcap::{Capture, NullPort, ReplayPort};
+use margay_fastpath::port::{BURST, Port, PortId};
+use margay_fastpath::sys::memory::{Arena, FramePool};
+use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_tunnels::wire::ethernet::{self, Mac};
+use margay_tunnels::wire::{ipv4, protocol};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+const FLOWS: u32 = 4096;
+const FIRST_DST: u32 = 0xc612_0000;
+const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 1]);
+
+fn packet(flow: u32) -> Vec<u8> {
+    let mut bytes = ethernet::header(ROUTER, Mac([2, 0, 0, 0, 0, 2]), ethernet::IPV4).to_vec();
+    let src = Ipv4Addr::from(0x0a00_0001 + flow);
+    let dst = Ipv4Addr::from(FIRST_DST + (flow << 4) + 1);
+    bytes.extend(ipv4::header(src, dst, protocol::UDP, 64, 26));
+    bytes.extend([0x04, 0x00, 0x00, 0x09, 0, 26, 0, 0]);
+    bytes.resize(60, 0);
+    bytes
+}
+
+fn tables() -> Tables {
+    let port = |name: &str| PortEntry {
+        name: name.to_owned(),
+        mac: ROUTER,
+        mtu: 1500,
+        worker: 0,
+        implicit_partial_csum: false,
+        workload: false,
+        answers_neighbors: false,
+        icmp_source_v4: None,
+        icmp_source_v6: None,
+        up: true,
+    };
+    Tables {
+        ports: vec![Some(port("in")), Some(port("out"))],
+        targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],
+        adjacencies: vec![Adjacency {
+            port: PortId(1),
+            neighbor: [192, 168, 0, 1].into(),
+            mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+        }],
+        ..Tables::default()
+    }
+}
+
+fn source() -> ReplayPort {
+    let mut capture = Capture::default();
+    (0..FLOWS).for_each(|flow| capture.push(0, &packet(flow)));
+    ReplayPort::new(Arc::new(capture), PortId(0), true)
+}
+
+fn forward(criterion: &mut Criterion) {
+    let (mut writer, fib) = FibWriter::new();
+    for third in 0..256u32 {
+        let net = ipnet::Ipv4Net::new(Ipv4Addr::from(FIRST_DST + (third << 8)), 24);
+        let net = net.expect("24 is a prefix length").into();
+        writer.insert(net, TargetId(1)).expect("room for 256 routes");
+    }
+    let tables = tables();
+    let arena = Arena::new(4096, 0).expect("16 MiB of memory");
+    let mut pipeline = Pipeline::new(FramePool::new(arena), Arc::default());
+    let (mut source, mut sink) = (source(), NullPort::default());
+    let view = View { tables: &tables, fib: &fib, now_ns: 0 };
+    let mut burst = Vec::with_capacity(BURST);
+    let mut group = criterion.benchmark_group("pipeline");
+    for size in [1, 8, 32, 64] {
+        group.throughput(Throughput::Elements(size as u64));
+        group.bench_function(format!("forward/burst-{size}"), |bencher| {
+            bencher.iter(|| {
+                source.rx(&mut pipeline.pool, &mut burst, size);
+                pipeline.process(view, PortId(0), &mut burst);
+                while let Some(port) = pipeline.egress.next_port() {
+                    let mut queue = std::mem::take(pipeline.egress.queue(port));
+                    sink.tx(&mut pipeline.pool, &mut queue);
+                    *pipeline.egress.queue(port) = queue;
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, forward);
+criterion_main!(benches);

@@ -1,0 +1,95 @@
+//! The way out: egress queues to ports, and packets for ports of other workers into their inbox.
+
+use super::{COLD_AFTER_NS, Worker};
+use crate::capture::Point;
+use crate::counters::Stage;
+use crate::drop_reason::DropReason;
+use crate::egress;
+use crate::packet::Packet;
+use crate::port::{BURST, PortId};
+use crate::sys::clock::cycles;
+use std::sync::atomic::Ordering;
+
+impl Worker {
+    /// Sends everything that the egress queues hold.
+    pub(super) fn flush(&mut self) {
+        while let Some(id) = self.pipeline.egress.next_port() {
+            let mut burst = std::mem::take(self.pipeline.egress.queue(id));
+            self.send(id, &mut burst);
+            *self.pipeline.egress.queue(id) = burst;
+        }
+    }
+
+    /// Sends a burst by one port; empties it.
+    fn send(&mut self, id: PortId, burst: &mut Vec<Packet>) {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return self.hand_over(id, burst);
+        };
+        let (pipeline, start, queued) = (&mut self.pipeline, cycles(), burst.len());
+        if let Some(tap) = &pipeline.tap {
+            let now_ns = self.now_ns;
+            burst.iter().for_each(|packet| tap.copy(packet, id, Point::Tx, now_ns));
+        }
+        let offloads = slot.port.tx_offloads();
+        egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
+        let prepared = cycles();
+        let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
+        slot.port.tx(&mut pipeline.pool, burst);
+        let left_bytes: usize = burst.iter().map(Packet::len).sum();
+        slot.counters.tx_packets.add((packets - burst.len()) as u64);
+        slot.counters.tx_bytes.add((bytes - left_bytes) as u64);
+        slot.counters.tx_full.add(burst.len() as u64);
+        for packet in burst.drain(..) {
+            pipeline.counters.count_drop(DropReason::TxFull);
+            packet.free(&mut pipeline.pool);
+        }
+        // Something is under way: completions must be seen to.
+        slot.cold_at_ns = self.now_ns + COLD_AFTER_NS;
+        if !std::mem::replace(&mut slot.hot, true) {
+            self.hot.push(id);
+        }
+        pipeline.counters.stage(Stage::Offload, prepared - start, queued);
+        pipeline.counters.stage(Stage::Tx, cycles() - prepared, packets);
+    }
+
+    /// Gives packets to the worker that owns their egress port.
+    fn hand_over(&mut self, id: PortId, burst: &mut Vec<Packet>) {
+        let owner = self.tables.port(id).map(|port| usize::from(port.worker));
+        let peer = owner.filter(|owner| *owner != self.index);
+        let Some(peer) = peer.and_then(|owner| self.shared.workers.get(owner)) else {
+            for packet in burst.drain(..) {
+                self.pipeline.counters.count_drop(DropReason::PortDown);
+                packet.free(&mut self.pipeline.pool);
+            }
+            return;
+        };
+        for packet in burst.drain(..) {
+            match peer.inbox.push((id, packet)) {
+                Ok(()) => self.pipeline.counters.handed_over.add(1),
+                Err((_, packet)) => {
+                    self.pipeline.counters.count_drop(DropReason::HandOverFull);
+                    packet.free(&mut self.pipeline.pool);
+                }
+            }
+        }
+        if peer.asleep.load(Ordering::SeqCst) {
+            peer.waker.wake();
+        }
+    }
+
+    /// Sends what other workers have handed over; the number of packets.
+    pub(super) fn take_handed_over(&mut self) -> usize {
+        let shared = self.shared.clone();
+        let inbox = &shared.workers[self.index].inbox;
+        let mut count = 0;
+        while count < BURST {
+            let Some((id, packet)) = inbox.pop() else { break };
+            self.pipeline.egress.push(id, packet);
+            count += 1;
+        }
+        if count > 0 {
+            self.flush();
+        }
+        count
+    }
+}
