@@ -5,6 +5,7 @@
 
 pub mod pcap;
 pub mod sim;
+pub mod xdp;
 
 use crate::packet::{Gso, Packet};
 use crate::sys::memory::FramePool;

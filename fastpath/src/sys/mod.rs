@@ -1,6 +1,8 @@
 //! Where margay meets the kernel and raw memory: the only folder of this crate with unsafe code.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod clock;
 pub mod memory;
 pub mod wait;
+pub mod xdp;

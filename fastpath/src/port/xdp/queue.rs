@@ -1,0 +1,185 @@
+//! One queue of an AF_XDP port: packets from descriptors, descriptors from packets, and how many
+//! frames are posted for receiving.
+
+use super::spec::FillLevels;
+use crate::packet::Packet;
+use crate::port::PortId;
+use crate::sys::memory::FramePool;
+use crate::sys::xdp::socket::Socket;
+
+/// Fewer bytes than an Ethernet header can't be sent.
+const SHORTEST: usize = 14;
+/// Most frames of a packet that the kernel sends (MAX_SKB_FRAGS).
+const MAX_TX_PARTS: usize = 17;
+
+/// A socket with the state of its traffic.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) socket: Socket,
+    pub(super) number: u32,
+    /// Something in the tx ring has not been taken by the kernel.
+    pub(super) wants_kick: bool,
+    /// Completions since the last look.
+    pub(super) completed: usize,
+    /// Whether the arena has frames to spare.
+    pub(super) may_grow: bool,
+    /// Packets received in too many frames, since the port last asked.
+    pub(super) too_long: u64,
+    levels: FillLevels,
+    target: usize,
+    received: usize,
+    partial: Option<Packet>,
+    skipping: bool,
+}
+
+impl Queue {
+    pub(super) fn new(socket: Socket, number: u32, levels: FillLevels) -> Queue {
+        Queue {
+            socket,
+            number,
+            wants_kick: false,
+            completed: 0,
+            may_grow: true,
+            too_long: 0,
+            levels,
+            target: levels.idle,
+            received: 0,
+            partial: None,
+            skipping: false,
+        }
+    }
+
+    /// Posts frames up to the level that traffic asks for; false when the pool had too few.
+    pub(super) fn refill(&mut self, pool: &mut FramePool) -> bool {
+        let held = self.socket.rx_held();
+        if held * 2 < self.target && self.target < self.levels.most && self.may_grow {
+            self.target = (self.target * 2).min(self.levels.most);
+        }
+        // In batches: each refill writes to the kernel's cache lines.
+        if held + self.target.div_ceil(8) > self.target {
+            return true;
+        }
+        self.socket.fill_to(pool, self.target)
+    }
+
+    /// Called in intervals: a queue with little traffic lets its level sink again.
+    pub(super) fn cool_down(&mut self) {
+        if self.received * 8 < self.target {
+            self.target = (self.target / 2).max(self.levels.idle);
+        }
+        self.received = 0;
+    }
+
+    /// Receives up to `budget` packets.
+    pub(super) fn receive(
+        &mut self,
+        pool: &mut FramePool,
+        out: &mut Vec<Packet>,
+        budget: usize,
+        port: PortId,
+    ) -> usize {
+        let mut count = 0;
+        while count < budget {
+            let Some(part) = self.socket.receive(pool) else { break };
+            let more = part.more;
+            let packet = match self.partial.take() {
+                None if self.skipping => {
+                    self.skipping = more;
+                    pool.free(part.frame);
+                    continue;
+                }
+                None => Packet::new(part.frame, part.offset, part.len, port),
+                Some(mut packet) => match packet.append(part.frame, part.offset, part.len) {
+                    Ok(()) => packet,
+                    Err(frame) => {
+                        pool.free(frame);
+                        packet.free(pool);
+                        self.too_long += 1;
+                        self.skipping = more;
+                        continue;
+                    }
+                },
+            };
+            if more {
+                self.partial = Some(packet);
+            } else {
+                out.push(packet);
+                count += 1;
+            }
+        }
+        self.socket.end_receive();
+        self.received += count;
+        count
+    }
+
+    /// Puts packets from the front of the burst into the ring, each whole or not at all; how
+    /// many of them were refused for good, and freed.
+    pub(super) fn send(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) -> u64 {
+        let parts: usize = burst.iter().map(Packet::segment_count).sum();
+        let mut room = self.socket.tx_room(parts);
+        let fitting = burst.iter().take_while(|packet| {
+            let fits = packet.segment_count() <= room;
+            room = room.saturating_sub(packet.segment_count());
+            fits
+        });
+        let fitting = fitting.count();
+        let longest = if self.socket.takes_chains() { MAX_TX_PARTS } else { 1 };
+        let mut refused = 0;
+        for packet in burst.drain(..fitting) {
+            if packet.len() < SHORTEST || packet.segment_count() > longest || packet.is_large() {
+                packet.free(pool);
+                refused += 1;
+                continue;
+            }
+            match packet.into_single() {
+                Ok((frame, offset, len)) => self.send_part(pool, frame, (offset, len), false),
+                Err(packet) => self.send_chain(pool, packet),
+            }
+        }
+        refused
+    }
+
+    fn send_chain(&mut self, pool: &mut FramePool, packet: Packet) {
+        let mut parts = packet.into_segments().filter_map(|(frame, offset, len)| {
+            if len == 0 {
+                // The kernel takes an empty descriptor for a faulty one, and keeps its frame.
+                pool.free(frame);
+                return None;
+            }
+            Some((frame, (offset, len)))
+        });
+        let mut part = parts.next();
+        let mut ready = Vec::new();
+        while let Some(now) = part {
+            part = parts.next();
+            ready.push((now, part.is_some()));
+        }
+        drop(parts);
+        for ((frame, at), more) in ready {
+            self.send_part(pool, frame, at, more);
+        }
+    }
+
+    fn send_part(
+        &mut self,
+        pool: &mut FramePool,
+        frame: crate::sys::memory::Frame,
+        at: (usize, usize),
+        more: bool,
+    ) {
+        if let Err(frame) = self.socket.send(frame, at, more) {
+            pool.free(frame);
+        }
+    }
+
+    pub(super) fn reclaim(&mut self, pool: &mut FramePool) {
+        self.completed += self.socket.reclaim(pool);
+    }
+
+    /// Frees what was received in part.
+    pub(super) fn abandon(&mut self, pool: &mut FramePool) {
+        if let Some(packet) = self.partial.take() {
+            packet.free(pool);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The XDP program itself: what goes to the workers, and what stays with the host's kernel.
+//!
+//! Only unicast IPv4 and IPv6 that is to be forwarded is redirected, to the AF_XDP socket of the
+//! queue it came in on. Everything else passes: what is too short to judge, other protocols (ARP,
+//! VLAN tags), groups and broadcast, link-local and host-only destinations, neighbour discovery,
+//! and the host's own addresses. A queue without a socket passes as well. The program reads and
+//! never writes the packet.
+
+use crate::sys::bpf::Map;
+use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
+use Reg::{R0, R1, R2, R3, R4, R6, R10};
+
+/// Verdict: to the host's stack. Also what an empty slot of the XSKMAP gives.
+pub const XDP_PASS: u32 = 2;
+/// Verdict: where the redirect said.
+pub const XDP_REDIRECT: u32 = 4;
+
+/// Offsets in the packet.
+const ETHER_TYPE: i16 = 12;
+const IP: i16 = 14;
+const IPV4_DST: i16 = IP + 16;
+const IPV4_END: i32 = IP as i32 + 20;
+const IPV6_NEXT: i16 = IP + 6;
+const IPV6_DST: i16 = IP + 24;
+const IPV6_END: i32 = IP as i32 + 40;
+const ICMPV6_TYPE: i16 = IP + 40;
+
+/// Offsets in the kernel's `struct xdp_md`.
+const CTX_DATA: i16 = 0;
+const CTX_DATA_END: i16 = 4;
+const CTX_RX_QUEUE: i16 = 16;
+
+/// The maps that the program uses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Maps<'a> {
+    /// The host's IPv4 addresses.
+    pub(super) local_v4: &'a Map,
+    /// The host's IPv6 addresses.
+    pub(super) local_v6: &'a Map,
+    /// The device's queues to their sockets.
+    pub(super) xsks: &'a Map,
+}
+
+/// The encoded program.
+pub(super) fn assemble(maps: Maps<'_>) -> Result<Vec<Insn>, AsmError> {
+    write(maps).finish()
+}
+
+/// The program as text.
+#[cfg(test)]
+pub(super) fn listing(maps: Maps<'_>) -> String {
+    write(maps).listing()
+}
+
+fn write(maps: Maps<'_>) -> Assembler {
+    let mut asm = Assembler::new();
+    ethernet(&mut asm);
+    ipv4(&mut asm, maps.local_v4);
+    ipv6(&mut asm, maps.local_v6);
+    verdicts(&mut asm, maps.xsks);
+    asm
+}
+
+/// `goto pass` unless the packet has `bytes`. R2 is the packet's start, R3 its end.
+fn need(asm: &mut Assembler, bytes: i32) {
+    asm.mov(R4, R2);
+    asm.alu(Alu::Add, R4, bytes);
+    asm.jump_if(If::Gt, R4, R3, "pass");
+}
+
+/// A number of the packet compared as the program sees it: loaded in the host's order.
+fn network_order(value: u16) -> i32 {
+    i32::from(value.to_be())
+}
+
+fn ethernet(asm: &mut Assembler) {
+    asm.mov(R6, R1);
+    asm.load(Size::W, R2, R1, CTX_DATA);
+    asm.load(Size::W, R3, R1, CTX_DATA_END);
+    need(asm, i32::from(IP));
+    // A group or broadcast link address.
+    asm.load(Size::B, R4, R2, 0);
+    asm.jump_if(If::Set, R4, 1, "pass");
+    asm.load(Size::H, R4, R2, ETHER_TYPE);
+    asm.jump_if(If::Eq, R4, network_order(0x0800), "ipv4");
+    asm.jump_if(If::Eq, R4, network_order(0x86dd), "ipv6");
+    asm.jump("pass");
+}
+
+fn ipv4(asm: &mut Assembler, local: &Map) {
+    asm.label("ipv4");
+    need(asm, IPV4_END);
+    asm.load(Size::B, R4, R2, IPV4_DST);
+    // 0/8, 127/8, groups, reserved and broadcast: 224.0.0.0 and all above.
+    asm.jump_if(If::Eq, R4, 0, "pass");
+    asm.jump_if(If::Eq, R4, 127, "pass");
+    asm.jump_if(If::Ge, R4, 224, "pass");
+    // 169.254/16.
+    asm.load(Size::H, R4, R2, IPV4_DST);
+    asm.jump_if(If::Eq, R4, network_order(0xa9fe), "pass");
+    asm.load(Size::W, R4, R2, IPV4_DST);
+    asm.store(Size::W, R10, -4, R4);
+    pass_if_in(asm, local, "local_v4", -4);
+    asm.jump("redirect");
+}
+
+fn ipv6(asm: &mut Assembler, local: &Map) {
+    const ICMPV6: i32 = 58;
+    const FIRST_ND_TYPE: i32 = 133;
+    const LAST_ND_TYPE: i32 = 137;
+    asm.label("ipv6");
+    need(asm, IPV6_END);
+    asm.load(Size::B, R4, R2, IPV6_DST);
+    // ff00::/8.
+    asm.jump_if(If::Eq, R4, 0xff, "pass");
+    asm.jump_if(If::Ne, R4, 0xfe, "not_link_local");
+    // fe80::/10.
+    asm.load(Size::B, R4, R2, IPV6_DST + 1);
+    asm.alu(Alu::And, R4, 0xc0);
+    asm.jump_if(If::Eq, R4, 0x80, "pass");
+    asm.label("not_link_local");
+    asm.load(Size::B, R4, R2, IPV6_NEXT);
+    asm.jump_if(If::Ne, R4, ICMPV6, "not_discovery");
+    need(asm, IPV6_END + 1);
+    asm.load(Size::B, R4, R2, ICMPV6_TYPE);
+    asm.jump_if(If::Lt, R4, FIRST_ND_TYPE, "not_discovery");
+    asm.jump_if(If::Le, R4, LAST_ND_TYPE, "pass");
+    asm.label("not_discovery");
+    asm.load(Size::D, R4, R2, IPV6_DST);
+    asm.store(Size::D, R10, -16, R4);
+    asm.load(Size::D, R4, R2, IPV6_DST + 8);
+    asm.store(Size::D, R10, -8, R4);
+    pass_if_in(asm, local, "local_v6", -16);
+    asm.jump("redirect");
+}
+
+/// `goto pass` if the key on the stack is in the map.
+fn pass_if_in(asm: &mut Assembler, map: &Map, name: &'static str, key: i32) {
+    asm.load_map(R1, map, name);
+    asm.mov(R2, R10);
+    asm.alu(Alu::Add, R2, key);
+    asm.call(Helper::MapLookup);
+    asm.jump_if(If::Ne, R0, 0, "pass");
+}
+
+fn verdicts(asm: &mut Assembler, xsks: &Map) {
+    asm.label("redirect");
+    asm.load_map(R1, xsks, "xsks");
+    asm.load(Size::W, R2, R6, CTX_RX_QUEUE);
+    asm.mov(R3, XDP_PASS as i32);
+    asm.call(Helper::RedirectMap);
+    asm.exit();
+    asm.label("pass");
+    asm.mov(R0, XDP_PASS as i32);
+    asm.exit();
+}

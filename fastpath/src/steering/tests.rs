@@ -1,0 +1,173 @@
+//! Each branch of the program, run by the kernel itself (BPF_PROG_TEST_RUN).
+
+use super::program::{XDP_PASS, XDP_REDIRECT, listing};
+use super::*;
+use crate::port::xdp::{XdpMode, XdpSpec, open};
+use crate::port::{Port, PortId};
+use crate::sys::bpf::XdpContext;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+const UNICAST: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+fn frame(mac: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = mac.to_vec();
+    bytes.extend([2, 0, 0, 0, 0, 2]);
+    bytes.extend(ether_type.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn ipv4(dst: &str) -> Vec<u8> {
+    let mut header = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1];
+    header.extend(dst.parse::<Ipv4Addr>().unwrap().octets());
+    frame(UNICAST, 0x0800, &header)
+}
+
+fn ipv6(dst: &str, next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut header = vec![0x60, 0, 0, 0, 0, payload.len() as u8, next, 64];
+    header.extend("2001:db8::1".parse::<Ipv6Addr>().unwrap().octets());
+    header.extend(dst.parse::<Ipv6Addr>().unwrap().octets());
+    header.extend(payload);
+    frame(UNICAST, 0x86dd, &header)
+}
+
+/// A program whose slot for queue 0 of the loopback is taken by a socket.
+struct Bench {
+    steering: Steering,
+    xsks: Map,
+    program: Program,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let steering = Steering::new(&Arena::new(256, 0).unwrap()).unwrap();
+        let xsks = steering.new_xskmap(4).unwrap();
+        let program = steering.load(&xsks).unwrap();
+        Bench { steering, xsks, program }
+    }
+
+    fn verdict(&self, packet: &[u8]) -> u32 {
+        let context = XdpContext { ifindex: 1, rx_queue: 0 };
+        let run = self.program.test_run(packet, context, 1).unwrap();
+        assert_eq!(run.packet, packet, "the program wrote into the packet");
+        run.verdict
+    }
+}
+
+/// Runs in a network namespace of its own, so that the loopback's queue is free.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn every_branch_steers_as_it_should() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let local = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
+        bench.steering.set_local(&local).unwrap();
+        let forwarded = [
+            ("ipv4", ipv4("198.51.100.1")),
+            ("1/8", ipv4("1.0.0.1")),
+            ("126/8", ipv4("126.255.255.255")),
+            ("128/8", ipv4("128.0.0.1")),
+            ("223/8", ipv4("223.255.255.255")),
+            ("169.253", ipv4("169.253.1.1")),
+            ("169.255", ipv4("169.255.1.1")),
+            ("next to a local address", ipv4("192.0.2.8")),
+            ("ipv6", ipv6("2001:db8::1:1", 17, &[])),
+            ("fec0::/10", ipv6("fec0::1", 17, &[])),
+            ("fd00::/8", ipv6("fd00::1", 17, &[])),
+            ("next to a local ipv6 address", ipv6("2001:db8::8", 17, &[])),
+            ("echo request", ipv6("2001:db8::8", 58, &[128])),
+            ("ICMPv6 132", ipv6("2001:db8::8", 58, &[132])),
+            ("ICMPv6 138", ipv6("2001:db8::8", 58, &[138])),
+        ];
+        let kept = [
+            ("short frame", frame(UNICAST, 0x0800, &[])),
+            ("short ipv4", ipv4("198.51.100.1")[..33].to_vec()),
+            ("short ipv6", ipv6("2001:db8::8", 17, &[])[..53].to_vec()),
+            ("ICMPv6 without a type", ipv6("2001:db8::8", 58, &[])),
+            ("arp", frame(UNICAST, 0x0806, &[0; 28])),
+            ("other protocol", frame(UNICAST, 0x88cc, &[0; 46])),
+            ("vlan", frame(UNICAST, 0x8100, &ipv4("198.51.100.1")[10..])),
+            ("local ipv4", ipv4("192.0.2.7")),
+            ("local ipv6", ipv6("2001:db8::7", 6, &[])),
+            ("0/8", ipv4("0.0.0.0")),
+            ("127/8", ipv4("127.0.0.1")),
+            ("link-local ipv4", ipv4("169.254.1.1")),
+            ("group ipv4", ipv4("224.0.0.5")),
+            ("group ipv4", ipv4("239.1.1.1")),
+            ("reserved", ipv4("240.0.0.1")),
+            ("broadcast", ipv4("255.255.255.255")),
+            ("link-local ipv6", ipv6("fe80::1", 17, &[])),
+            ("end of link-local ipv6", ipv6("febf::1", 17, &[])),
+            ("group ipv6", ipv6("ff02::1", 17, &[])),
+            ("router solicitation", ipv6("2001:db8::8", 58, &[133])),
+            ("neighbor solicitation", ipv6("2001:db8::8", 58, &[135])),
+            ("redirect", ipv6("2001:db8::8", 58, &[137])),
+            ("group link address", {
+                let mut bytes = ipv4("198.51.100.1");
+                bytes[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 5]);
+                bytes
+            }),
+            ("broadcast link address", {
+                let mut bytes = ipv6("2001:db8::8", 17, &[]);
+                bytes[..6].fill(0xff);
+                bytes
+            }),
+        ];
+        for (name, packet) in forwarded.iter().chain(&kept) {
+            assert_eq!(bench.verdict(packet), XDP_PASS, "{name}, no socket");
+        }
+        let spec = XdpSpec { mode: XdpMode::Generic, ..XdpSpec::pod(PortId(0), "lo") };
+        let (_device, parts) = open(&bench.steering, &spec).unwrap();
+        let socket = parts[0].poll_fd().unwrap();
+        bench.xsks.update(&0u32.to_ne_bytes(), &socket.to_ne_bytes()).unwrap();
+        for (name, packet) in &forwarded {
+            assert_eq!(bench.verdict(packet), XDP_REDIRECT, "{name}");
+        }
+        for (name, packet) in &kept {
+            assert_eq!(bench.verdict(packet), XDP_PASS, "{name}");
+        }
+        assert!(bench.xsks.delete(&0u32.to_ne_bytes()).unwrap());
+        assert_eq!(bench.verdict(&forwarded[0].1), XDP_PASS);
+    });
+}
+
+#[test]
+fn local_addresses_are_changed_in_place() {
+    let bench = Bench::new();
+    let set = |texts: &[&str]| {
+        let addresses: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        bench.steering.set_local(&addresses).unwrap();
+    };
+    let in_v4 = |text: &str| {
+        let key = text.parse::<Ipv4Addr>().unwrap().octets();
+        bench.steering.local_v4.lookup(&key).unwrap().is_some()
+    };
+    let in_v6 = |text: &str| {
+        let key = text.parse::<Ipv6Addr>().unwrap().octets();
+        bench.steering.local_v6.lookup(&key).unwrap().is_some()
+    };
+    set(&["10.0.0.1", "10.0.0.2", "::5"]);
+    assert!(in_v4("10.0.0.1") && in_v4("10.0.0.2") && in_v6("::5"));
+    set(&["10.0.0.2", "10.0.0.3", "10.0.0.2"]);
+    assert!(!in_v4("10.0.0.1") && in_v4("10.0.0.2") && in_v4("10.0.0.3") && !in_v6("::5"));
+    set(&[]);
+    assert!(!in_v4("10.0.0.2") && !in_v4("10.0.0.3"));
+}
+
+/// The numbers in it are as a little-endian machine loads them.
+#[cfg(target_endian = "little")]
+#[test]
+fn the_committed_listing_is_the_program() {
+    let bench = Bench::new();
+    let text = listing(bench.steering.maps(&bench.xsks));
+    assert_eq!(text, include_str!("program.lst"), "steering/program.lst should read:\n{text}");
+}

@@ -1,0 +1,215 @@
+//! Opens an AF_XDP socket: which registration, which mode, and what older kernels lack.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bind;
+use super::ring::{Consumer, Layout, Producer, Region, Slot};
+use super::socket::{OpenFd, Rings, Socket};
+use super::umem::{Sharer, Umem};
+
+/// Sizes of the rings, in slots: powers of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RingSizes {
+    /// Received packets that wait for us.
+    pub rx: u32,
+    /// Packets that wait for the kernel.
+    pub tx: u32,
+    /// Frames that wait to be filled.
+    pub fill: u32,
+    /// Sent frames that wait for us; at least as many as `tx`, or transmission stalls.
+    pub completion: u32,
+}
+
+/// What to open.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketSpec {
+    /// The device.
+    pub ifindex: u32,
+    /// Its queue.
+    pub queue: u32,
+    /// Sizes of the rings.
+    pub rings: RingSizes,
+    /// Try zero-copy first.
+    pub zero_copy: bool,
+    /// Drive the device from here, at most this many packets at a time.
+    pub busy_poll: Option<u32>,
+}
+
+/// Which step of opening failed, and how.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub struct SocketError {
+    /// The step.
+    pub step: &'static str,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// A socket, and what became of zero-copy.
+#[derive(Debug)]
+pub struct Opened {
+    /// Bound; no frames posted yet.
+    pub socket: Socket,
+    /// Why zero-copy was tried in vain.
+    pub zero_copy_refused: Option<io::Error>,
+}
+
+struct Bound {
+    fd: OwnedFd,
+    zero_copy: bool,
+    chains: bool,
+}
+
+/// How often and how long binding waits for the queue's last user: the kernel frees a closed
+/// socket's hold on its queue only about 25 ms later.
+const BIND_RETRIES: u32 = 10;
+const BIND_WAIT: Duration = Duration::from_millis(5);
+const BIND_WAIT_MAX: Duration = Duration::from_millis(150);
+
+/// Opens and binds. Takes up to about a second while the queue's last user goes away, and gives
+/// `EBUSY` then.
+pub fn open(umem: &Arc<Umem>, spec: &SocketSpec) -> Result<Opened, SocketError> {
+    let mut zero_copy_refused = None;
+    if spec.zero_copy {
+        match bind_patiently(umem, spec, true) {
+            Ok(bound) => return finish(umem, spec, bound, None),
+            Err(error) => zero_copy_refused = Some(error.source),
+        }
+    }
+    let bound = bind_patiently(umem, spec, false)?;
+    finish(umem, spec, bound, zero_copy_refused)
+}
+
+fn at(step: &'static str) -> impl Fn(io::Error) -> SocketError {
+    move |source| SocketError { step, source }
+}
+
+fn finish(
+    umem: &Arc<Umem>,
+    spec: &SocketSpec,
+    bound: Bound,
+    zero_copy_refused: Option<io::Error>,
+) -> Result<Opened, SocketError> {
+    let fd = OpenFd::new(umem.clone(), bound.fd);
+    let rings = map_rings(fd.as_fd(), &spec.rings)?;
+    tune(fd.as_fd(), spec);
+    let socket = Socket::new(umem, rings, fd, (bound.zero_copy, bound.chains));
+    Ok(Opened { socket, zero_copy_refused })
+}
+
+fn bind_patiently(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
+    let mut wait = BIND_WAIT;
+    for _ in 0..BIND_RETRIES {
+        match bind_once(umem, spec, zero_copy) {
+            Err(error) if error.source.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(wait);
+                wait = (wait * 2).min(BIND_WAIT_MAX);
+            }
+            other => return other,
+        }
+    }
+    bind_once(umem, spec, zero_copy)
+}
+
+fn bind_once(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
+    let mut sharers = umem.sharers();
+    for sharer in sharers.iter().filter(|sharer| sharer.zero_copy == zero_copy) {
+        let fd = prepare(spec)?;
+        let (flags, queue) = (libc::XDP_SHARED_UMEM, (spec.ifindex, spec.queue));
+        match bind::bind(fd.as_fd(), queue, flags, Some(sharer.fd)) {
+            Ok(()) => {
+                let (chains, shared) = (sharer.chains, fd.as_raw_fd());
+                sharers.push(Sharer { fd: shared, zero_copy, chains });
+                return Ok(Bound { fd, zero_copy, chains });
+            }
+            // That one's device is gone: it is bound no more, the next may be.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            Err(source) => return Err(SocketError { step: "bind to the queue", source }),
+        }
+    }
+    let bound = bind_registering(umem, spec, zero_copy)?;
+    let (fd, chains) = (bound.fd.as_raw_fd(), bound.chains);
+    sharers.push(Sharer { fd, zero_copy, chains });
+    Ok(bound)
+}
+
+/// Registers the memory anew; without chains where the kernel (before 6.6) has none.
+fn bind_registering(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
+    let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
+    let mut refused = None;
+    for chains in [true, false] {
+        let fd = prepare(spec)?;
+        bind::register_umem(fd.as_fd(), umem.arena()).map_err(at("register packet memory"))?;
+        let sg = if chains { libc::XDP_USE_SG } else { 0 };
+        let flags = mode | libc::XDP_USE_NEED_WAKEUP | sg;
+        match bind::bind(fd.as_fd(), (spec.ifindex, spec.queue), flags, None) {
+            Ok(()) => return Ok(Bound { fd, zero_copy, chains }),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
+            Err(source) => return Err(SocketError { step: "bind to the queue", source }),
+        }
+    }
+    let source = refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL));
+    Err(SocketError { step: "bind to the queue", source })
+}
+
+/// A socket with its rings made, bound to nothing.
+fn prepare(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
+    let fd = bind::socket().map_err(at("make an AF_XDP socket"))?;
+    let RingSizes { rx, tx, fill, completion } = spec.rings;
+    let sizes = [
+        (libc::XDP_UMEM_FILL_RING, fill),
+        (libc::XDP_UMEM_COMPLETION_RING, completion),
+        (libc::XDP_RX_RING, rx),
+        (libc::XDP_TX_RING, tx),
+    ];
+    for (ring, size) in sizes {
+        bind::set_xdp(fd.as_fd(), ring, size).map_err(at("make the rings"))?;
+    }
+    Ok(fd)
+}
+
+fn map_rings(fd: BorrowedFd<'_>, sizes: &RingSizes) -> Result<Rings, SocketError> {
+    let layouts = bind::layouts(fd).map_err(at("ask for the rings' layout"))?;
+    let fill_at = libc::XDP_UMEM_PGOFF_FILL_RING as i64;
+    let completion_at = libc::XDP_UMEM_PGOFF_COMPLETION_RING as i64;
+    let crooked = || at("map the rings")(io::Error::other("their layout makes no sense"));
+    let rx = map::<super::ring::Desc>(fd, &layouts.rx, sizes.rx, libc::XDP_PGOFF_RX_RING)?;
+    let tx = map::<super::ring::Desc>(fd, &layouts.tx, sizes.tx, libc::XDP_PGOFF_TX_RING)?;
+    let fill = map::<u64>(fd, &layouts.fill, sizes.fill, fill_at)?;
+    let completion = map::<u64>(fd, &layouts.completion, sizes.completion, completion_at)?;
+    Ok(Rings {
+        rx: Consumer::new(rx, layouts.rx, sizes.rx).ok_or_else(crooked)?,
+        tx: Producer::new(tx, layouts.tx, sizes.tx).ok_or_else(crooked)?,
+        fill: Producer::new(fill, layouts.fill, sizes.fill).ok_or_else(crooked)?,
+        completion: Consumer::new(completion, layouts.completion, sizes.completion)
+            .ok_or_else(crooked)?,
+    })
+}
+
+fn map<T: Slot>(
+    fd: BorrowedFd<'_>,
+    layout: &Layout,
+    size: u32,
+    offset: i64,
+) -> Result<Arc<Region>, SocketError> {
+    Region::map(fd, layout.bytes::<T>(size), offset).map_err(at("map the rings"))
+}
+
+/// Settings that make it faster; the socket works without them, so refusals are not errors.
+fn tune(fd: BorrowedFd<'_>, spec: &SocketSpec) {
+    let tx = spec.rings.tx;
+    let _ = bind::set_xdp(fd, bind::XDP_MAX_TX_SKB_BUDGET, tx);
+    // Copy mode charges each packet under way to the socket's send buffer.
+    let send_buffer = i32::try_from(u64::from(tx) * 4096).unwrap_or(i32::MAX);
+    let _ = bind::set_socket(fd, libc::SO_SNDBUFFORCE, send_buffer);
+    if let Some(budget) = spec.busy_poll {
+        /// Longest busy poll, in microseconds.
+        const BUSY_POLL_US: i32 = 20;
+        let _ = bind::set_socket(fd, bind::SO_PREFER_BUSY_POLL, 1);
+        let _ = bind::set_socket(fd, libc::SO_BUSY_POLL, BUSY_POLL_US);
+        let _ = bind::set_socket(fd, bind::SO_BUSY_POLL_BUDGET, budget.min(64) as i32);
+    }
+}
