@@ -113,11 +113,10 @@ fn solicitation(packet: &Packet) -> Option<(Ipv6Addr, Ipv6Addr, Mac)> {
         && message.msg_code() == 0
         && icmp.len() >= 24
         && message.verify_checksum(&view.src(), &view.dst());
-    let wanted = message.target_addr();
-    let asker = view.src();
-    (valid && !asker.is_unspecified() && !wanted.is_multicast() && asker != wanted).then_some((
-        asker,
-        wanted,
-        link.src(),
-    ))
+    if !valid {
+        return None;
+    }
+    let (asker, wanted) = (view.src(), message.target_addr());
+    let is_question = !asker.is_unspecified() && !wanted.is_multicast() && asker != wanted;
+    is_question.then_some((asker, wanted, link.src()))
 }

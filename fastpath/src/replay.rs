@@ -11,7 +11,7 @@ use crate::drop_reason::DropReason;
 use crate::egress;
 use crate::fib::{Fib, FibWriter};
 use crate::neighbor::Neighbor;
-use crate::packet::{MAX_SEGMENTS, Packet};
+use crate::packet::{MAX_SEGMENTS, Offload, Packet};
 use crate::pipeline::{Pipeline, View};
 use crate::port::{PortId, TxOffloads};
 use crate::sys::memory::{Arena, ArenaError, FramePool, HEADROOM, SMALL_CHUNK};
@@ -29,6 +29,8 @@ const ROOM: usize = SMALL_CHUNK - HEADROOM;
 const FRAMES: usize = 1024;
 /// Longest packet that is taken, in bytes; a longer one is dropped as [`DropReason::NoFrame`].
 pub const MAX_LEN: usize = MAX_SEGMENTS * ROOM;
+/// Link addresses made up for neighbours on a link; the next ones do not resolve.
+pub const MAX_NEIGHBORS: usize = 1 << 16;
 /// Copies of drops that one packet can cause: itself, each of its fragments, an ICMP error.
 const MAX_COPIES: usize = 256;
 
@@ -67,6 +69,7 @@ pub struct Replay {
     fib: Arc<Fib>,
     drops: Receiver<Captured>,
     host: PortId,
+    neighbors: usize,
     now_ns: u64,
     burst: Vec<Packet>,
 }
@@ -87,6 +90,7 @@ impl Replay {
             fib,
             drops,
             host: PortId::NONE,
+            neighbors: 0,
             now_ns: 0,
             burst: Vec::with_capacity(1),
         };
@@ -122,28 +126,40 @@ impl Replay {
         out: &mut Vec<Sent>,
     ) -> Fate {
         self.now_ns = self.now_ns.max(time_ns);
-        let Some(packet) = build(bytes, ingress, &mut self.pipeline.pool) else {
+        self.unfinished(ingress, bytes, Offload::default(), out)
+    }
+
+    /// As [`Replay::packet`], at the time of the packet before, for one that its sender left
+    /// unfinished, as a TAP delivers them.
+    pub fn unfinished(
+        &mut self,
+        ingress: PortId,
+        bytes: &[u8],
+        offload: Offload,
+        out: &mut Vec<Sent>,
+    ) -> Fate {
+        let Some(mut packet) = build(bytes, ingress, &mut self.pipeline.pool) else {
             self.pipeline.counters.count_drop(DropReason::NoFrame);
             return Fate::Dropped(DropReason::NoFrame);
         };
-        let before = out.len();
-        let (forwarded, punted) = (self.counters().forwarded.get(), self.counters().punted.get());
+        packet.offload = offload;
+        let before = Totals::of(self.counters());
         self.burst.push(packet);
         let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
         self.pipeline.process(view, ingress, &mut self.burst);
         self.resolve();
-        let mut from_it = None;
-        self.send(ingress, &mut from_it, out);
-        let passed = self.counters().forwarded.get() > forwarded;
-        let punted = self.counters().punted.get() > punted;
-        let dropped = self.dropped(ingress);
-        debug_assert!(out.len() >= before);
-        match (from_it, dropped) {
-            (Some(port), _) if punted && port == self.host => Fate::Punted,
-            (Some(port), _) if passed => Fate::Forwarded(port),
-            (Some(_), _) => Fate::Answered,
-            (None, Some(reason)) => Fate::Dropped(reason),
-            (None, None) => Fate::Waiting,
+        let went_out_by = self.send(ingress, out);
+        let copied = self.dropped(ingress);
+        let after = Totals::of(self.counters());
+        match went_out_by {
+            Some(port) if port == self.host && after.punted > before.punted => Fate::Punted,
+            Some(port) if after.forwarded > before.forwarded => Fate::Forwarded(port),
+            Some(_) => Fate::Answered,
+            // What fails behind the pipeline, in the egress queue, is counted but not copied.
+            None => match copied.or_else(|| after.first_drop_since(&before)) {
+                Some(reason) => Fate::Dropped(reason),
+                None => Fate::Waiting,
+            },
         }
     }
 
@@ -160,9 +176,10 @@ impl Replay {
         first
     }
 
-    /// Answers the pipeline's questions for link addresses, as the control side would.
+    /// Answers the pipeline's questions for link addresses, as the control side would. Once more
+    /// for each packet that margay makes meanwhile; those cause none of their own, so it ends.
     fn resolve(&mut self) {
-        for neighbor in std::mem::take(&mut self.pipeline.requests) {
+        while let Some(neighbor) = self.pipeline.requests.pop() {
             let resolved = self.add_neighbor(&neighbor);
             let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
             self.pipeline.neighbor_result(view, &neighbor, resolved);
@@ -170,6 +187,10 @@ impl Replay {
     }
 
     fn add_neighbor(&mut self, neighbor: &Neighbor) -> bool {
+        if self.neighbors == MAX_NEIGHBORS {
+            return false;
+        }
+        self.neighbors += 1;
         let to = TargetId(self.tables.targets.len() as u32);
         let adjacency = AdjacencyId(self.tables.adjacencies.len() as u32);
         self.tables.adjacencies.push(Adjacency {
@@ -181,10 +202,11 @@ impl Replay {
         self.writer.insert(IpNet::from(neighbor.address), to).is_ok()
     }
 
-    /// Empties the egress queues as a port without offloads would get them. `from_it` becomes the
-    /// port by which what came in by `ingress` went out.
-    fn send(&mut self, ingress: PortId, from_it: &mut Option<PortId>, out: &mut Vec<Sent>) {
+    /// Empties the egress queues as ports without offloads would get them; the port by which what
+    /// came in by `ingress` went out, if it did.
+    fn send(&mut self, ingress: PortId, out: &mut Vec<Sent>) -> Option<PortId> {
         let pipeline = &mut self.pipeline;
+        let mut went_out_by = None;
         while let Some(port) = pipeline.egress.next_port() {
             let mut burst = std::mem::take(pipeline.egress.queue(port));
             let offloads = TxOffloads::default();
@@ -192,7 +214,7 @@ impl Replay {
             for packet in burst.drain(..) {
                 let made_here = packet.in_port != ingress;
                 if !made_here {
-                    *from_it = Some(port);
+                    went_out_by = Some(port);
                 }
                 let mut bytes = vec![0; packet.len()];
                 packet.copy_out(0, &mut bytes);
@@ -201,6 +223,7 @@ impl Replay {
             }
             *pipeline.egress.queue(port) = burst;
         }
+        went_out_by
     }
 
     fn host_port(&mut self) -> PortId {
@@ -215,6 +238,29 @@ impl Replay {
         let neighbor = IpAddr::from([127, 0, 0, 1]);
         self.tables.adjacencies.push(Adjacency { port, neighbor, mac });
         port
+    }
+}
+
+/// The counters that tell fates apart.
+struct Totals {
+    forwarded: u64,
+    punted: u64,
+    drops: [u64; DropReason::COUNT],
+}
+
+impl Totals {
+    fn of(counters: &WorkerCounters) -> Totals {
+        Totals {
+            forwarded: counters.forwarded.get(),
+            punted: counters.punted.get(),
+            drops: std::array::from_fn(|at| counters.drops[at].get()),
+        }
+    }
+
+    fn first_drop_since(&self, before: &Totals) -> Option<DropReason> {
+        let grown =
+            |reason: &DropReason| self.drops[*reason as usize] > before.drops[*reason as usize];
+        DropReason::ALL.iter().copied().find(grown)
     }
 }
 

@@ -1,0 +1,3 @@
+//! The fuzz targets' shared part; `tests/sim` runs the same body under `cargo test`.
+
+pub mod body;
