@@ -53,3 +53,59 @@ fn mix(value: u64) -> u64 {
 fn mix_wide(value: u128) -> u64 {
     mix((value >> 64) as u64 ^ mix(value as u64))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::PortId;
+    use crate::sys::memory::{Arena, FramePool, HEADROOM};
+    use margay_tunnels::wire::ethernet;
+
+    fn hash(pool: &mut FramePool, src: [u8; 4], dst: [u8; 4], ports: (u16, u16), word: u16) -> u32 {
+        let mut bytes =
+            ethernet::header(Default::default(), Default::default(), ethernet::IPV4).to_vec();
+        let mut header = ipv4::header(src.into(), dst.into(), protocol::UDP, 64, 8);
+        ipv4::set_fragment(&mut header, 28, 1, word);
+        bytes.extend(header);
+        bytes.extend(ports.0.to_be_bytes());
+        bytes.extend(ports.1.to_be_bytes());
+        bytes.extend([0, 8, 0, 0]);
+        let mut frame = pool.alloc().expect("a frame");
+        frame.bytes_mut(HEADROOM, bytes.len()).copy_from_slice(&bytes);
+        let mut packet = Packet::new(frame, HEADROOM, bytes.len(), PortId(0));
+        (packet.l3, packet.l4) = (14, 34);
+        let hash = flow_hash(&packet);
+        packet.free(pool);
+        hash
+    }
+
+    #[test]
+    fn both_directions_of_a_flow_hash_alike_and_others_do_not() {
+        let pool = &mut FramePool::new(Arena::new(8, 0).unwrap());
+        let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let one = hash(pool, a, b, (1000, 53), 0);
+        assert_eq!(one, hash(pool, b, a, (53, 1000), 0));
+        assert_ne!(one, hash(pool, a, b, (1001, 53), 0));
+        assert_ne!(one, hash(pool, a, [10, 0, 0, 3], (1000, 53), 0));
+        assert_ne!(hash(pool, a, b, (53, 53), 0), hash(pool, a, b, (54, 54), 0));
+    }
+
+    #[test]
+    fn all_fragments_of_a_packet_hash_alike() {
+        let pool = &mut FramePool::new(Arena::new(8, 0).unwrap());
+        let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let first = hash(pool, a, b, (1000, 53), ipv4::MORE_FRAGMENTS);
+        assert_eq!(first, hash(pool, a, b, (0x1234, 0x5678), 185));
+    }
+
+    #[test]
+    fn flows_spread_over_the_low_bits() {
+        let pool = &mut FramePool::new(Arena::new(8, 0).unwrap());
+        let mut buckets = [0u32; 16];
+        for port in 0..4096 {
+            let hash = hash(pool, [10, 0, 0, 1], [10, 0, 0, 2], (port, 80), 0);
+            buckets[hash as usize % 16] += 1;
+        }
+        assert!(buckets.iter().all(|count| (180..340).contains(count)), "{buckets:?}");
+    }
+}

@@ -116,3 +116,93 @@ impl Packet {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::PortId;
+    use crate::sys::memory::Arena;
+    use proptest::prelude::*;
+
+    const FRAMES: usize = 256;
+
+    fn packet(options: &[u8], payload: &[u8], word: u16, pool: &mut FramePool) -> Packet {
+        let header_len = ipv4::MIN_HEADER_LEN + options.len();
+        let mut bytes = vec![0; 14];
+        bytes.extend(ipv4::header([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 17, 64, 0));
+        bytes.extend(options);
+        bytes.extend(payload);
+        bytes[14] = 0x40 | (header_len / 4) as u8;
+        ipv4::set_fragment(&mut bytes[14..], (header_len + payload.len()) as u16, 77, word);
+        let split = bytes.len().min(SMALL_CHUNK - HEADROOM);
+        let mut frame = pool.alloc().unwrap();
+        frame.bytes_mut(HEADROOM, split).copy_from_slice(&bytes[..split]);
+        let mut packet = Packet::new(frame, HEADROOM, split, PortId(0));
+        for part in bytes[split..].chunks(SMALL_CHUNK - HEADROOM) {
+            let mut frame = pool.alloc().unwrap();
+            frame.bytes_mut(HEADROOM, part.len()).copy_from_slice(part);
+            packet.append(frame, HEADROOM, part.len()).unwrap();
+        }
+        (packet.l3, packet.l4) = (14, (14 + header_len) as u16);
+        packet
+    }
+
+    fn ip_bytes(packet: &Packet) -> Vec<u8> {
+        packet.segments().flatten().copied().skip(14).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn fragments_are_valid_and_join_to_the_whole(
+            payload in proptest::collection::vec(any::<u8>(), 0..20_000), mtu in 68usize..9000,
+            offset in 0u16..1000, more in any::<bool>(),
+        ) {
+            let pool = &mut FramePool::new(Arena::new(FRAMES * 3, 0).unwrap());
+            let flags = if more { ipv4::MORE_FRAGMENTS } else { 0 };
+            let whole = packet(&[], &payload, offset | flags, pool);
+            let mut out = Vec::new();
+            prop_assume!(payload.len() / ((mtu - 20) & !7) < FRAMES);
+            prop_assert!(fragment(&whole, mtu, pool, &mut out));
+            let mut joined = Vec::new();
+            for (at, piece) in out.iter().enumerate() {
+                let bytes = ip_bytes(piece);
+                let view = ipv4::View::new(&bytes).unwrap();
+                prop_assert!(view.checksum_ok() && bytes.len() <= mtu && view.id() == 77);
+                prop_assert_eq!(view.total_len(), bytes.len());
+                prop_assert_eq!(view.fragment_offset(), usize::from(offset) * 8 + joined.len());
+                let last = at + 1 == out.len();
+                prop_assert_eq!(view.flags_fragment() & ipv4::MORE_FRAGMENTS != 0, !last || more);
+                joined.extend_from_slice(&bytes[20..]);
+            }
+            prop_assert_eq!(joined, payload);
+            out.into_iter().chain([whole]).for_each(|packet| packet.free(pool));
+            prop_assert_eq!(pool.arena().free_small() + pool.cached(), FRAMES * 3);
+        }
+    }
+
+    #[test]
+    fn rfc_791_only_options_marked_for_it_are_copied() {
+        let pool = &mut FramePool::new(Arena::new(FRAMES, 0).unwrap());
+        // Loose source route (131, copied), no-op, timestamp (68, not copied).
+        let options = [131, 7, 4, 10, 0, 0, 9, 1, 68, 4, 5, 0];
+        let whole = packet(&options, &[5; 2000], 0, pool);
+        let mut out = Vec::new();
+        assert!(fragment(&whole, 1000, pool, &mut out));
+        assert_eq!(ip_bytes(&out[0])[20..32], options);
+        let later = ip_bytes(&out[1]);
+        assert_eq!((later[0], &later[20..28]), (0x47, &[131, 7, 4, 10, 0, 0, 9, 0][..]));
+        out.into_iter().chain([whole]).for_each(|packet| packet.free(pool));
+    }
+
+    #[test]
+    fn without_frames_or_room_nothing_is_left_behind() {
+        let pool = &mut FramePool::new(Arena::new(4, 0).unwrap());
+        let whole = packet(&[], &[5; 3000], 0, pool);
+        let mut out = Vec::new();
+        assert!(!fragment(&whole, 576, pool, &mut out));
+        assert!(!fragment(&whole, 27, pool, &mut out));
+        assert!(out.is_empty());
+        whole.free(pool);
+        assert_eq!(pool.arena().free_small() + pool.cached(), 4);
+    }
+}

@@ -309,3 +309,6 @@ impl<'a> Iterator for Segments<'a> {
         Some(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;
