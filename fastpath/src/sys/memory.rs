@@ -319,7 +319,7 @@ impl Drop for Arena {
     }
 }
 
-fn map(bytes: usize, flags: i32) -> Result<NonNull<u8>, std::io::Error> {
+pub(super) fn map(bytes: usize, flags: i32) -> Result<NonNull<u8>, std::io::Error> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags;
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.

@@ -4,5 +4,6 @@
 pub mod bpf;
 pub mod clock;
 pub mod memory;
+pub mod table;
 pub mod wait;
 pub mod xdp;

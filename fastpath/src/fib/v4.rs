@@ -1,0 +1,199 @@
+//! IPv4: the DIR-24-8 shape. One entry for each /24; a /24 with longer prefixes has a group of 256.
+//!
+//! So a lookup is one load, or two for the few addresses under a prefix longer than /24. A change
+//! writes just the entries whose longest match it is, each with one store. Groups are filled before
+//! the entry that leads to them is stored, and when one is left its contents stay as they are until
+//! [`Writer4::reclaim`]: a reader on its way still finds the answer that was right as it entered.
+
+use super::entry::Entry;
+use super::fallback::Fallback;
+use super::rib::Rib;
+use super::slots::Slots;
+use super::{FibError, Resource};
+use crate::sys::table::WordTable;
+use crate::tables::TargetId;
+use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
+
+/// Addresses that a batch has on their way at once.
+const LANES: usize = 32;
+
+/// What readers see.
+#[derive(Debug)]
+pub(super) struct Table4 {
+    root: WordTable,
+    groups: WordTable,
+    pub(super) fallback: Fallback,
+}
+
+impl Table4 {
+    pub(super) fn new(groups: u32) -> std::io::Result<Table4> {
+        Ok(Table4 {
+            root: WordTable::new(1 << 24)?,
+            groups: WordTable::new(groups as usize * 256)?,
+            fallback: Fallback::default(),
+        })
+    }
+
+    #[inline]
+    fn root_entry(&self, address: u32) -> Entry {
+        Entry(self.root[(address >> 8) as usize].load(Ordering::Acquire))
+    }
+
+    #[inline]
+    fn group_entry(&self, group: Entry, address: u32) -> Entry {
+        Entry(self.groups[group_index(group, address)].load(Ordering::Acquire))
+    }
+
+    #[inline]
+    pub(super) fn lookup(&self, address: u32) -> TargetId {
+        loop {
+            let before = self.fallback.read();
+            let mut entry = self.root_entry(address);
+            if entry.is_stride() {
+                entry = self.group_entry(entry, address);
+            }
+            if entry.is_target() {
+                return entry.id();
+            }
+            if self.fallback.read() == before {
+                return before.id();
+            }
+        }
+    }
+
+    /// Three passes over a few addresses at a time, each asking for the lines of the next.
+    pub(super) fn lookup_batch(&self, addresses: &[Ipv4Addr], out: &mut [TargetId]) {
+        for (addresses, out) in addresses.chunks(LANES).zip(out.chunks_mut(LANES)) {
+            for address in addresses {
+                self.root.prefetch((address.to_bits() >> 8) as usize);
+            }
+            let before = self.fallback.read();
+            let mut entries = [Entry::NONE; LANES];
+            for (address, entry) in addresses.iter().zip(&mut entries) {
+                *entry = self.root_entry(address.to_bits());
+                if entry.is_stride() {
+                    self.groups.prefetch(group_index(*entry, address.to_bits()));
+                }
+            }
+            for ((address, entry), out) in addresses.iter().zip(entries).zip(out) {
+                let entry = match entry.is_stride() {
+                    true => self.group_entry(entry, address.to_bits()),
+                    false => entry,
+                };
+                *out = match entry.is_target() {
+                    true => entry.id(),
+                    false if self.fallback.read() == before => before.id(),
+                    false => self.lookup(address.to_bits()),
+                };
+            }
+        }
+    }
+
+    pub(super) fn promote(&self) {
+        self.root.promote();
+        self.groups.promote();
+    }
+
+    fn set_root(&self, slot: u32, entry: Entry) {
+        self.root[slot as usize].store(entry.0, Ordering::Release);
+    }
+
+    /// Writes `entry` for the addresses `first..=last`. A /24 that is only partly among them has
+    /// longer prefixes, and so a group.
+    fn fill(&self, first: u32, last: u32, entry: Entry) {
+        let (mut from, mut to) = (i64::from(first >> 8), i64::from(last >> 8));
+        if from == to && (first & 255, last & 255) != (0, 255) {
+            return self.fill_group(self.root_entry(first), first & 255, last & 255, entry);
+        }
+        if first & 255 != 0 {
+            self.fill_group(self.root_entry(first), first & 255, 255, entry);
+            from += 1;
+        }
+        if last & 255 != 255 {
+            self.fill_group(self.root_entry(last), 0, last & 255, entry);
+            to -= 1;
+        }
+        (from..=to).for_each(|slot| self.set_root(slot as u32, entry));
+    }
+
+    fn fill_group(&self, group: Entry, first: u32, last: u32, entry: Entry) {
+        for word in &self.groups[group_index(group, first)..=group_index(group, last)] {
+            word.store(entry.0, Ordering::Release);
+        }
+    }
+}
+
+#[inline]
+fn group_index(group: Entry, address: u32) -> usize {
+    (group.number() as usize) << 8 | (address & 255) as usize
+}
+
+/// The book of the one writer of a [`Table4`].
+#[derive(Debug)]
+pub(super) struct Writer4 {
+    pub(super) rib: Rib<u32>,
+    pub(super) groups: Slots,
+}
+
+impl Writer4 {
+    pub(super) fn new(groups: u32) -> Writer4 {
+        Writer4 { rib: Rib::new(), groups: Slots::new(groups) }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        table: &Table4,
+        (key, len): (u32, u8),
+        target: TargetId,
+    ) -> Result<Option<TargetId>, FibError> {
+        if len > 24 && !table.root_entry(key).is_stride() && self.groups.available() == 0 {
+            return Err(FibError::Full(Resource::GroupsV4));
+        }
+        let old = self.rib.insert(key, len, target);
+        if old != Some(target) {
+            self.publish(table, key, len);
+        }
+        Ok(old)
+    }
+
+    pub(super) fn remove(&mut self, table: &Table4, key: u32, len: u8) -> Option<TargetId> {
+        let old = self.rib.remove(key, len)?;
+        self.publish(table, key, len);
+        Some(old)
+    }
+
+    /// Writes what the book now says of `key/len` into the entries that this prefix owns or owned.
+    fn publish(&mut self, table: &Table4, key: u32, len: u8) {
+        if len > 24 {
+            return self.publish_in_group(table, key, len);
+        }
+        let view = self.rib.narrow(self.rib.whole(), key, len);
+        self.rib.gaps(view, key, len, &mut |first, last| table.fill(first, last, view.entry));
+    }
+
+    fn publish_in_group(&mut self, table: &Table4, key: u32, len: u8) {
+        let root = table.root_entry(key);
+        let above = self.rib.narrow(self.rib.whole(), key, 24);
+        if above.is_uniform() {
+            table.set_root(key >> 8, above.entry);
+            if root.is_stride() {
+                self.groups.retire(root.number());
+            }
+            return;
+        }
+        let mut group = root;
+        if !root.is_stride() {
+            let Some(number) = self.groups.alloc() else { return };
+            group = Entry::stride(number);
+            table.fill_group(group, 0, 255, above.entry);
+        }
+        let view = self.rib.narrow(above, key, len);
+        self.rib.gaps(view, key, len, &mut |first, last| {
+            table.fill_group(group, first & 255, last & 255, view.entry);
+        });
+        if group != root {
+            table.set_root(key >> 8, group);
+        }
+    }
+}

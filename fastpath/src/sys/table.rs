@@ -1,0 +1,115 @@
+//! Large tables of 32-bit words that one writer changes under readers: the memory of the FIB.
+//!
+//! The mapping begins as zeros that no page stands behind: an untouched word costs nothing, and
+//! reading it costs no memory either. [`WordTable::promote`] asks for huge pages once a table has
+//! grown so far that misses in the TLB cost more than half-used pages.
+
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
+/// A fixed number of words, 0 at first.
+#[derive(Debug)]
+pub struct WordTable {
+    start: NonNull<u8>,
+    words: usize,
+    bytes: usize,
+}
+
+// SAFETY: the words are atomics in a mapping that this value owns; nothing belongs to a thread.
+unsafe impl Send for WordTable {}
+// SAFETY: as above; all shared access goes through atomics.
+unsafe impl Sync for WordTable {}
+
+const HUGE_PAGE: usize = 2 << 20;
+
+impl WordTable {
+    /// Maps `words` words. Errors come from mmap: no address space.
+    pub fn new(words: usize) -> std::io::Result<WordTable> {
+        let bytes = (words * size_of::<AtomicU32>()).next_multiple_of(HUGE_PAGE);
+        let start = super::memory::map(bytes, libc::MAP_NORESERVE)?;
+        Ok(WordTable { start, words, bytes })
+    }
+
+    /// Moves what is there to huge pages, and takes huge ones from now on. Readers and the writer
+    /// may go on meanwhile. False when the kernel refuses; then the table stays as it is.
+    pub fn promote(&self) -> bool {
+        let start = self.start.as_ptr().cast();
+        // SAFETY: the range is this value's own mapping; the advice changes no byte of it.
+        let advised = unsafe { libc::madvise(start, self.bytes, libc::MADV_HUGEPAGE) } == 0;
+        // Parts with no page at all make the call fail after it has done the others, and kernels
+        // before 6.1 don't know it: the kernel's own collapsing follows in both cases.
+        // SAFETY: as above; collapsing keeps the contents.
+        unsafe { libc::madvise(start, self.bytes, libc::MADV_COLLAPSE) };
+        advised
+    }
+
+    /// Asks the processor to load the line of word `index` soon. Nothing happens outside the table.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        if index >= self.words {
+            return;
+        }
+        // SAFETY: the index was checked, so the address is inside the mapping.
+        let word = unsafe { self.start.as_ptr().add(index * size_of::<AtomicU32>()) };
+        prefetch_line(word);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn prefetch_line(address: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: a prefetch never faults and changes nothing that a program can see.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn prefetch_line(_address: *const u8) {}
+
+impl Deref for WordTable {
+    type Target = [AtomicU32];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU32] {
+        let start = self.start.cast::<AtomicU32>().as_ptr();
+        // SAFETY: the mapping is page-aligned, holds `words` zeroed words, lives as long as
+        // `self`, and is only ever reached through these atomics.
+        unsafe { std::slice::from_raw_parts(start, self.words) }
+    }
+}
+
+impl Drop for WordTable {
+    fn drop(&mut self) {
+        // SAFETY: the range is the mapping made in `new`, and no borrow of it is left.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn words_begin_as_zero_and_survive_promotion() {
+        let table = WordTable::new(3 << 20).unwrap();
+        assert_eq!(table.len(), 3 << 20);
+        let places: Vec<usize> = (0..table.len()).step_by(9_973).collect();
+        for (number, &at) in places.iter().enumerate() {
+            assert_eq!(table[at].swap(number as u32, Ordering::Relaxed), 0);
+            table.prefetch(at);
+        }
+        table.promote();
+        table.prefetch(usize::MAX);
+        for (number, &at) in places.iter().enumerate() {
+            assert_eq!(table[at].load(Ordering::Relaxed), number as u32);
+        }
+    }
+
+    #[test]
+    fn more_than_the_address_space_is_an_error() {
+        assert!(WordTable::new(1 << 50).is_err());
+    }
+}
