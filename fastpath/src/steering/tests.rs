@@ -65,78 +65,82 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// The host's addresses in these tests.
+const LOCAL: [&str; 2] = ["192.0.2.7", "2001:db8::7"];
+
+fn forwarded() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("ipv4", ipv4("198.51.100.1")),
+        ("1/8", ipv4("1.0.0.1")),
+        ("126/8", ipv4("126.255.255.255")),
+        ("128/8", ipv4("128.0.0.1")),
+        ("223/8", ipv4("223.255.255.255")),
+        ("169.253", ipv4("169.253.1.1")),
+        ("169.255", ipv4("169.255.1.1")),
+        ("next to a local address", ipv4("192.0.2.8")),
+        ("ipv6", ipv6("2001:db8::1:1", 17, &[])),
+        ("fec0::/10", ipv6("fec0::1", 17, &[])),
+        ("fd00::/8", ipv6("fd00::1", 17, &[])),
+        ("next to a local ipv6 address", ipv6("2001:db8::8", 17, &[])),
+        ("echo request", ipv6("2001:db8::8", 58, &[128])),
+        ("ICMPv6 132", ipv6("2001:db8::8", 58, &[132])),
+        ("ICMPv6 138", ipv6("2001:db8::8", 58, &[138])),
+    ]
+}
+
+fn kept() -> Vec<(&'static str, Vec<u8>)> {
+    let to = |mac: [u8; 6], mut packet: Vec<u8>| {
+        packet[..6].copy_from_slice(&mac);
+        packet
+    };
+    vec![
+        ("short frame", frame(UNICAST, 0x0800, &[])),
+        ("short ipv4", ipv4("198.51.100.1")[..33].to_vec()),
+        ("short ipv6", ipv6("2001:db8::8", 17, &[])[..53].to_vec()),
+        ("ICMPv6 without a type", ipv6("2001:db8::8", 58, &[])),
+        ("arp", frame(UNICAST, 0x0806, &[0; 28])),
+        ("other protocol", frame(UNICAST, 0x88cc, &[0; 46])),
+        ("vlan", frame(UNICAST, 0x8100, &ipv4("198.51.100.1")[10..])),
+        ("local ipv4", ipv4(LOCAL[0])),
+        ("local ipv6", ipv6(LOCAL[1], 6, &[])),
+        ("0/8", ipv4("0.0.0.0")),
+        ("127/8", ipv4("127.0.0.1")),
+        ("link-local ipv4", ipv4("169.254.1.1")),
+        ("first group ipv4", ipv4("224.0.0.5")),
+        ("last group ipv4", ipv4("239.255.255.255")),
+        ("reserved", ipv4("240.0.0.1")),
+        ("broadcast", ipv4("255.255.255.255")),
+        ("link-local ipv6", ipv6("fe80::1", 17, &[])),
+        ("end of link-local ipv6", ipv6("febf::1", 17, &[])),
+        ("group ipv6", ipv6("ff02::1", 17, &[])),
+        ("router solicitation", ipv6("2001:db8::8", 58, &[133])),
+        ("neighbor solicitation", ipv6("2001:db8::8", 58, &[135])),
+        ("redirect", ipv6("2001:db8::8", 58, &[137])),
+        ("group link address", to([1, 0, 0x5e, 0, 0, 5], ipv4("198.51.100.1"))),
+        ("broadcast link address", to([0xff; 6], ipv6("2001:db8::8", 17, &[]))),
+    ]
+}
+
 #[test]
 fn every_branch_steers_as_it_should() {
     in_namespace(|| {
         let bench = Bench::new();
-        let local = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
-        bench.steering.set_local(&local).unwrap();
-        let forwarded = [
-            ("ipv4", ipv4("198.51.100.1")),
-            ("1/8", ipv4("1.0.0.1")),
-            ("126/8", ipv4("126.255.255.255")),
-            ("128/8", ipv4("128.0.0.1")),
-            ("223/8", ipv4("223.255.255.255")),
-            ("169.253", ipv4("169.253.1.1")),
-            ("169.255", ipv4("169.255.1.1")),
-            ("next to a local address", ipv4("192.0.2.8")),
-            ("ipv6", ipv6("2001:db8::1:1", 17, &[])),
-            ("fec0::/10", ipv6("fec0::1", 17, &[])),
-            ("fd00::/8", ipv6("fd00::1", 17, &[])),
-            ("next to a local ipv6 address", ipv6("2001:db8::8", 17, &[])),
-            ("echo request", ipv6("2001:db8::8", 58, &[128])),
-            ("ICMPv6 132", ipv6("2001:db8::8", 58, &[132])),
-            ("ICMPv6 138", ipv6("2001:db8::8", 58, &[138])),
-        ];
-        let kept = [
-            ("short frame", frame(UNICAST, 0x0800, &[])),
-            ("short ipv4", ipv4("198.51.100.1")[..33].to_vec()),
-            ("short ipv6", ipv6("2001:db8::8", 17, &[])[..53].to_vec()),
-            ("ICMPv6 without a type", ipv6("2001:db8::8", 58, &[])),
-            ("arp", frame(UNICAST, 0x0806, &[0; 28])),
-            ("other protocol", frame(UNICAST, 0x88cc, &[0; 46])),
-            ("vlan", frame(UNICAST, 0x8100, &ipv4("198.51.100.1")[10..])),
-            ("local ipv4", ipv4("192.0.2.7")),
-            ("local ipv6", ipv6("2001:db8::7", 6, &[])),
-            ("0/8", ipv4("0.0.0.0")),
-            ("127/8", ipv4("127.0.0.1")),
-            ("link-local ipv4", ipv4("169.254.1.1")),
-            ("group ipv4", ipv4("224.0.0.5")),
-            ("group ipv4", ipv4("239.1.1.1")),
-            ("reserved", ipv4("240.0.0.1")),
-            ("broadcast", ipv4("255.255.255.255")),
-            ("link-local ipv6", ipv6("fe80::1", 17, &[])),
-            ("end of link-local ipv6", ipv6("febf::1", 17, &[])),
-            ("group ipv6", ipv6("ff02::1", 17, &[])),
-            ("router solicitation", ipv6("2001:db8::8", 58, &[133])),
-            ("neighbor solicitation", ipv6("2001:db8::8", 58, &[135])),
-            ("redirect", ipv6("2001:db8::8", 58, &[137])),
-            ("group link address", {
-                let mut bytes = ipv4("198.51.100.1");
-                bytes[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 5]);
-                bytes
-            }),
-            ("broadcast link address", {
-                let mut bytes = ipv6("2001:db8::8", 17, &[]);
-                bytes[..6].fill(0xff);
-                bytes
-            }),
-        ];
-        for (name, packet) in forwarded.iter().chain(&kept) {
+        bench.steering.set_local(&LOCAL.map(|text| text.parse().unwrap())).unwrap();
+        for (name, packet) in forwarded().iter().chain(&kept()) {
             assert_eq!(bench.verdict(packet), XDP_PASS, "{name}, no socket");
         }
         let spec = XdpSpec { mode: XdpMode::Generic, ..XdpSpec::pod(PortId(0), "lo") };
         let (_device, parts) = open(&bench.steering, &spec).unwrap();
         let socket = parts[0].poll_fd().unwrap();
         bench.xsks.update(&0u32.to_ne_bytes(), &socket.to_ne_bytes()).unwrap();
-        for (name, packet) in &forwarded {
+        for (name, packet) in &forwarded() {
             assert_eq!(bench.verdict(packet), XDP_REDIRECT, "{name}");
         }
-        for (name, packet) in &kept {
+        for (name, packet) in &kept() {
             assert_eq!(bench.verdict(packet), XDP_PASS, "{name}");
         }
         assert!(bench.xsks.delete(&0u32.to_ne_bytes()).unwrap());
-        assert_eq!(bench.verdict(&forwarded[0].1), XDP_PASS);
+        assert_eq!(bench.verdict(&forwarded()[0].1), XDP_PASS);
     });
 }
 
