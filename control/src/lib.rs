@@ -1,1 +1,25 @@
 //! Desired state, time and I/O: what the packet path should do, and how the world hears of it.
+//!
+//! [`daemon`] runs it all. An update's way: [`store`] and [`kernel`] -> [`router`] -> [`model`] ->
+//! [`resolve`] (pure) -> [`publish`]; [`status`] and [`api`] tell of it.
+
+pub mod api;
+pub mod config;
+pub mod daemon;
+mod devices;
+mod health;
+mod http;
+pub mod kernel;
+mod metrics;
+pub mod model;
+mod ports;
+mod publish;
+pub mod resolve;
+pub mod resource;
+mod router;
+#[cfg(test)]
+mod scratch;
+mod status;
+pub mod store;
+mod sys;
+pub mod yaml;

@@ -2,6 +2,9 @@
 
 mod decode;
 mod lab;
+mod output;
+mod run;
+mod show;
 
 use std::process::ExitCode;
 
@@ -11,6 +14,8 @@ pub(crate) enum Command {
     /// Decode one message or frame into JSON.
     Decode(decode::Decode),
     Lab(lab::Lab),
+    Run(run::Run),
+    Show(show::Show),
 }
 
 impl Command {
@@ -19,8 +24,15 @@ impl Command {
         match self {
             Command::Decode(decode) => decode.execute(),
             Command::Lab(lab) => lab.execute(),
+            Command::Run(run) => run.execute(),
+            Command::Show(show) => show.execute(),
         }
     }
+}
+
+/// True when text on this stream may be coloured: a terminal, and no `NO_COLOR` (no-color.org).
+pub(crate) fn wants_color(stream: &impl std::io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Prints `error: WHAT: WHY` on one line. What follows the first line of a cause is a hint, and

@@ -1,0 +1,15 @@
+//! HTTP with JSON over a Unix socket: what `margay show` and the like ask the daemon.
+//!
+//! One file a resource: the type of its answer, used by server and client alike, and how it is
+//! made of the [`crate::status::Status`]. Keys are camelCase and stable.
+
+pub mod client;
+pub mod drops;
+pub mod endpoints;
+pub mod neighbors;
+pub mod ports;
+pub mod routes;
+pub(crate) mod server;
+pub mod status;
+pub mod top;
+pub mod workers;

@@ -1,0 +1,102 @@
+//! `show ports`.
+
+use crate::resolve::ports::PortKind;
+use crate::status::{PortState, Status};
+use margay_fastpath::counters::PortCounters;
+use margay_fastpath::port::PortReport;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A port.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortAnswer {
+    /// Its name.
+    pub name: String,
+    /// `uplink`, `veth`, `tap` or `host`.
+    pub role: String,
+    /// `open` or `waiting`.
+    pub state: String,
+    /// Why it waits, or how it works and why so.
+    pub mode: String,
+    /// Its number in the packet path.
+    pub id: Option<u16>,
+    /// `xdp` or `tap`.
+    pub driver: String,
+    /// Link address of margay there.
+    pub mac: Option<String>,
+    /// Largest IP packet, in bytes.
+    pub mtu: Option<u16>,
+    /// Up, with carrier.
+    pub up: bool,
+    /// Workers that serve it.
+    pub workers: Vec<usize>,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets for which the device had no room.
+    pub tx_full: u64,
+    /// Frames that it holds in rings of the kernel.
+    pub frames_held: usize,
+    /// Totals of the kernel about it.
+    pub kernel: BTreeMap<String, u64>,
+}
+
+pub(crate) fn answer(status: &Status) -> Vec<PortAnswer> {
+    let snapshot = status.snapshot();
+    let mut ports: Vec<PortAnswer> =
+        snapshot.ports.iter().map(|(name, state)| of_state(name, state)).collect();
+    for worker in status.dataplane().report().workers {
+        for (id, counters, report) in &worker.ports {
+            if let Some(port) = ports.iter_mut().find(|port| port.id == Some(id.0)) {
+                port.workers.push(worker.index);
+                port.add(counters, report.as_ref());
+            }
+        }
+    }
+    ports
+}
+
+fn of_state(name: &Arc<str>, state: &PortState) -> PortAnswer {
+    let role = match state.kind {
+        PortKind::Uplink => "uplink",
+        PortKind::Veth => "veth",
+        PortKind::Tap { .. } => "tap",
+        PortKind::Host => "host",
+    };
+    let entry = state.open.as_ref().map(|(_, entry)| entry);
+    PortAnswer {
+        name: name.to_string(),
+        role: role.to_owned(),
+        state: if entry.is_some() { "open" } else { "waiting" }.to_owned(),
+        mode: state.why.clone(),
+        id: state.open.as_ref().map(|(id, _)| id.0),
+        mac: entry.map(|entry| entry.mac.to_string()),
+        mtu: entry.map(|entry| entry.mtu),
+        up: entry.is_some_and(|entry| entry.up),
+        ..PortAnswer::default()
+    }
+}
+
+impl PortAnswer {
+    fn add(&mut self, counters: &PortCounters, report: Option<&PortReport>) {
+        self.rx_packets += counters.rx_packets.get();
+        self.rx_bytes += counters.rx_bytes.get();
+        self.tx_packets += counters.tx_packets.get();
+        self.tx_bytes += counters.tx_bytes.get();
+        self.tx_full += counters.tx_full.get();
+        let Some(report) = report else { return };
+        self.driver = report.kind.to_owned();
+        self.mode.clone_from(&report.mode);
+        self.frames_held += report.frames_held;
+        for (name, value) in &report.kernel {
+            *self.kernel.entry((*name).to_owned()).or_default() += value;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `show routes [PREFIX]`.
+
+use crate::resolve::{Hop, Origin, Route, Target};
+use crate::status::{Snapshot, Status};
+use ipnet::IpNet;
+use margay_fastpath::port::PortId;
+use margay_fastpath::tables::Tables;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A route of the packet path.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteAnswer {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Who wants it.
+    pub origin: Origin,
+    /// `forward`, `link`, `local`, `blackhole`, `unreachable` or `prohibit`.
+    pub target: String,
+    /// Where packets go next; several share the traffic.
+    pub next_hops: Vec<NextHopAnswer>,
+}
+
+/// One way of a route.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NextHopAnswer {
+    /// Name of the port.
+    pub port: String,
+    /// Address that is asked for there; none for a link as a whole.
+    pub address: Option<IpAddr>,
+    /// Its link address, once it is resolved.
+    pub mac: Option<String>,
+}
+
+pub(crate) fn answer(status: &Status) -> Vec<RouteAnswer> {
+    let snapshot = status.snapshot();
+    let tables = status.dataplane().tables();
+    let routes = snapshot.routes.iter();
+    routes.map(|(prefix, route)| of_route(&snapshot, &tables, *prefix, route)).collect()
+}
+
+/// The route of exactly this prefix, or the longest match of an address; several never.
+pub(crate) fn lookup(status: &Status, text: &str) -> Result<Vec<RouteAnswer>, String> {
+    let snapshot = status.snapshot();
+    let found = match (text.parse::<IpAddr>(), text.parse::<IpNet>()) {
+        (Ok(address), _) => longest(&snapshot, address),
+        (_, Ok(prefix)) => Some(prefix.trunc()),
+        _ => return Err(format!("'{text}' is neither an address nor a prefix")),
+    };
+    let tables = status.dataplane().tables();
+    let found = found.and_then(|prefix| Some((prefix, snapshot.routes.get(&prefix)?)));
+    Ok(found
+        .into_iter()
+        .map(|(prefix, route)| of_route(&snapshot, &tables, prefix, route))
+        .collect())
+}
+
+fn longest(snapshot: &Snapshot, address: IpAddr) -> Option<IpNet> {
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    (0..=bits)
+        .rev()
+        .filter_map(|length| Some(IpNet::new(address, length).ok()?.trunc()))
+        .find(|prefix| snapshot.routes.contains_key(prefix))
+}
+
+fn of_route(snapshot: &Snapshot, tables: &Tables, prefix: IpNet, route: &Route) -> RouteAnswer {
+    let (target, next_hops) = match &route.target {
+        Target::Local => ("local", Vec::new()),
+        Target::Blackhole => ("blackhole", Vec::new()),
+        Target::Unreachable => ("unreachable", Vec::new()),
+        Target::Prohibit => ("prohibit", Vec::new()),
+        Target::OnLink(port) => {
+            let next_hop = NextHopAnswer { port: port.to_string(), address: None, mac: None };
+            ("link", vec![next_hop])
+        }
+        Target::Via(hops) => {
+            let mut hops = hops.clone();
+            hops.dedup();
+            ("forward", hops.iter().map(|hop| next_hop(snapshot, tables, hop)).collect())
+        }
+    };
+    RouteAnswer { prefix, origin: route.origin, target: target.to_owned(), next_hops }
+}
+
+fn next_hop(snapshot: &Snapshot, tables: &Tables, hop: &Hop) -> NextHopAnswer {
+    let port = snapshot.ports.get(&hop.port).and_then(|port| port.open.as_ref());
+    let mac = port.and_then(|(id, _)| link_address(tables, *id, hop.address));
+    NextHopAnswer { port: hop.port.to_string(), address: Some(hop.address), mac }
+}
+
+fn link_address(tables: &Tables, port: PortId, address: IpAddr) -> Option<String> {
+    let mut adjacencies = tables.adjacencies.iter();
+    let found = adjacencies.find(|next| next.port == port && next.neighbor == address)?;
+    found.mac.map(|mac| mac.to_string())
+}

@@ -1,0 +1,100 @@
+//! The socket and the paths on it.
+//!
+//! The socket is the node's administrator's: mode 0600. A leftover of a daemon that was killed is
+//! replaced, one that a living daemon answers on is not.
+
+use super::{drops, endpoints, neighbors, ports, routes, status, top, workers};
+use crate::status::Status;
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+
+type Shared = State<Arc<Status>>;
+
+/// The server; ends, and takes the socket away, when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Serves the API on the socket at `path`.
+pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
+    let named = |error: io::Error| {
+        let hint = "set socket: in the configuration to a path that can be written";
+        io::Error::new(error.kind(), format!("{}: {error}\nhint: {hint}", path.display()))
+    };
+    let listener = listen(path).map_err(named)?;
+    let router = axum::Router::new()
+        .route("/v1/status", get(|state: Shared| of(state, status::answer)))
+        .route("/v1/ports", get(|state: Shared| of(state, ports::answer)))
+        .route("/v1/endpoints", get(|state: Shared| of(state, endpoints::answer)))
+        .route("/v1/neighbors", get(|state: Shared| of(state, neighbors::answer)))
+        .route("/v1/workers", get(|state: Shared| of(state, workers::answer)))
+        .route("/v1/drops", get(|state: Shared| of(state, drops::answer)))
+        .route("/v1/routes", get(show_routes))
+        .route("/v1/top", get(top::stream))
+        .with_state(status);
+    let task = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!("API: {error}");
+        }
+    });
+    Ok(Server { path: path.to_owned(), task })
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::other("another daemon answers there"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// The answer that `make` makes; it may block on the workers.
+async fn of<T: Serialize + Send + 'static>(
+    State(status): Shared,
+    make: fn(&Status) -> T,
+) -> Response {
+    match tokio::task::spawn_blocking(move || make(&status)).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct RouteQuery {
+    prefix: Option<String>,
+}
+
+async fn show_routes(State(status): Shared, Query(query): Query<RouteQuery>) -> Response {
+    let Some(text) = query.prefix else { return of(State(status), routes::answer).await };
+    match routes::lookup(&status, &text) {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, error).into_response(),
+    }
+}

@@ -1,0 +1,108 @@
+//! Calico's environment variables, as far as they mean something to margay today.
+//!
+//! Felix reads any of its settings from `FELIX_<NAME>`; those of metrics, health and interface
+//! names are taken here. An empty variable counts as not set.
+
+use super::{Config, ConfigError};
+use std::net::IpAddr;
+use std::str::FromStr;
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Lets the variables override what the file says.
+pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
+    let text = |name: &str| environment(name).filter(|value| !value.is_empty());
+    if let Some(kind) = text("DATASTORE_TYPE").or_else(|| text("FELIX_DATASTORETYPE"))
+        && kind != "local"
+    {
+        let what = format!("datastore '{kind}' is not supported");
+        let hint = "set it to 'local' and name the directory as store.path or with --store";
+        return Err(ConfigError::new("DATASTORE_TYPE", what, hint));
+    }
+    if let Some(name) = text("NODENAME").or_else(|| text("FELIX_FELIXHOSTNAME")) {
+        config.node_name = name;
+    }
+    if let Some(ip) = address(environment, "IP")? {
+        config.ip = Some(ip);
+    }
+    if let Some(ip) = address(environment, "IP6")? {
+        config.ip6 = Some(ip);
+    }
+    if let Some(prefixes) = text("FELIX_INTERFACEPREFIX") {
+        config.interface_prefix = prefixes.split(',').next().unwrap_or("cali").trim().to_owned();
+    }
+    metrics_and_health(config, environment)
+}
+
+fn metrics_and_health(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
+    let text = |name: &str| environment(name).filter(|value| !value.is_empty());
+    if let Some(host) = text("FELIX_PROMETHEUSMETRICSHOST") {
+        config.metrics.host = host;
+    }
+    if let Some(port) = number(environment, "FELIX_PROMETHEUSMETRICSPORT")? {
+        config.metrics.port = port;
+    }
+    if boolean(environment, "FELIX_PROMETHEUSMETRICSENABLED")? == Some(false) {
+        config.metrics.port = 0;
+    }
+    if let Some(host) = text("FELIX_HEALTHHOST") {
+        config.health.host = host;
+    }
+    if let Some(port) = number(environment, "FELIX_HEALTHPORT")? {
+        config.health.port = port;
+    }
+    if boolean(environment, "FELIX_HEALTHENABLED")? == Some(false) {
+        config.health.port = 0;
+    }
+    Ok(())
+}
+
+/// The name of this node where no setting gives it, in Calico's order: the file that calico-node
+/// wrote at its first start, `HOSTNAME` in lower case, the system's host name.
+pub(super) fn node_name(environment: Environment) -> Result<String, ConfigError> {
+    let file = environment("CALICO_NODENAME_FILE")
+        .unwrap_or_else(|| "/var/lib/calico/nodename".to_owned());
+    let stored = std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned());
+    let name = stored
+        .filter(|name| !name.is_empty())
+        .or_else(|| environment("HOSTNAME").map(|name| name.trim().to_lowercase()))
+        .filter(|name| !name.is_empty())
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty());
+    name.ok_or_else(|| {
+        let hint = "set nodeName in the file, NODENAME, or --node-name";
+        ConfigError::new("nodeName", "the host has no name", hint)
+    })
+}
+
+/// A literal address, with or without a prefix length; the words of autodetection give none.
+fn address(environment: Environment, name: &str) -> Result<Option<IpAddr>, ConfigError> {
+    let Some(text) = environment(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    if text == "autodetect" || text == "none" {
+        return Ok(None);
+    }
+    let literal = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
+    match IpAddr::from_str(literal) {
+        Ok(ip) if ip.is_ipv4() == (name == "IP") => Ok(Some(ip)),
+        _ => {
+            let hint = "an address such as 10.0.0.7 or 10.0.0.7/24, 'autodetect' or 'none'";
+            Err(ConfigError::new(name, format!("'{text}' is no address for it"), hint))
+        }
+    }
+}
+
+fn number(environment: Environment, name: &str) -> Result<Option<u16>, ConfigError> {
+    let Some(text) = environment(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let bad = |_| ConfigError::new(name, format!("'{text}' is no port"), "a number up to 65535");
+    text.trim().parse().map(Some).map_err(bad)
+}
+
+fn boolean(environment: Environment, name: &str) -> Result<Option<bool>, ConfigError> {
+    let Some(text) = environment(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+    match text.trim().to_lowercase().as_str() {
+        "true" | "1" | "yes" | "y" | "t" => Ok(Some(true)),
+        "false" | "0" | "no" | "n" | "f" => Ok(Some(false)),
+        _ => Err(ConfigError::new(name, format!("'{text}' is no boolean"), "true or false")),
+    }
+}

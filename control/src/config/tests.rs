@@ -1,0 +1,133 @@
+use super::*;
+
+fn no_environment(_: &str) -> Option<String> {
+    None
+}
+
+fn environment<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+    |name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned())
+}
+
+#[test]
+fn the_whole_file_is_read() {
+    let text = "\
+nodeName: edge-1
+store: {type: local, path: /srv/calico}
+uplinks: [eth1, eth2]
+workers: {count: 2, cores: [0, 1]}
+staticRoutes:
+  - {prefix: 0.0.0.0/0, via: 192.0.2.1}
+  - {prefix: 10.9.0.0/16, type: blackhole}
+  - {prefix: '2001:db8:9::/48', via: 'fe80::1', device: eth1}
+hostDevice: margay7
+keepRoutes: true
+socket: /tmp/margay.sock
+metrics: {port: 19091}
+health: {port: 0, host: 127.0.0.1}
+frames: 8192
+xdpMode: generic
+busyPoll: true
+";
+    let config = Config::parse(text, "margay.yaml").unwrap();
+    config.check().unwrap();
+    assert_eq!(config.node_name, "edge-1");
+    assert_eq!(config.store.path, Path::new("/srv/calico"));
+    assert_eq!(config.worker_cores(), vec![Some(0), Some(1)]);
+    assert_eq!(config.static_routes[1].kind, Some(StaticRouteKind::Blackhole));
+    assert_eq!(config.static_routes[2].device.as_deref(), Some("eth1"));
+    assert_eq!((config.metrics.port, config.health.port), (19091, 0));
+    assert_eq!(config.xdp_mode, XdpMode::Generic);
+    assert!(config.keep_routes && config.busy_poll);
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(Config::parse("\n", "x").unwrap(), Config::default());
+}
+
+#[test]
+fn faults_name_file_line_and_field() {
+    let unknown = Config::parse("nodeName: a\nuplink: eth0\n", "m.yaml").unwrap_err();
+    assert!(unknown.place.starts_with("m.yaml:2:"), "{}", unknown.place);
+    assert!(unknown.what.contains("uplink"), "{}", unknown.what);
+    let kind = Config::parse("frames: many\n", "m.yaml").unwrap_err();
+    assert!(kind.place.starts_with("m.yaml:1:"), "{}", kind.place);
+    assert!(!kind.what.contains('\n'));
+}
+
+#[test]
+fn each_rule_has_its_error() {
+    let cases = [
+        ("uplinks: [eth0, eth0]", "uplinks[1]"),
+        ("uplinks: [a-name-that-is-too-long]", "uplinks[0]"),
+        ("uplinks: [margay0]", "hostDevice"),
+        ("hostDevice: a/b", "hostDevice"),
+        ("workers: {cores: [1, 1]}", "workers.cores"),
+        ("workers: {count: 65}", "workers.count"),
+        ("frames: 4095", "frames"),
+        ("staticRoutes: [{prefix: 10.0.0.1/8, via: 10.0.0.1}]", "staticRoutes[0].prefix"),
+        ("staticRoutes: [{prefix: 10.0.0.0/8}]", "staticRoutes[0]"),
+        ("staticRoutes: [{prefix: 10.0.0.0/8, via: 10.0.0.1, type: prohibit}]", "staticRoutes[0]"),
+        ("staticRoutes: [{prefix: 10.0.0.0/8, via: 'fe80::1'}]", "staticRoutes[0].via"),
+    ];
+    for (text, place) in cases {
+        let error = Config::parse(text, "m").unwrap().check().unwrap_err();
+        assert_eq!(error.place, place, "{text}");
+        assert!(!error.hint.is_empty());
+    }
+    Config::parse("workers: {count: 64}\nframes: 4096", "m").unwrap().check().unwrap();
+}
+
+#[test]
+fn the_environment_beats_the_file_and_flags_beat_both() {
+    let directory = crate::scratch::Directory::new("config");
+    let file = directory.write("m.yaml", "nodeName: file\nmetrics: {port: 1}\nhealth: {port: 2}\n");
+    let variables = [
+        ("NODENAME", "environment"),
+        ("IP", "10.0.0.7/24"),
+        ("IP6", "autodetect"),
+        ("DATASTORE_TYPE", "local"),
+        ("FELIX_PROMETHEUSMETRICSPORT", "9191"),
+        ("FELIX_HEALTHPORT", "9199"),
+        ("FELIX_HEALTHHOST", "0.0.0.0"),
+        ("FELIX_INTERFACEPREFIX", "tap,cali"),
+    ];
+    let load = |flags: &dyn Fn(&mut Config)| {
+        Config::load(Some(&file), &environment(&variables), |config| flags(config)).unwrap()
+    };
+    let config = load(&|_| ());
+    assert_eq!(config.node_name, "environment");
+    assert_eq!((config.metrics.port, config.health.port), (9191, 9199));
+    assert_eq!(config.interface_prefix, "tap");
+    assert_eq!((config.ip, config.ip6), (Some("10.0.0.7".parse().unwrap()), None));
+    assert_eq!(load(&|config| config.node_name = "flag".into()).node_name, "flag");
+}
+
+#[test]
+fn variables_that_are_wrong_are_named() {
+    let cases = [
+        ("FELIX_HEALTHPORT", "99999"),
+        ("IP", "fe80::1"),
+        ("FELIX_HEALTHENABLED", "perhaps"),
+        ("DATASTORE_TYPE", "etcdv3"),
+    ];
+    for (name, value) in cases {
+        let mut config = Config::default();
+        let error = environment::apply(&mut config, &environment(&[(name, value)])).unwrap_err();
+        assert_eq!(error.place, name);
+    }
+}
+
+#[test]
+fn switched_off_services_have_no_port() {
+    let variables = [("FELIX_PROMETHEUSMETRICSENABLED", "false"), ("FELIX_HEALTHENABLED", "false")];
+    let mut config = Config::default();
+    environment::apply(&mut config, &environment(&variables)).unwrap();
+    assert_eq!((config.metrics.port, config.health.port), (0, 0));
+}
+
+#[test]
+fn a_missing_file_says_so() {
+    let error = Config::load(Some(Path::new("/nonexistent/m.yaml")), &no_environment, |_| ());
+    assert!(error.unwrap_err().place.contains("/nonexistent/m.yaml"));
+}

@@ -1,0 +1,118 @@
+//! Opening devices: the one place that knows the port kinds of the packet path.
+//!
+//! Calls here block (an AF_XDP socket that has just been closed takes up to a second to be free
+//! again) and run in the namespace of the calling thread. Not for workers, nor for async tasks.
+
+use crate::config::{Config, XdpMode};
+use crate::resolve::ports::PortKind;
+use margay_fastpath::port::xdp::{self, XdpDevice, XdpSpec};
+use margay_fastpath::port::{Port, PortId};
+use margay_fastpath::steering::Steering;
+use margay_fastpath::sys::memory::Arena;
+use margay_tunnels::wire::ethernet::Mac;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Packets that the kernel processes in one busy poll.
+const BUSY_POLL_BUDGET: u32 = 64;
+
+/// A device that could not be opened; the text has a hint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct OpenError(pub(crate) String);
+
+impl OpenError {
+    fn of(error: impl std::fmt::Display) -> OpenError {
+        OpenError(error.to_string())
+    }
+}
+
+/// Which port to open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a> {
+    /// Its number.
+    pub(crate) id: PortId,
+    /// Its name: the device's, but for TAPs of pods.
+    pub(crate) name: &'a str,
+    /// What it is for.
+    pub(crate) kind: &'a PortKind,
+    /// Link address of the device, where it is there already.
+    pub(crate) mac: Option<Mac>,
+    /// The number of workers.
+    pub(crate) workers: usize,
+}
+
+/// An open port.
+pub(crate) struct Opened {
+    /// Parts, one a worker, the first for the worker that owns the port.
+    pub(crate) parts: Vec<Box<dyn Port>>,
+    /// Link address of margay on the link.
+    pub(crate) mac: Mac,
+    /// Link address of the only station behind it, for TAPs.
+    pub(crate) station: Option<Mac>,
+    /// MTU of a TAP.
+    pub(crate) mtu: Option<u16>,
+    /// What must live as long as the port.
+    pub(crate) keep: Keep,
+}
+
+/// What must live as long as a port, and ends after it.
+#[derive(Debug, Default)]
+pub(crate) struct Keep(#[allow(dead_code)] Option<XdpDevice>);
+
+/// Opens devices.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    steering: Steering,
+    xdp_mode: XdpMode,
+    busy_poll: bool,
+}
+
+impl Devices {
+    /// Makes what all ports share.
+    pub(crate) fn new(config: &Config, arena: &Arc<Arena>) -> Result<Devices, OpenError> {
+        Ok(Devices {
+            steering: Steering::new(arena).map_err(OpenError::of)?,
+            xdp_mode: config.xdp_mode,
+            busy_poll: config.busy_poll,
+        })
+    }
+
+    /// Sets the addresses whose packets stay with the kernel.
+    pub(crate) fn set_local(&self, addresses: &[IpAddr]) -> Result<(), OpenError> {
+        self.steering.set_local(addresses).map_err(OpenError::of)
+    }
+
+    /// Opens a port.
+    pub(crate) fn open(&self, request: Request) -> Result<Opened, OpenError> {
+        match request.kind {
+            PortKind::Uplink => {
+                let spec = XdpSpec::uplink(request.id, request.name);
+                self.open_xdp(request, XdpSpec { parts: request.workers, ..spec })
+            }
+            PortKind::Veth => self.open_xdp(request, XdpSpec::pod(request.id, request.name)),
+            PortKind::Tap { .. } | PortKind::Host => {
+                Err(OpenError("TAP devices are not supported".to_owned()))
+            }
+        }
+    }
+
+    fn open_xdp(&self, request: Request, spec: XdpSpec) -> Result<Opened, OpenError> {
+        let mode = match self.xdp_mode {
+            XdpMode::Auto => xdp::XdpMode::Auto,
+            XdpMode::Native => xdp::XdpMode::Native,
+            XdpMode::Generic => xdp::XdpMode::Generic,
+        };
+        let busy_poll = self.busy_poll.then_some(BUSY_POLL_BUDGET);
+        let mac = request.mac.ok_or_else(|| OpenError("it has no link address".to_owned()))?;
+        let (device, parts) = xdp::open(&self.steering, &XdpSpec { mode, busy_poll, ..spec })
+            .map_err(OpenError::of)?;
+        Ok(Opened {
+            parts: parts.into_iter().map(|part| Box::new(part) as Box<dyn Port>).collect(),
+            mac,
+            station: None,
+            mtu: None,
+            keep: Keep(Some(device)),
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Prometheus metrics: Felix's names where they mean the same, `margay_*` for the rest.
+//!
+//! Values are read when somebody asks; nothing is counted twice and nothing in the packet path.
+
+use crate::api::{ports, workers};
+use crate::config::MetricsConfig;
+use crate::http;
+use crate::status::Status;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::io;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves `/metrics` until the task is ended.
+pub(crate) async fn start(
+    config: &MetricsConfig,
+    status: Arc<Status>,
+) -> io::Result<Option<JoinHandle<()>>> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Reader(status)));
+    let router = axum::Router::new().route("/metrics", get(scrape)).with_state(Arc::new(registry));
+    http::serve(&config.host, config.port, router).await
+}
+
+async fn scrape(State(registry): State<Arc<Registry>>) -> Response {
+    let encoded = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        text::encode(&mut text, &registry).map(|()| text)
+    });
+    match encoded.await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        _ => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[derive(Debug)]
+struct Reader(Arc<Status>);
+
+impl Collector for Reader {
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let mut writer = Writer(encoder);
+        self.node(&mut writer)?;
+        self.ports(&mut writer)?;
+        self.workers(&mut writer)
+    }
+}
+
+type Labels<'a> = &'a [(&'a str, String)];
+
+/// Writes families of metrics.
+struct Writer<'a>(DescriptorEncoder<'a>);
+
+impl Writer<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: i64) -> std::fmt::Result {
+        let gauge = ConstGauge::new(value);
+        let encoder = self.0.encode_descriptor(name, help, None, gauge.metric_type())?;
+        gauge.encode(encoder)
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: &[(Vec<(&str, String)>, u64)],
+    ) -> std::fmt::Result {
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in rows {
+            let labels: Labels = labels;
+            ConstCounter::new(*value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    fn node(&self, writer: &mut Writer) -> std::fmt::Result {
+        let snapshot = self.0.snapshot();
+        let report = self.0.dataplane().report();
+        let count = |kind: &str| snapshot.store.resources.get(kind).copied().unwrap_or(0) as i64;
+        let gauges = [
+            (
+                "felix_active_local_endpoints",
+                "Endpoints of this node",
+                snapshot.endpoints.len() as i64,
+            ),
+            ("felix_cluster_num_hosts", "Nodes of the cluster", count("Node")),
+            (
+                "felix_cluster_num_workload_endpoints",
+                "Endpoints of the cluster",
+                count("WorkloadEndpoint"),
+            ),
+            (
+                "felix_route_table_num_routes",
+                "Routes of margay in the kernel",
+                snapshot.kernel_routes as i64,
+            ),
+            (
+                "felix_int_dataplane_failures",
+                "Errors of the last step",
+                snapshot.errors.len() as i64,
+            ),
+            ("margay_ready", "1 when the node forwards", i64::from(snapshot.not_ready.is_empty())),
+            ("margay_routes", "Routes of the packet path", snapshot.routes.len() as i64),
+            (
+                "margay_store_faults",
+                "Files or resources that cannot be used",
+                snapshot.store.faults.len() as i64,
+            ),
+            ("margay_frames", "Frames of packet memory", report.frames as i64),
+            ("margay_frames_free", "Frames that nobody holds", report.frames_free as i64),
+            ("margay_frames_lost", "Frames lost to a defect", report.frames_lost as i64),
+            (
+                "margay_step_microseconds",
+                "Duration of the last control step",
+                snapshot.step_time.as_micros() as i64,
+            ),
+        ];
+        gauges.into_iter().try_for_each(|(name, help, value)| writer.gauge(name, help, value))
+    }
+
+    fn ports(&self, writer: &mut Writer) -> std::fmt::Result {
+        let ports = ports::answer(&self.0);
+        let open = ports.iter().filter(|port| port.state == "open");
+        let rows = |value: fn(&ports::PortAnswer) -> u64| -> Vec<_> {
+            let row = |port: &ports::PortAnswer| (vec![("port", port.name.clone())], value(port));
+            open.clone().map(row).collect()
+        };
+        writer.counters(
+            "margay_port_rx_packets",
+            "Packets received",
+            &rows(|port| port.rx_packets),
+        )?;
+        writer.counters("margay_port_rx_bytes", "Bytes received", &rows(|port| port.rx_bytes))?;
+        writer.counters("margay_port_tx_packets", "Packets sent", &rows(|port| port.tx_packets))?;
+        writer.counters("margay_port_tx_bytes", "Bytes sent", &rows(|port| port.tx_bytes))?;
+        writer.gauge("margay_ports_open", "Open ports", open.clone().count() as i64)?;
+        writer.gauge(
+            "margay_ports_waiting",
+            "Ports without a device",
+            (ports.len() - open.count()) as i64,
+        )
+    }
+
+    fn workers(&self, writer: &mut Writer) -> std::fmt::Result {
+        let workers = workers::answer(&self.0);
+        let rows = |value: fn(&workers::WorkerAnswer) -> u64| -> Vec<_> {
+            let row = |worker: &workers::WorkerAnswer| {
+                (vec![("worker", worker.index.to_string())], value(worker))
+            };
+            workers.iter().map(row).collect()
+        };
+        writer.counters(
+            "margay_forwarded_packets",
+            "Packets sent on",
+            &rows(|worker| worker.forwarded),
+        )?;
+        writer.counters(
+            "margay_punted_packets",
+            "Packets given to the host",
+            &rows(|worker| worker.punted),
+        )?;
+        writer.counters(
+            "margay_icmp_errors",
+            "ICMP errors made",
+            &rows(|worker| worker.icmp_errors),
+        )?;
+        let (mut drops, mut cycles) = (Vec::new(), Vec::new());
+        for worker in &workers {
+            let index = worker.index.to_string();
+            for (reason, count) in &worker.drops {
+                drops.push((vec![("worker", index.clone()), ("reason", reason.clone())], *count));
+            }
+            for stage in &worker.stages {
+                let labels = vec![("worker", index.clone()), ("stage", stage.name.clone())];
+                cycles.push((labels, stage.cycles));
+            }
+        }
+        writer.counters("margay_dropped_packets", "Packets dropped", &drops)?;
+        writer.counters("margay_stage_cycles", "Cycles spent in a stage", &cycles)
+    }
+}

@@ -1,0 +1,93 @@
+//! What the datastore says now: the sum of all its events.
+
+use crate::resource::block::{BlockAffinity, IpamBlock};
+use crate::resource::ip_pool::IpPool;
+use crate::resource::node::Node;
+use crate::resource::workload_endpoint::WorkloadEndpoint;
+use crate::resource::{Key, Resource};
+use crate::store::Event;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+
+/// The resources that count, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// Pools by name.
+    pub pools: BTreeMap<String, IpPool>,
+    /// Claims by resource name.
+    pub affinities: BTreeMap<String, BlockAffinity>,
+    /// Blocks by resource name.
+    pub blocks: BTreeMap<String, IpamBlock>,
+    /// Endpoints by namespace and name.
+    pub endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+}
+
+impl Model {
+    /// Takes one event in.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Put(key, resource) => self.put(key, resource),
+            Event::Remove(key) => self.remove(&key),
+        }
+    }
+
+    fn put(&mut self, key: Key, resource: Resource) {
+        match resource {
+            Resource::Node(node) => drop(self.nodes.insert(key.name, node)),
+            Resource::IpPool(pool) => drop(self.pools.insert(key.name, pool)),
+            Resource::BlockAffinity(affinity) => {
+                drop(self.affinities.insert(key.name, affinity));
+            }
+            Resource::IpamBlock(block) => drop(self.blocks.insert(key.name, block)),
+            Resource::WorkloadEndpoint(endpoint) => {
+                drop(self.endpoints.insert((key.namespace, key.name), *endpoint));
+            }
+            Resource::Other => {}
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        match key.kind.as_str() {
+            "Node" => drop(self.nodes.remove(&key.name)),
+            "IPPool" => drop(self.pools.remove(&key.name)),
+            "BlockAffinity" => drop(self.affinities.remove(&key.name)),
+            "IPAMBlock" => drop(self.blocks.remove(&key.name)),
+            "WorkloadEndpoint" => {
+                let name = (key.namespace.clone(), key.name.clone());
+                drop(self.endpoints.remove(&name));
+            }
+            _ => {}
+        }
+    }
+
+    /// Which node owns which block. The block's own word counts where it exists; among several
+    /// confirmed claims of one block without it, the node whose name sorts first has it.
+    pub fn block_owners(&self) -> BTreeMap<IpNet, &str> {
+        let mut owners: BTreeMap<IpNet, &str> = BTreeMap::new();
+        for affinity in self.affinities.values().filter(|affinity| affinity.confirmed) {
+            let owner = owners.entry(affinity.cidr).or_insert(&affinity.node);
+            *owner = (*owner).min(affinity.node.as_str());
+        }
+        for block in self.blocks.values() {
+            match &block.node {
+                Some(node) => drop(owners.insert(block.cidr, node)),
+                None => drop(owners.remove(&block.cidr)),
+            }
+        }
+        owners
+    }
+
+    /// The endpoints of a node, each interface once: of two that name the same one, the first by
+    /// namespace and name has it.
+    pub fn local_endpoints<'a>(
+        &'a self,
+        node: &'a str,
+    ) -> impl Iterator<Item = (&'a (String, String), &'a WorkloadEndpoint)> {
+        let mut seen = std::collections::BTreeSet::new();
+        self.endpoints.iter().filter(move |(_, endpoint)| {
+            endpoint.node == node && seen.insert(endpoint.interface.as_str())
+        })
+    }
+}

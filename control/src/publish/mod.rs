@@ -1,0 +1,318 @@
+//! From wanted routes to the packet path: numbers, tables, FIB, in an order without holes.
+//!
+//! One publication is: the snapshot with all that is new (and still all that is old), new ports to
+//! their workers, FIB entries that are new or different, FIB entries that go, the snapshot without
+//! what nothing leads to any more. Numbers are given on only when every worker has the last
+//! snapshot, so a FIB entry never leads to a target that it was not written for.
+
+pub(crate) mod ids;
+#[cfg(test)]
+mod tests;
+
+use crate::kernel::mirror::Mirror;
+use crate::resolve::{Hop, Route, Target};
+use ids::Ids;
+use ipnet::IpNet;
+use margay_fastpath::dataplane::Dataplane;
+use margay_fastpath::ecmp::{self, Member};
+use margay_fastpath::fib::{FibError, FibWriter};
+use margay_fastpath::port::{Port, PortId};
+use margay_fastpath::tables::{
+    Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target as Entry, TargetId,
+};
+use margay_tunnels::wire::ethernet::Mac;
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A port as the tables show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PublishedPort {
+    /// Its number.
+    pub(crate) id: PortId,
+    /// Its entry.
+    pub(crate) entry: PortEntry,
+    /// Link address of the only station behind it, if that is known.
+    pub(crate) station: Option<Mac>,
+    /// Device of the kernel whose neighbours are on its link; `None` for TAPs.
+    pub(crate) device: Option<u32>,
+}
+
+/// A part of a new port for one worker.
+pub(crate) struct Attach {
+    /// The port's number.
+    pub(crate) id: PortId,
+    /// The worker.
+    pub(crate) worker: usize,
+    /// The part.
+    pub(crate) port: Box<dyn Port>,
+}
+
+/// Everything that one publication says.
+pub(crate) struct Publication<'a> {
+    /// All ports, by name.
+    pub(crate) ports: &'a BTreeMap<Arc<str>, PublishedPort>,
+    /// Name of the port to the host's stack.
+    pub(crate) host: &'a str,
+    /// All routes.
+    pub(crate) routes: Arc<BTreeMap<IpNet, Route>>,
+    /// For link addresses.
+    pub(crate) mirror: &'a Mirror,
+    /// Ports that come with it.
+    pub(crate) attach: Vec<Attach>,
+}
+
+/// What one publication did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Done {
+    /// FIB entries written.
+    pub(crate) written: usize,
+    /// FIB entries removed.
+    pub(crate) removed: usize,
+    /// Entries that the FIB had no room for.
+    pub(crate) refused: Vec<(IpNet, String)>,
+    /// A worker did not take the snapshot in time; nothing was reused.
+    pub(crate) stuck: bool,
+}
+
+/// Names a group: its members with their weights.
+type Members = Vec<(AdjacencyId, u8)>;
+
+/// The one writer of the packet path's tables.
+pub(crate) struct Publisher {
+    dataplane: Arc<Dataplane>,
+    fib: FibWriter,
+    targets: Ids<Entry>,
+    adjacencies: Ids<(PortId, IpAddr)>,
+    groups: Ids<Members>,
+    published: Arc<BTreeMap<IpNet, Route>>,
+    written: BTreeMap<IpNet, TargetId>,
+    tables: Tables,
+    seed: u64,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("routes", &self.written.len()).finish_non_exhaustive()
+    }
+}
+
+/// A hash that is the same in every process, for choices that outlive one.
+fn stable_hash(value: impl Hash) -> u64 {
+    ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(value)
+}
+
+impl Publisher {
+    /// For an empty packet path. `node` is this node's name: each node spreads flows otherwise.
+    pub(crate) fn new(dataplane: Arc<Dataplane>, fib: FibWriter, node: &str) -> Publisher {
+        let mut targets = Ids::new();
+        targets.number(&Entry::NoRoute);
+        Publisher {
+            dataplane,
+            fib,
+            targets,
+            adjacencies: Ids::new(),
+            groups: Ids::new(),
+            published: Arc::default(),
+            written: BTreeMap::new(),
+            tables: Tables::default(),
+            seed: stable_hash(node),
+        }
+    }
+
+    /// The routes that were published last.
+    pub(crate) fn routes(&self) -> &Arc<BTreeMap<IpNet, Route>> {
+        &self.published
+    }
+
+    /// The snapshot that was published last.
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Makes the packet path do what the publication says. Blocks until all workers do so.
+    pub(crate) fn publish(&mut self, publication: Publication) -> Done {
+        let wanted = self.number_all(&publication);
+        let mut done = Done::default();
+        done.stuck |= !self.show(&publication);
+        for attach in publication.attach {
+            self.dataplane.attach(attach.id, attach.worker, attach.port);
+        }
+        self.write(&wanted, &mut done);
+        let publication = Publication { attach: Vec::new(), ..publication };
+        let mut swept = self.targets.sweep();
+        swept |= self.groups.sweep();
+        swept |= self.adjacencies.sweep();
+        if swept {
+            done.stuck |= !self.show(&publication);
+        } else if done.removed > 0 {
+            done.stuck |= !self.dataplane.synchronize();
+        }
+        if !done.stuck {
+            self.fib.reclaim();
+            self.targets.reuse();
+            self.groups.reuse();
+            self.adjacencies.reuse();
+        }
+        self.published = publication.routes;
+        done
+    }
+
+    /// Numbers for all that the routes need, and the routes by number.
+    fn number_all(&mut self, publication: &Publication) -> BTreeMap<IpNet, TargetId> {
+        self.targets.begin();
+        self.groups.begin();
+        self.adjacencies.begin();
+        self.targets.number(&Entry::NoRoute);
+        if let Some(host) = publication.ports.get(publication.host) {
+            self.adjacencies.number(&host_key(host));
+        }
+        let route = |(prefix, route): (&IpNet, &Route)| {
+            let entry = self.entry(publication.ports, &route.target);
+            (*prefix, TargetId(self.targets.number(&entry)))
+        };
+        publication.routes.iter().map(route).collect()
+    }
+
+    fn entry(&mut self, ports: &BTreeMap<Arc<str>, PublishedPort>, target: &Target) -> Entry {
+        match target {
+            Target::Local => Entry::Local,
+            Target::Blackhole => Entry::Blackhole,
+            Target::Unreachable => Entry::Unreachable,
+            Target::Prohibit => Entry::Prohibit,
+            Target::OnLink(port) => match ports.get(port) {
+                Some(port) => Entry::Glean(port.id),
+                None => Entry::Unreachable,
+            },
+            Target::Via(hops) => self.next_hops(ports, hops),
+        }
+    }
+
+    fn next_hops(&mut self, ports: &BTreeMap<Arc<str>, PublishedPort>, hops: &[Hop]) -> Entry {
+        let mut members: BTreeMap<AdjacencyId, u8> = BTreeMap::new();
+        for hop in hops {
+            let Some(port) = ports.get(&hop.port) else { continue };
+            let adjacency = AdjacencyId(self.adjacencies.number(&(port.id, hop.address)));
+            let weight = members.entry(adjacency).or_default();
+            *weight = weight.saturating_add(1);
+        }
+        let members: Members = members.into_iter().collect();
+        match members.as_slice() {
+            [] => Entry::Unreachable,
+            [(only, _)] => Entry::Forward(*only),
+            _ => Entry::Ecmp(self.groups.number(&members)),
+        }
+    }
+
+    /// Publishes the snapshot of all numbers in use.
+    fn show(&mut self, publication: &Publication) -> bool {
+        let by_id = |id: PortId| publication.ports.values().find(move |port| port.id == id);
+        let ports: BTreeMap<PortId, &PublishedPort> =
+            publication.ports.values().map(|port| (port.id, port)).collect();
+        let adjacency = |key: Option<&(PortId, IpAddr)>| match key {
+            Some((id, address)) => Adjacency {
+                port: *id,
+                neighbor: *address,
+                mac: ports
+                    .get(id)
+                    .and_then(|port| link_address(port, *address, publication.mirror)),
+            },
+            None => Adjacency { port: PortId::NONE, neighbor: IpAddr::from([0; 4]), mac: None },
+        };
+        let adjacencies: Vec<Adjacency> = self.adjacencies.values().map(adjacency).collect();
+        let group = |members: Option<&Members>| match members {
+            Some(members) => self.group(members, &adjacencies, &by_id),
+            None => EcmpGroup { buckets: Box::new([]) },
+        };
+        let mut entries = Vec::new();
+        for port in publication.ports.values() {
+            let at = usize::from(port.id.0);
+            entries.resize(entries.len().max(at + 1), None);
+            entries[at] = Some(port.entry.clone());
+        }
+        let host = publication.ports.get(publication.host).map(host_key);
+        let host = host.and_then(|key| self.adjacencies.values().position(|at| at == Some(&key)));
+        let tables = Tables {
+            ports: entries,
+            targets: self
+                .targets
+                .values()
+                .map(|entry| entry.copied().unwrap_or_default())
+                .collect(),
+            ecmp_groups: self.groups.values().map(group).collect(),
+            adjacencies,
+            host: host.map(|at| AdjacencyId(at as u32)),
+        };
+        if tables == self.tables {
+            return true;
+        }
+        self.tables = tables.clone();
+        self.dataplane.publish(tables)
+    }
+
+    fn group<'p>(
+        &self,
+        members: &Members,
+        adjacencies: &[Adjacency],
+        by_id: &impl Fn(PortId) -> Option<&'p PublishedPort>,
+    ) -> EcmpGroup {
+        let members = members.iter().map(|(adjacency, weight)| {
+            let next_hop = adjacencies.get(adjacency.0 as usize);
+            // By name and address, so that flows keep their path when numbers change.
+            let key = next_hop.map(|next_hop| {
+                let name = by_id(next_hop.port).map(|port| port.entry.name.as_str());
+                stable_hash((name, next_hop.neighbor))
+            });
+            Member { adjacency: *adjacency, key: key.unwrap_or_default(), weight: *weight }
+        });
+        ecmp::build_weighted(&members.collect::<Vec<_>>(), self.seed)
+    }
+
+    /// Makes the FIB equal to `wanted`: additions and changes first.
+    fn write(&mut self, wanted: &BTreeMap<IpNet, TargetId>, done: &mut Done) {
+        for (prefix, target) in wanted {
+            if self.written.get(prefix) == Some(target) {
+                continue;
+            }
+            match self.fib.insert(*prefix, *target) {
+                Ok(_) => {
+                    self.written.insert(*prefix, *target);
+                    done.written += 1;
+                }
+                Err(error) => self.refuse(*prefix, &error, done),
+            }
+        }
+        let gone: Vec<IpNet> =
+            self.written.keys().filter(|prefix| !wanted.contains_key(*prefix)).copied().collect();
+        for prefix in gone {
+            self.fib.remove(prefix);
+            self.written.remove(&prefix);
+            done.removed += 1;
+        }
+    }
+
+    /// A route that the FIB has no room for must not stay with a target that is out of use.
+    fn refuse(&mut self, prefix: IpNet, error: &FibError, done: &mut Done) {
+        if self.written.remove(&prefix).is_some() {
+            self.fib.remove(prefix);
+            done.removed += 1;
+        }
+        done.refused.push((prefix, error.to_string()));
+    }
+}
+
+/// The host's stack as a next hop. The address names no host: nothing is resolved for it.
+fn host_key(host: &PublishedPort) -> (PortId, IpAddr) {
+    (host.id, IpAddr::from([0; 4]))
+}
+
+fn link_address(port: &PublishedPort, address: IpAddr, mirror: &Mirror) -> Option<Mac> {
+    if port.station.is_some() {
+        return port.station;
+    }
+    match mirror.neighbor(port.device?, address) {
+        Some(crate::kernel::Neighbor::Resolved(mac)) => Some(mac),
+        _ => None,
+    }
+}

@@ -1,0 +1,27 @@
+//! Hosts on the links of ports that have answered: each gets a route of its own, so that packets
+//! to it need no resolution in the packet path.
+
+use super::table::{Entry, Table};
+use super::{Hop, Inputs, Origin, Target, host_prefix, is_never_forwarded};
+use crate::kernel::Neighbor;
+
+pub(super) fn add_neighbors(inputs: Inputs, table: &mut Table) {
+    for (device, address, state) in inputs.mirror.neighbors() {
+        let Neighbor::Resolved(_) = state else { continue };
+        let prefix = host_prefix(address);
+        let Some(link) = inputs.mirror.link_by_index(device) else { continue };
+        let Some(port) = inputs.attached.get(link.name.as_str()) else { continue };
+        if is_never_forwarded(&prefix) {
+            continue;
+        }
+        // Routes of single hosts are no longer prefixes for it to be found in, so the order in
+        // which neighbours are looked at makes no difference.
+        let on_link = table.lookup(address).is_some_and(
+            |entry| matches!(&entry.route.target, Target::OnLink(name) if name == port),
+        );
+        if on_link {
+            let hop = Hop { port: port.clone(), address };
+            table.force(prefix, Entry::new(Origin::Neighbor, Target::Via(vec![hop])));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Routes of the datastore: this node's endpoints and blocks, and those of the others.
+//!
+//! An endpoint is a /32 (IPv6 /128) here, and so is one elsewhere that borrowed its address from a
+//! block of another node. A block goes to the node that owns it, and here it is a blackhole, so
+//! that packets to addresses that nobody has do not turn in circles; a block of a single address
+//! is none, for the hole would be the pod.
+
+use super::table::{Entry, Table};
+use super::{Hop, Inputs, Origin, Target, Wanted, host_prefix};
+use crate::kernel::routes::Wanted as KernelRoute;
+use crate::kernel::{NextHop, RouteKind};
+use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut Wanted) {
+    let owners = inputs.model.block_owners();
+    for (_, endpoint) in inputs.model.local_endpoints(inputs.node) {
+        for address in &endpoint.addresses {
+            local(inputs, endpoint, *address, table, wanted);
+        }
+    }
+    for (block, owner) in &owners {
+        if *owner != inputs.node {
+            let found = to_node(inputs, base, owner, block);
+            remote(*block, found, table, wanted);
+        } else if block.prefix_len() < block.max_prefix_len() {
+            table.insert(*block, Entry::new(Origin::Store, Target::Blackhole));
+            let kernel = KernelRoute { kind: RouteKind::Blackhole, next_hops: Vec::new() };
+            wanted.kernel_routes.entry(*block).or_insert(kernel);
+        }
+    }
+    for endpoint in inputs.model.endpoints.values().filter(|other| other.node != inputs.node) {
+        for address in &endpoint.addresses {
+            let prefix = host_prefix(*address);
+            let borrowed = owner_of(&owners, *address) != Some(endpoint.node.as_str());
+            let found = to_node(inputs, base, &endpoint.node, &prefix).filter(|_| borrowed);
+            if found.is_some() {
+                remote(prefix, found, table, wanted);
+            }
+        }
+    }
+}
+
+fn local(
+    inputs: Inputs,
+    endpoint: &WorkloadEndpoint,
+    address: IpAddr,
+    table: &mut Table,
+    wanted: &mut Wanted,
+) {
+    let prefix = host_prefix(address);
+    let device = match endpoint.attachment {
+        Attachment::Veth => inputs.mirror.link_by_name(&endpoint.interface),
+        Attachment::Tap { .. } => inputs.mirror.link_by_name(inputs.host_device),
+    };
+    let target = match (inputs.attached.get(endpoint.interface.as_str()), device) {
+        (Some(port), _) => Target::Via(vec![Hop { port: port.clone(), address }]),
+        (None, Some(_)) if endpoint.attachment == Attachment::Veth => Target::Local,
+        (None, _) => Target::Unreachable,
+    };
+    table.insert(prefix, Entry::new(Origin::Store, target));
+    if let Some(link) = device.filter(|link| link.up) {
+        let next_hops = vec![NextHop { device: link.index, gateway: None, weight: 1 }];
+        let kernel = KernelRoute { kind: RouteKind::Unicast, next_hops };
+        wanted.kernel_routes.entry(prefix).or_insert(kernel);
+    }
+}
+
+fn remote(
+    prefix: IpNet,
+    found: Option<(Target, Vec<NextHop>)>,
+    table: &mut Table,
+    wanted: &mut Wanted,
+) {
+    let Some((target, ways)) = found else {
+        table.insert(prefix, Entry::new(Origin::Store, Target::Unreachable));
+        return;
+    };
+    table.insert(prefix, Entry::new(Origin::Store, target));
+    if !ways.is_empty() {
+        let kernel = KernelRoute { kind: RouteKind::Unicast, next_hops: ways };
+        wanted.kernel_routes.entry(prefix).or_insert(kernel);
+    }
+}
+
+/// The way to a node, by its address of the prefix's family.
+fn to_node(
+    inputs: Inputs,
+    base: &Table,
+    node: &str,
+    prefix: &IpNet,
+) -> Option<(Target, Vec<NextHop>)> {
+    let node = inputs.model.nodes.get(node)?;
+    let address = match prefix {
+        IpNet::V4(_) => IpAddr::from(node.ipv4?.addr()),
+        IpNet::V6(_) => IpAddr::from(node.ipv6?.addr()),
+    };
+    base.next_hop(address)
+}
+
+/// The node of the longest block around an address.
+fn owner_of<'a>(owners: &BTreeMap<IpNet, &'a str>, address: IpAddr) -> Option<&'a str> {
+    // Blocks have 20 to 32, or 116 to 128 bits.
+    let lengths = if address.is_ipv4() { 20..=32 } else { 116..=128 };
+    lengths.rev().find_map(|length| {
+        let block = IpNet::new(address, length).ok()?.trunc();
+        owners.get(&block).copied()
+    })
+}

@@ -1,0 +1,91 @@
+//! Routes by prefix, with longest-prefix match for the recursive ones.
+
+use super::{Hop, Origin, Route, Target};
+use crate::kernel::NextHop;
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A route together with its ways in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) route: Route,
+    /// The same ways by the kernel's devices; empty when the kernel has none.
+    pub(super) ways: Vec<NextHop>,
+}
+
+impl Entry {
+    pub(super) fn new(origin: Origin, target: Target) -> Entry {
+        Entry { route: Route { origin, target }, ways: Vec::new() }
+    }
+}
+
+/// Routes by prefix. Of two to one prefix the origin that is larger stays, then the first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    entries: BTreeMap<IpNet, Entry>,
+    /// Prefix lengths in use, as bits, for IPv4 and IPv6.
+    lengths: [[u64; 3]; 2],
+}
+
+impl Table {
+    pub(super) fn insert(&mut self, prefix: IpNet, entry: Entry) {
+        let length = usize::from(prefix.prefix_len());
+        self.lengths[usize::from(prefix.addr().is_ipv6())][length / 64] |= 1 << (length % 64);
+        match self.entries.entry(prefix) {
+            std::collections::btree_map::Entry::Vacant(place) => drop(place.insert(entry)),
+            std::collections::btree_map::Entry::Occupied(mut place) => {
+                if entry.route.origin > place.get().route.origin {
+                    place.insert(entry);
+                }
+            }
+        }
+    }
+
+    /// Puts a route in whatever was there.
+    pub(super) fn force(&mut self, prefix: IpNet, entry: Entry) {
+        self.entries.remove(&prefix);
+        self.insert(prefix, entry);
+    }
+
+    pub(super) fn extend(&mut self, other: Table) {
+        other.entries.into_iter().for_each(|(prefix, entry)| self.insert(prefix, entry));
+    }
+
+    pub(super) fn into_routes(self) -> BTreeMap<IpNet, Route> {
+        self.entries.into_iter().map(|(prefix, entry)| (prefix, entry.route)).collect()
+    }
+
+    /// The longest match of an address.
+    pub(super) fn lookup(&self, address: IpAddr) -> Option<&Entry> {
+        let lengths = &self.lengths[usize::from(address.is_ipv6())];
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        (0..=longest)
+            .rev()
+            .filter(|length| lengths[usize::from(*length) / 64] >> (length % 64) & 1 == 1)
+            .find_map(|length| {
+                let prefix = IpNet::new(address, length).ok()?.trunc();
+                self.entries.get(&prefix)
+            })
+    }
+
+    /// Where packets to a next hop go: the link that it is on, or the ways of the route that
+    /// leads to it. `None` when nothing leads there.
+    pub(super) fn next_hop(&self, address: IpAddr) -> Option<(Target, Vec<NextHop>)> {
+        let entry = self.lookup(address)?;
+        let ways = entry.ways.iter().map(|way| NextHop {
+            device: way.device,
+            gateway: Some(way.gateway.unwrap_or(address)),
+            weight: way.weight,
+        });
+        let ways: Vec<NextHop> = ways.collect();
+        match &entry.route.target {
+            Target::OnLink(port) => {
+                Some((Target::Via(vec![Hop { port: port.clone(), address }]), ways))
+            }
+            Target::Via(hops) => Some((Target::Via(hops.clone()), ways)),
+            Target::Local if !ways.is_empty() => Some((Target::Local, ways)),
+            _ => None,
+        }
+    }
+}

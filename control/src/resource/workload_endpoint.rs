@@ -1,0 +1,131 @@
+//! WorkloadEndpoint: a pod's interface, its addresses, and how margay attaches it.
+//!
+//! Two annotations are margay's own: `margay.io/attachment: veth | tap` (default veth) and, for
+//! TAPs, `margay.io/netns` with the path of the pod's namespace (device `margay.io/device`,
+//! default `eth0`).
+
+use super::{Invalid, Metadata, Object};
+use crate::config::DEVICE_NAME_MAX;
+use ipnet::IpNet;
+use margay_tunnels::wire::ethernet::Mac;
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// A pod's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadEndpoint {
+    /// Node that it runs on.
+    pub node: String,
+    /// Name of its pod, for people; empty when it is of another orchestrator.
+    pub pod: String,
+    /// Host-side device; for TAPs the name of the port only.
+    pub interface: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Link address inside the pod, if the resource says it.
+    pub mac: Option<Mac>,
+    /// How it is attached.
+    pub attachment: Attachment,
+}
+
+/// How a pod is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// By AF_XDP on the host side of its veth pair.
+    Veth,
+    /// By a TAP whose device is in the pod's namespace.
+    Tap {
+        /// Path of the namespace.
+        netns: PathBuf,
+        /// Name of the device there.
+        device: String,
+    },
+}
+
+/// The resource's spec.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Spec {
+    node: String,
+    pod: Option<String>,
+    workload: Option<String>,
+    interface_name: String,
+    ip_networks: Option<Vec<String>>,
+    mac: Option<String>,
+}
+
+/// Most addresses of one endpoint.
+pub const ADDRESSES_MAX: usize = 64;
+
+impl TryFrom<Object<Spec>> for WorkloadEndpoint {
+    type Error = Invalid;
+
+    fn try_from(object: Object<Spec>) -> Result<WorkloadEndpoint, Invalid> {
+        super::check_name(&object.metadata.name)?;
+        let spec = object.spec;
+        if spec.node.is_empty() {
+            return Err(Invalid::new("spec.node", "it is missing", "the name of a node"));
+        }
+        check_interface("spec.interfaceName", &spec.interface_name)?;
+        let networks = spec.ip_networks.unwrap_or_default();
+        if networks.len() > ADDRESSES_MAX {
+            let what = format!("{} addresses", networks.len());
+            return Err(Invalid::new("spec.ipNetworks", what, "at most 64"));
+        }
+        let mac = match spec.mac.filter(|text| !text.is_empty()) {
+            Some(text) => Some(text.to_lowercase().parse().map_err(|()| {
+                let what = format!("'{text}' is no link address");
+                Invalid::new("spec.mac", what, "six octets such as ee:ee:ee:ee:ee:ee")
+            })?),
+            None => None,
+        };
+        Ok(WorkloadEndpoint {
+            attachment: attachment(&object.metadata)?,
+            node: spec.node,
+            pod: spec.pod.or(spec.workload).unwrap_or_default(),
+            interface: spec.interface_name,
+            addresses: networks.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
+            mac,
+        })
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, Invalid> {
+    let bad = |what| Invalid::new("spec.ipNetworks", what, "a single address: /32, IPv6 /128");
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address);
+    }
+    let net: IpNet = text.parse().map_err(|_| bad(format!("'{text}' is no address")))?;
+    match net.prefix_len() == net.max_prefix_len() {
+        true => Ok(net.addr()),
+        false => Err(bad(format!("{net} is more than one address"))),
+    }
+}
+
+fn attachment(metadata: &Metadata) -> Result<Attachment, Invalid> {
+    let field = "metadata.annotations[margay.io/attachment]";
+    match metadata.annotation("margay.io/attachment") {
+        None | Some("veth") => Ok(Attachment::Veth),
+        Some("tap") => {
+            let netns = metadata.annotation("margay.io/netns").ok_or_else(|| {
+                let mend = "a path such as /run/netns/NAME";
+                Invalid::new("metadata.annotations[margay.io/netns]", "it is missing", mend)
+            })?;
+            let device = metadata.annotation("margay.io/device").unwrap_or("eth0").to_owned();
+            check_interface("metadata.annotations[margay.io/device]", &device)?;
+            Ok(Attachment::Tap { netns: netns.into(), device })
+        }
+        Some(other) => {
+            Err(Invalid::new(field, format!("'{other}' is no attachment"), "veth or tap"))
+        }
+    }
+}
+
+fn check_interface(field: &'static str, name: &str) -> Result<(), Invalid> {
+    let mend = "1 to 15 bytes without '/', ':' and spaces";
+    if name.is_empty() || name.len() > DEVICE_NAME_MAX || name.contains(['/', ' ', ':']) {
+        return Err(Invalid::new(field, format!("'{name}' cannot name a device"), mend));
+    }
+    Ok(())
+}

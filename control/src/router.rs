@@ -1,0 +1,321 @@
+//! The control loop's state, and the step that makes the world follow it.
+//!
+//! Inputs (store, kernel, packet path) only change the state; a step then derives everything from
+//! it: which ports, which routes, what the kernel should have. So a step that fails halfway is made
+//! good by the next, and the order of inputs makes no difference.
+
+mod neighbors;
+mod port_entries;
+
+use crate::config::Config;
+use crate::devices::{Devices, OpenError, Request};
+use crate::kernel::mirror::{Change, Mirror};
+use crate::kernel::watch::Told;
+use crate::kernel::{routes, sysctl};
+use crate::model::Model;
+use crate::ports::{Open, Phase, Ports};
+use crate::publish::{Attach, Done, Publication, Publisher};
+use crate::resolve::ports::PortKind;
+use crate::resolve::{self, Inputs, Wanted};
+use crate::status::{PortState, Snapshot, Status};
+use crate::store;
+use crate::store::watch::Batch;
+use margay_fastpath::dataplane::{Dataplane, Event};
+use margay_fastpath::fib::FibWriter;
+use neighbors::Questions;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Errors kept for `show status`.
+const ERRORS_MAX: usize = 32;
+
+/// Everything that the control loop owns.
+#[derive(Debug)]
+pub(crate) struct Router {
+    config: Config,
+    dataplane: Arc<Dataplane>,
+    devices: Devices,
+    publisher: Publisher,
+    ports: Ports,
+    handle: rtnetlink::Handle,
+    model: Model,
+    mirror: Mirror,
+    store: Option<store::Report>,
+    kernel_seen: bool,
+    dirty: bool,
+    questions: Questions,
+    status: Arc<Status>,
+    errors: Vec<String>,
+    steps: u64,
+}
+
+impl Router {
+    /// With nothing known and nothing published.
+    pub(crate) fn new(
+        config: Config,
+        (dataplane, fib): (Arc<Dataplane>, FibWriter),
+        handle: rtnetlink::Handle,
+        status: Arc<Status>,
+    ) -> Result<Router, OpenError> {
+        let devices = Devices::new(&config, dataplane.arena())?;
+        Ok(Router {
+            publisher: Publisher::new(dataplane.clone(), fib, &config.node_name),
+            ports: Ports::new(dataplane.worker_count()),
+            config,
+            dataplane,
+            devices,
+            handle,
+            model: Model::default(),
+            mirror: Mirror::default(),
+            store: None,
+            kernel_seen: false,
+            dirty: true,
+            questions: Questions::default(),
+            status,
+            errors: Vec::new(),
+            steps: 0,
+        })
+    }
+
+    /// The store changed.
+    pub(crate) fn take_store(&mut self, batch: Batch) {
+        self.dirty |= self.store.is_none() || !batch.events.is_empty();
+        batch.events.into_iter().for_each(|event| self.model.apply(event));
+        self.store = Some(batch.report);
+    }
+
+    /// The kernel told something; true when it should be dumped anew.
+    pub(crate) fn take_kernel(&mut self, told: Told) -> bool {
+        let mut change = Change::default();
+        match told {
+            Told::Everything(mirror) => {
+                self.dirty |= !self.kernel_seen;
+                self.kernel_seen = true;
+                change = self.mirror.replace(*mirror);
+            }
+            Told::Updates(updates) => {
+                updates.into_iter().for_each(|update| change.merge(self.mirror.apply(update)));
+            }
+        }
+        self.dirty |= change.topology || !change.neighbors.is_empty();
+        self.questions.changed(change.neighbors);
+        change.resync
+    }
+
+    /// A worker said something.
+    pub(crate) fn take_event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::NeighborNeeded { port, address } => {
+                let device = self.ports.open().find(|(_, _, open)| open.id == port);
+                let device = device.and_then(|(_, _, open)| open.device).map(|(index, _)| index);
+                self.questions.ask(&self.handle, (port, address), device, now);
+            }
+            Event::PortGone { port } => {
+                if let Some(name) = self.ports.name_of(port) {
+                    tracing::warn!(port = %name, "the device is gone");
+                    self.close(&[name], "the device is gone");
+                }
+                self.dirty = true;
+            }
+            Event::WorkerPanicked { worker, message } => {
+                tracing::error!(worker, "panicked: {message}");
+            }
+        }
+    }
+
+    /// When the next step is due although nothing changed.
+    pub(crate) fn next_step(&self) -> Option<Instant> {
+        self.ports.next_try()
+    }
+
+    /// Makes ports, packet path and kernel follow the state. Blocks while workers take it up.
+    pub(crate) async fn step(&mut self, now: Instant) {
+        if self.store.is_none() || !self.kernel_seen {
+            return;
+        }
+        let begin = Instant::now();
+        let wanted_ports = resolve::ports::wanted(&self.config, &self.model);
+        let mut plan = self.ports.plan(&wanted_ports, &self.mirror, now);
+        if !plan.close.is_empty() {
+            self.close(&plan.close, "it is no longer wanted, or has changed");
+            plan = self.ports.plan(&wanted_ports, &self.mirror, now);
+        }
+        let attach = self.open(&plan.open, now);
+        if self.dirty || !attach.is_empty() {
+            self.dirty = false;
+            self.errors.clear();
+            let wanted = self.publish(attach);
+            let refused =
+                routes::reconcile(&self.handle, &wanted.kernel_routes, &mut self.mirror).await;
+            self.note(refused.iter().map(ToString::to_string));
+        }
+        self.answer(now);
+        self.steps += 1;
+        self.report(begin.elapsed());
+    }
+
+    /// Closes ports: first nothing leads to them, then their workers let go, then the device.
+    fn close(&mut self, names: &[Arc<str>], why: &str) {
+        let now = Instant::now();
+        let closing: Vec<_> =
+            names.iter().filter_map(|name| self.ports.closed(name, why, now)).collect();
+        if closing.is_empty() {
+            return;
+        }
+        self.dirty = true;
+        self.publish(Vec::new());
+        for open in closing {
+            if !self.dataplane.detach(open.id) {
+                self.note([format!("port {}: a worker did not let go", open.id)]);
+            }
+        }
+    }
+
+    fn open(&mut self, names: &[(Arc<str>, PortKind)], now: Instant) -> Vec<Attach> {
+        let mut attach = Vec::new();
+        for (name, kind) in names {
+            let link = self.mirror.link_by_name(name).filter(|_| kind.is_device());
+            let device = link.map(|link| (link.index, link.mtu));
+            let mac = link.and_then(|link| link.mac);
+            let index = device.map(|(index, _)| index);
+            let Some((id, worker)) = self.ports.reserve() else {
+                let error = OpenError("all port numbers are taken".to_owned());
+                self.ports.failed(name, None, index, &error, now);
+                continue;
+            };
+            if *kind == PortKind::Veth {
+                self.warn_of(name, sysctl::prepare_pod_device(name));
+            }
+            let workers = self.dataplane.worker_count();
+            match self.devices.open(Request { id, name, kind, mac, workers }) {
+                Ok(mut opened) => {
+                    let parts = std::mem::take(&mut opened.parts).into_iter().enumerate();
+                    attach.extend(parts.map(|(part, port)| Attach {
+                        id,
+                        worker: (worker + part) % workers,
+                        port,
+                    }));
+                    self.ports.opened(name, Open::new(id, worker, device, opened));
+                    if *kind == PortKind::Host {
+                        self.warn_of(name, sysctl::prepare_host_device(name));
+                    }
+                    tracing::info!(port = %name, %id, worker, "open");
+                }
+                Err(error) => {
+                    if self.ports.failed(name, Some(id), index, &error, now) {
+                        tracing::warn!(port = %name, "not opened: {error}");
+                    }
+                }
+            }
+        }
+        attach
+    }
+
+    fn warn_of(&mut self, name: &Arc<str>, faults: Vec<String>) {
+        faults.iter().for_each(|fault| tracing::debug!(port = %name, "setting: {fault}"));
+    }
+
+    /// Resolves and publishes the state as it is.
+    fn publish(&mut self, attach: Vec<Attach>) -> Wanted {
+        let local: Vec<IpAddr> = self.mirror.addresses().map(|(_, net)| net.addr()).collect();
+        if let Err(error) = self.devices.set_local(&local) {
+            self.note([error.to_string()]);
+        }
+        let attached: BTreeSet<Arc<str>> =
+            self.ports.open().map(|(name, ..)| name.clone()).collect();
+        let mut wanted = resolve::resolve(Inputs {
+            node: &self.config.node_name,
+            model: &self.model,
+            mirror: &self.mirror,
+            static_routes: &self.config.static_routes,
+            host_device: &self.config.host_device,
+            attached: &attached,
+        });
+        let ports = port_entries::build(&self.config, &self.model, &self.mirror, &self.ports);
+        let known: Vec<_> = self.unresolved().collect();
+        let done = self.publisher.publish(Publication {
+            ports: &ports,
+            host: &self.config.host_device,
+            routes: Arc::new(std::mem::take(&mut wanted.routes)),
+            mirror: &self.mirror,
+            attach,
+        });
+        self.note_publication(&done);
+        let new: Vec<_> = self.unresolved().filter(|next_hop| !known.contains(next_hop)).collect();
+        neighbors::request_all(&self.handle, self.with_devices(new));
+        wanted
+    }
+
+    fn note_publication(&mut self, done: &Done) {
+        if done.stuck {
+            self.note(["a worker did not take the new tables in time".to_owned()]);
+        }
+        self.note(done.refused.iter().map(|(prefix, why)| format!("route {prefix}: {why}")));
+        tracing::debug!(written = done.written, removed = done.removed, "published");
+    }
+
+    fn note(&mut self, errors: impl IntoIterator<Item = String>) {
+        for error in errors {
+            tracing::warn!("{error}");
+            if self.errors.len() < ERRORS_MAX {
+                self.errors.push(error);
+            }
+        }
+    }
+
+    fn report(&self, step_time: std::time::Duration) {
+        let tables = self.publisher.tables();
+        let ports = self.ports.iter().map(|(name, state)| {
+            let (open, why) = match &state.phase {
+                Phase::Open(open) => {
+                    (tables.port(open.id).map(|entry| (open.id, entry.clone())), String::new())
+                }
+                Phase::Waiting { why, .. } => (None, why.clone()),
+            };
+            (name.clone(), PortState { kind: state.kind.clone(), open, why })
+        });
+        let endpoints = self.model.local_endpoints(&self.config.node_name);
+        self.status.set(Snapshot {
+            node: self.config.node_name.clone(),
+            not_ready: self.not_ready(),
+            store: self.store.clone().unwrap_or_default(),
+            ports: ports.collect(),
+            endpoints: endpoints.map(|(key, endpoint)| (key.clone(), endpoint.clone())).collect(),
+            routes: self.publisher.routes().clone(),
+            neighbors: self.neighbors(),
+            kernel_routes: self.mirror.own_routes().count(),
+            errors: self.errors.clone(),
+            steps: self.steps,
+            step_time,
+        });
+    }
+
+    /// Uplinks and the way to the host must work; a pod's device may come later.
+    fn not_ready(&self) -> Vec<String> {
+        let missing = self.ports.iter().filter_map(|(name, state)| match &state.phase {
+            Phase::Waiting { why, .. } if !state.kind.is_workload() => {
+                Some(format!("port {name}: {why}"))
+            }
+            _ => None,
+        });
+        missing.collect()
+    }
+
+    /// Gives all devices back, and takes margay's routes out of the kernel unless they are to stay.
+    pub(crate) async fn stop(mut self) {
+        let names: Vec<Arc<str>> = self.ports.open().map(|(name, ..)| name.clone()).collect();
+        let now = Instant::now();
+        let open: Vec<_> =
+            names.iter().filter_map(|name| self.ports.closed(name, "", now)).collect();
+        if !self.config.keep_routes {
+            for error in routes::remove_all(&self.handle).await {
+                tracing::warn!("{error}");
+            }
+        }
+        for port in open {
+            self.dataplane.detach(port.id);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the packet path must know of each open port.
+
+use crate::config::Config;
+use crate::kernel::Link;
+use crate::kernel::mirror::Mirror;
+use crate::model::Model;
+use crate::ports::{Open, Ports};
+use crate::publish::PublishedPort;
+use crate::resolve::ports::PortKind;
+use ipnet::IpNet;
+use margay_fastpath::tables::PortEntry;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+/// MTU of a TAP that does not say otherwise, in bytes.
+const TAP_MTU: u16 = 1500;
+
+/// All open ports as the tables show them, by name.
+pub(super) fn build(
+    config: &Config,
+    model: &Model,
+    mirror: &Mirror,
+    ports: &Ports,
+) -> BTreeMap<Arc<str>, PublishedPort> {
+    let node = node_addresses(config, model, mirror);
+    let endpoints: BTreeMap<&str, _> = model
+        .local_endpoints(&config.node_name)
+        .map(|(_, endpoint)| (endpoint.interface.as_str(), endpoint))
+        .collect();
+    let published = ports.open().map(|(name, kind, open)| {
+        let link = mirror.link_by_name(name).filter(|_| kind.is_device());
+        let entry = entry(name, kind, open, link, addresses_of(mirror, link, node));
+        let endpoint = endpoints.get(&**name);
+        let resource_mac = endpoint.and_then(|endpoint| endpoint.mac);
+        let station = match kind {
+            PortKind::Tap { .. } => open.station.or(resource_mac),
+            _ => open.station,
+        };
+        let device = open.device.map(|(index, _)| index);
+        (name.clone(), PublishedPort { id: open.id, entry, station, device })
+    });
+    published.collect()
+}
+
+fn entry(
+    name: &str,
+    kind: &PortKind,
+    open: &Open,
+    link: Option<&Link>,
+    (icmp_source_v4, icmp_source_v6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
+) -> PortEntry {
+    let device_mtu = link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX));
+    PortEntry {
+        name: name.to_owned(),
+        mac: link.and_then(|link| link.mac).unwrap_or(open.mac),
+        mtu: device_mtu.or(open.mtu).unwrap_or(TAP_MTU),
+        worker: open.worker as u16,
+        implicit_partial_csum: link.is_some_and(|link| link.kind == "veth"),
+        workload: kind.is_workload(),
+        answers_neighbors: !kind.is_device(),
+        icmp_source_v4,
+        icmp_source_v6,
+        up: !kind.is_device() || link.is_some_and(|link| link.running),
+    }
+}
+
+type Pair = (Option<Ipv4Addr>, Option<Ipv6Addr>);
+
+/// The addresses of a port, and the node's where it has none (RFC 1812 4.3.2.4).
+fn addresses_of(mirror: &Mirror, link: Option<&Link>, node: Pair) -> Pair {
+    let own = link.map(|link| first(mirror, |device| device == link.index)).unwrap_or_default();
+    (own.0.or(node.0), own.1.or(node.1))
+}
+
+/// The node's own addresses: as configured, as its Node resource has them, or the first on an
+/// uplink, then on any device.
+fn node_addresses(config: &Config, model: &Model, mirror: &Mirror) -> Pair {
+    let resource = model.nodes.get(&config.node_name).cloned().unwrap_or_default();
+    let uplinks: Vec<u32> =
+        config.uplinks.iter().filter_map(|name| Some(mirror.link_by_name(name)?.index)).collect();
+    let on_uplink = first(mirror, |device| uplinks.contains(&device));
+    let anywhere = first(mirror, |_| true);
+    let v4 = match config.ip {
+        Some(IpAddr::V4(ip)) => Some(ip),
+        _ => resource.ipv4.map(|net| net.addr()),
+    };
+    let v6 = match config.ip6 {
+        Some(IpAddr::V6(ip)) => Some(ip),
+        _ => resource.ipv6.map(|net| net.addr()),
+    };
+    (v4.or(on_uplink.0).or(anywhere.0), v6.or(on_uplink.1).or(anywhere.1))
+}
+
+/// The lowest usable addresses on the devices asked for.
+fn first(mirror: &Mirror, on: impl Fn(u32) -> bool) -> Pair {
+    let mut found = (None, None);
+    for (_, net) in mirror.addresses().filter(|(device, _)| on(*device)) {
+        match net {
+            IpNet::V4(net) if !net.addr().is_loopback() => {
+                found.0 = found.0.or(Some(net.addr()));
+            }
+            IpNet::V6(net) if !net.addr().is_loopback() && !net.addr().is_unicast_link_local() => {
+                found.1 = found.1.or(Some(net.addr()));
+            }
+            _ => {}
+        }
+    }
+    found
+}

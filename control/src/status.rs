@@ -1,0 +1,132 @@
+//! What the daemon says of itself: one snapshot, replaced after each step of the control loop.
+//!
+//! Readers (API, metrics, health) take the snapshot and ask the packet path for its counters; they
+//! never wait for the control loop.
+
+use crate::kernel::Neighbor;
+use crate::resolve::Route;
+use crate::resolve::ports::PortKind;
+use crate::resource::workload_endpoint::WorkloadEndpoint;
+use crate::store;
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use margay_fastpath::dataplane::Dataplane;
+use margay_fastpath::port::PortId;
+use margay_fastpath::tables::PortEntry;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A worker whose loop has not turned for so long is stuck.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// A control loop that has not turned for so long is stuck. It turns once a second at least.
+pub(crate) const CONTROL_STUCK_AFTER: Duration = Duration::from_secs(90);
+
+/// State as of the last step.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Snapshot {
+    /// This node's name.
+    pub(crate) node: String,
+    /// Why the node is not ready; empty when it is.
+    pub(crate) not_ready: Vec<String>,
+    /// The store.
+    pub(crate) store: store::Report,
+    /// Ports by name.
+    pub(crate) ports: BTreeMap<Arc<str>, PortState>,
+    /// This node's endpoints by namespace and name.
+    pub(crate) endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+    /// Routes of the packet path.
+    pub(crate) routes: Arc<BTreeMap<IpNet, Route>>,
+    /// Neighbours of the kernel on margay's ports, with the port's name.
+    pub(crate) neighbors: Vec<(Arc<str>, IpAddr, Neighbor)>,
+    /// Routes of margay in the kernel.
+    pub(crate) kernel_routes: usize,
+    /// What the kernel or the packet path refused at the last step.
+    pub(crate) errors: Vec<String>,
+    /// Steps taken.
+    pub(crate) steps: u64,
+    /// Duration of the last step.
+    pub(crate) step_time: Duration,
+}
+
+/// A port in the snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct PortState {
+    /// What it is for.
+    pub(crate) kind: PortKind,
+    /// Its number and entry while it is open.
+    pub(crate) open: Option<(PortId, PortEntry)>,
+    /// Why it is not open.
+    pub(crate) why: String,
+}
+
+/// The snapshot and the packet path, for all who want to know.
+#[derive(Debug)]
+pub(crate) struct Status {
+    snapshot: ArcSwap<Snapshot>,
+    dataplane: Arc<Dataplane>,
+    start: Instant,
+    turned_ms: AtomicU64,
+}
+
+impl Status {
+    /// Before the first step.
+    pub(crate) fn new(node: &str, dataplane: Arc<Dataplane>) -> Status {
+        let snapshot = Snapshot {
+            node: node.to_owned(),
+            not_ready: vec!["nothing has been read yet".to_owned()],
+            ..Snapshot::default()
+        };
+        Status {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            dataplane,
+            start: Instant::now(),
+            turned_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// State as of the last step.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Replaces the snapshot.
+    pub(crate) fn set(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// The packet path.
+    pub(crate) fn dataplane(&self) -> &Arc<Dataplane> {
+        &self.dataplane
+    }
+
+    /// Time since the daemon started.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The control loop has turned.
+    pub(crate) fn turned(&self) {
+        self.turned_ms.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// What is broken for good; empty when the daemon lives.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let turned = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
+        if self.start.elapsed().saturating_sub(turned) > CONTROL_STUCK_AFTER {
+            faults.push("control loop: stuck".to_owned());
+        }
+        for worker in self.dataplane.report().workers {
+            if worker.panicked {
+                faults.push(format!("worker {}: panicked", worker.index));
+            } else if worker.stuck_for > STUCK_AFTER {
+                let stuck = worker.stuck_for.as_secs();
+                faults.push(format!("worker {}: stuck for {stuck} s", worker.index));
+            }
+        }
+        faults
+    }
+}

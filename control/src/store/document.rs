@@ -1,0 +1,196 @@
+//! The text of one file: documents, lists, and the resources in them.
+//!
+//! Documents are cut at `---` lines first, so that each fault knows its line in the file; then a
+//! document is read twice, for its kind and for its type. Items of lists go by way of JSON values.
+
+use super::Fault;
+use crate::resource::block::{AffinitySpec, BlockAffinity, BlockSpec, IpamBlock};
+use crate::resource::ip_pool::IpPool;
+use crate::resource::node::Node;
+use crate::resource::workload_endpoint::WorkloadEndpoint;
+use crate::resource::{Header, Invalid, Key, Object, Resource};
+use crate::resource::{ip_pool, node, workload_endpoint};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_saphyr::Spanned;
+
+/// What a file says: resources with their lines, and the faults of single ones.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) resources: Vec<(u64, Key, Resource)>,
+    pub(super) faults: Vec<(Option<Key>, Fault)>,
+}
+
+/// One resource's text or value, and where it begins.
+enum Source<'a> {
+    Text { text: &'a str, before: u64 },
+    Item { value: serde_json::Value, line: u64 },
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Option<Vec<Spanned<serde_json::Value>>>,
+}
+
+const SYNTAX_MEND: &str = "the file's last good content stays in force until it parses";
+
+/// Reads a file's text; an error is one of syntax, and nothing of the text counts then.
+pub(super) fn read(file: &str, text: &str) -> Result<Content, Fault> {
+    let mut content = Content::default();
+    for (before, document) in documents(text) {
+        if blank(document) {
+            continue;
+        }
+        let fault = |error: serde_saphyr::Error| {
+            let fault = crate::yaml::Fault::of(&error);
+            Fault {
+                file: file.to_owned(),
+                line: before + fault.line,
+                what: fault.what,
+                mend: SYNTAX_MEND.to_owned(),
+            }
+        };
+        let header: Header = parse(document).map_err(fault)?;
+        if header.kind != "List" && !(header.kind.ends_with("List") && is_list(document)) {
+            content.take(file, Source::Text { text: document, before });
+            continue;
+        }
+        let list: List = parse(document).map_err(fault)?;
+        for item in list.items.unwrap_or_default() {
+            let line = before + item.referenced.line();
+            content.take(file, Source::Item { value: item.value, line });
+        }
+    }
+    Ok(content)
+}
+
+impl Content {
+    fn take(&mut self, file: &str, source: Source) {
+        let first = source.first_line();
+        let fault = |line, what, mend: &str| Fault {
+            file: file.to_owned(),
+            line,
+            what,
+            mend: mend.to_owned(),
+        };
+        let key = match source.read::<Header>() {
+            Ok(header) if header.kind.is_empty() => {
+                let what = "no kind".to_owned();
+                return self.faults.push((None, fault(first, what, "add kind: and apiVersion:")));
+            }
+            Ok(header) => Key {
+                kind: header.kind,
+                namespace: header.metadata.namespace.unwrap_or_default(),
+                name: header.metadata.name,
+            },
+            Err((line, what)) => {
+                return self.faults.push((None, fault(line, what, "a resource of Calico's API")));
+            }
+        };
+        match typed(&key.kind, &source) {
+            Ok(resource) => self.resources.push((first, key, resource)),
+            Err(Failure::Shape(line, what)) => {
+                let fault = fault(line, format!("{key}: {what}"), "see Calico's reference");
+                self.faults.push((Some(key), fault));
+            }
+            Err(Failure::Value(invalid)) => {
+                let what = format!("{key}: {}: {}", invalid.field, invalid.what);
+                let fault = fault(first, what, invalid.mend);
+                self.faults.push((Some(key), fault));
+            }
+        }
+    }
+}
+
+enum Failure {
+    Shape(u64, String),
+    Value(Invalid),
+}
+
+fn typed(kind: &str, source: &Source) -> Result<Resource, Failure> {
+    Ok(match kind {
+        "Node" => Resource::Node(checked::<Object<Option<node::Spec>>, Node>(source)?),
+        "IPPool" => Resource::IpPool(checked::<Object<ip_pool::Spec>, IpPool>(source)?),
+        "BlockAffinity" => {
+            Resource::BlockAffinity(checked::<Object<AffinitySpec>, BlockAffinity>(source)?)
+        }
+        "IPAMBlock" => Resource::IpamBlock(checked::<Object<BlockSpec>, IpamBlock>(source)?),
+        "WorkloadEndpoint" => {
+            let endpoint = checked::<Object<workload_endpoint::Spec>, WorkloadEndpoint>(source)?;
+            Resource::WorkloadEndpoint(Box::new(endpoint))
+        }
+        _ => Resource::Other,
+    })
+}
+
+fn checked<O, R>(source: &Source) -> Result<R, Failure>
+where
+    O: DeserializeOwned,
+    R: TryFrom<O, Error = Invalid>,
+{
+    let object = source.read::<O>().map_err(|(line, what)| Failure::Shape(line, what))?;
+    R::try_from(object).map_err(Failure::Value)
+}
+
+impl Source<'_> {
+    fn first_line(&self) -> u64 {
+        match self {
+            Source::Text { text, before } => {
+                let blank = text.lines().take_while(|line| blank(line)).count();
+                before + 1 + blank as u64
+            }
+            Source::Item { line, .. } => *line,
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self) -> Result<T, (u64, String)> {
+        match self {
+            Source::Text { text, before } => parse(text).map_err(|error| {
+                let fault = crate::yaml::Fault::of(&error);
+                (before + fault.line, fault.what)
+            }),
+            Source::Item { value, line } => {
+                T::deserialize(value).map_err(|error| (*line, error.to_string()))
+            }
+        }
+    }
+}
+
+/// Limits of one document, instead of the parser's smaller ones: a list may hold a cluster.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 40_000_000,
+            max_nodes: 20_000_000,
+        },
+    };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+fn is_list(document: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Items {
+        items: Option<serde::de::IgnoredAny>,
+    }
+    parse::<Items>(document).is_ok_and(|list| list.items.is_some())
+}
+
+fn blank(text: &str) -> bool {
+    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+}
+
+/// The documents of a text, each with the number of lines before it.
+fn documents(text: &str) -> Vec<(u64, &str)> {
+    let (mut found, mut start, mut before, mut line_number, mut at) = (Vec::new(), 0, 0, 0, 0);
+    for line in text.split_inclusive('\n') {
+        line_number += 1;
+        let marker = line.trim_end();
+        if marker == "---" || marker.starts_with("--- ") {
+            found.push((before, &text[start..at]));
+            (start, before) = (at + line.len(), line_number);
+        }
+        at += line.len();
+    }
+    found.push((before, &text[start..]));
+    found
+}

@@ -1,0 +1,59 @@
+//! The datastore: changes of resources, as [`Event`]s, from the embedded store.
+//!
+//! The embedded store is a directory of Calico YAML or JSON. [`directory`] turns its content into
+//! events, [`watch`] says when to look again. A file that cannot be used loses nothing: what it
+//! said before stays in force, and the fault is reported with its place and mend.
+
+pub mod directory;
+mod document;
+#[cfg(test)]
+mod tests;
+pub mod watch;
+
+use crate::resource::{Key, Resource};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The resource is new or different.
+    Put(Key, Resource),
+    /// It is gone.
+    Remove(Key),
+}
+
+/// What the store holds, and what is wrong with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Files in use.
+    pub files: usize,
+    /// Resources by kind; kinds without meaning here are among them.
+    pub resources: BTreeMap<String, usize>,
+    /// Faults, by file and line.
+    pub faults: Vec<Fault>,
+}
+
+/// Something in the store that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// The file, or the directory itself.
+    pub file: String,
+    /// Line in it, from 1; 0 for the whole.
+    pub line: u64,
+    /// What is wrong.
+    pub what: String,
+    /// What would be right.
+    pub mend: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.line {
+            0 => write!(f, "{}: {} ({})", self.file, self.what, self.mend),
+            line => write!(f, "{}:{line}: {} ({})", self.file, self.what, self.mend),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! `margay show`: the state of the running daemon, from its socket.
+
+mod tables;
+
+use crate::commands::output::{Format, print};
+use margay_control::api::client;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Show the state of the running daemon.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    #[command(subcommand)]
+    what: What,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    output: Format,
+    /// The daemon's Unix socket
+    #[arg(long, value_name = "PATH", default_value = "/run/margay/margay.sock", global = true)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// The node as a whole
+    Status,
+    /// Ports: how they work and why so, traffic, totals of the kernel
+    Ports,
+    /// Pods of this node
+    Endpoints,
+    /// Routes of the packet path
+    Routes {
+        /// A prefix, or an address whose longest match is wanted
+        prefix: Option<String>,
+    },
+    /// Hosts on the links of the ports
+    Neighbors,
+    /// Threads of the packet path, and what their stages cost
+    Workers,
+    /// Dropped packets by reason
+    Drops,
+}
+
+impl Show {
+    /// Asks and prints.
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let (socket, output) = (&self.socket, self.output);
+        let wide = output == Format::Wide;
+        match &self.what {
+            What::Status => {
+                let answer = client::get(socket, "/v1/status")?;
+                print(output, &answer, |answer| tables::status(answer))?;
+            }
+            What::Ports => {
+                let answer: Vec<_> = client::get(socket, "/v1/ports")?;
+                print(output, &answer, |answer| tables::ports(answer, wide))?;
+            }
+            What::Endpoints => {
+                let answer: Vec<_> = client::get(socket, "/v1/endpoints")?;
+                print(output, &answer, |answer| tables::endpoints(answer, wide))?;
+            }
+            What::Routes { prefix } => return self.routes(prefix.as_deref()),
+            What::Neighbors => {
+                let answer: Vec<_> = client::get(socket, "/v1/neighbors")?;
+                print(output, &answer, |answer| tables::neighbors(answer))?;
+            }
+            What::Workers => {
+                let answer: Vec<_> = client::get(socket, "/v1/workers")?;
+                print(output, &answer, |answer| tables::workers(answer, wide))?;
+            }
+            What::Drops => {
+                let answer = client::get(socket, "/v1/drops")?;
+                print(output, &answer, |answer| tables::drops(answer))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// No route for what was asked for is exit status 1.
+    fn routes(&self, prefix: Option<&str>) -> anyhow::Result<ExitCode> {
+        let path = match prefix {
+            Some(prefix) => format!("/v1/routes?prefix={}", prefix.replace('/', "%2F")),
+            None => "/v1/routes".to_owned(),
+        };
+        let answer: Vec<_> = client::get(&self.socket, &path)?;
+        print(self.output, &answer, |answer| tables::routes(answer))?;
+        let missing = prefix.is_some() && answer.is_empty();
+        Ok(if missing { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
