@@ -5,7 +5,6 @@
 
 pub mod pcap;
 pub mod sim;
-pub mod tap;
 pub mod xdp;
 
 use crate::packet::{Gso, Packet};

@@ -1,31 +1,37 @@
 //! The commands. Each file has the flags of one command and an `execute` that runs it.
 
+mod capture;
 mod decode;
 mod lab;
 mod output;
 mod run;
 mod show;
+mod top;
 
 use std::process::ExitCode;
 
 /// What margay is asked to do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    Capture(capture::Capture),
     /// Decode one message or frame into JSON.
     Decode(decode::Decode),
     Lab(lab::Lab),
     Run(run::Run),
     Show(show::Show),
+    Top(top::Top),
 }
 
 impl Command {
     /// Runs the command; an error is printed by the caller and ends with exit status 1.
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Capture(capture) => capture.execute(),
             Command::Decode(decode) => decode.execute(),
             Command::Lab(lab) => lab.execute(),
             Command::Run(run) => run.execute(),
             Command::Show(show) => show.execute(),
+            Command::Top(top) => top.execute(),
         }
     }
 }

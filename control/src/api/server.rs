@@ -3,7 +3,7 @@
 //! The socket is the node's administrator's: mode 0600. A leftover of a daemon that was killed is
 //! replaced, one that a living daemon answers on is not.
 
-use super::{drops, endpoints, neighbors, ports, routes, status, top, workers};
+use super::{capture, drops, endpoints, neighbors, ports, routes, status, top, workers};
 use crate::status::Status;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -50,6 +50,7 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
         .route("/v1/drops", get(|state: Shared| of(state, drops::answer)))
         .route("/v1/routes", get(show_routes))
         .route("/v1/top", get(top::stream))
+        .route("/v1/capture", get(capture::stream))
         .with_state(status);
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {

@@ -5,6 +5,5 @@ pub mod bpf;
 pub mod clock;
 pub mod memory;
 pub mod table;
-pub(crate) mod tap;
 pub mod wait;
 pub mod xdp;

@@ -9,6 +9,9 @@ use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPa
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
+use pcap_file::pcapng::blocks::interface_statistics::{
+    InterfaceStatisticsBlock, InterfaceStatisticsOption,
+};
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -97,6 +100,24 @@ impl<W: Write> Writer<W> {
             original_len: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
             data: Cow::Borrowed(bytes),
             options: comment.into_iter().collect(),
+        };
+        self.blocks.write_pcapng_block(block).map_err(refused)?;
+        self.push_out()
+    }
+
+    /// Says how many packets of an interface were left out so far, as the file's own record.
+    pub fn statistics(
+        &mut self,
+        timestamp_ns: u64,
+        interface: u32,
+        left_out: u64,
+    ) -> Result<(), PcapError> {
+        // The upper half stands first in either byte order; the crate writes one 64-bit number.
+        let swap = if cfg!(target_endian = "little") { 32 } else { 0 };
+        let block = InterfaceStatisticsBlock {
+            interface_id: interface,
+            timestamp: timestamp_ns.rotate_left(swap),
+            options: vec![InterfaceStatisticsOption::IsbIfDrop(left_out)],
         };
         self.blocks.write_pcapng_block(block).map_err(refused)?;
         self.push_out()
