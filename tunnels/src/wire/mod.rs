@@ -27,14 +27,10 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
-// Headers are arrays of known length, so that a constant offset needs no bounds check.
-
-#[inline]
-pub(crate) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-#[inline]
-pub(crate) fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

@@ -1,0 +1,87 @@
+//! Margay's data plane with fixed tables, and the flows that every peer gets.
+
+use anyhow::{Context, Result};
+use ipnet::{IpNet, Ipv4Net};
+use margay_fastpath::dataplane::{Dataplane, DataplaneConfig};
+use margay_fastpath::fib::FibWriter;
+use margay_fastpath::port::PortId;
+use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_tunnels::wire::ethernet::{self, Mac};
+use margay_tunnels::wire::{ipv4, protocol};
+use std::net::Ipv4Addr;
+
+/// 198.18.0.0/15 is for benchmarks (RFC 2544).
+const FIRST: u32 = 0xc612_0000;
+/// Length of a frame of 64 bytes without its check sequence.
+pub(crate) const FRAME: usize = 60;
+/// The port that packets come in by, and the one they leave by.
+pub(crate) const IN: PortId = PortId(0);
+pub(crate) const OUT: PortId = PortId(1);
+
+/// UDP packets to the router `router`, each flow with a destination of its own, in 256 /24 nets.
+pub(crate) fn flows(count: u32, router: Mac) -> Vec<Vec<u8>> {
+    let flow = |number: u32| {
+        let mut bytes = ethernet::header(router, Mac([2, 0, 0, 0, 0, 2]), ethernet::IPV4).to_vec();
+        let dst = FIRST + (number % 256) * 256 + 1 + number / 256;
+        let (src, dst) = (Ipv4Addr::from(0x0a0a_0002), Ipv4Addr::from(dst));
+        bytes.extend(ipv4::header(src, dst, protocol::UDP, 64, (FRAME - 34) as u16));
+        bytes.extend((1024 + number as u16).to_be_bytes());
+        bytes.extend([0, 9, 0, (FRAME - 34) as u8, 0, 0]);
+        bytes.resize(FRAME, 0);
+        bytes
+    };
+    (0..count).map(flow).collect()
+}
+
+/// The 256 routes that the flows use.
+pub(crate) fn routes() -> Result<Vec<Ipv4Net>> {
+    let net = |third: u32| Ipv4Net::new(Ipv4Addr::from(FIRST + third * 256), 24);
+    (0..256).map(|third| net(third).context("a prefix of 24 bits")).collect()
+}
+
+fn port(name: &str, mac: Mac) -> PortEntry {
+    PortEntry {
+        name: name.to_owned(),
+        mac,
+        mtu: 1500,
+        worker: 0,
+        implicit_partial_csum: false,
+        workload: false,
+        answers_neighbors: false,
+        icmp_source_v4: None,
+        icmp_source_v6: None,
+        up: true,
+    }
+}
+
+/// Link addresses of the router's ports, and of the next hop.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Macs {
+    pub(crate) ingress: Mac,
+    pub(crate) egress: Mac,
+    pub(crate) next_hop: Mac,
+}
+
+/// Starts one worker on the router's core that sends all routes from [`IN`] to [`OUT`].
+pub(crate) fn start(macs: Macs, frames: usize) -> Result<Dataplane> {
+    let (mut writer, fib) = FibWriter::new();
+    for net in routes()? {
+        writer.insert(IpNet::from(net), TargetId(1)).context("a route")?;
+    }
+    let worker_cores = vec![Some(crate::ROUTER_CORE)];
+    let config = DataplaneConfig { worker_cores, frames, large_frames: 0 };
+    let (dataplane, _events) = Dataplane::start(&config, fib)?;
+    let next_hop = Adjacency {
+        port: OUT,
+        neighbor: Ipv4Addr::new(10, 20, 0, 2).into(),
+        mac: Some(macs.next_hop),
+    };
+    let published = dataplane.publish(Tables {
+        ports: vec![Some(port("in", macs.ingress)), Some(port("out", macs.egress))],
+        targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],
+        adjacencies: vec![next_hop],
+        ..Tables::default()
+    });
+    anyhow::ensure!(published, "the worker did not take the tables");
+    Ok(dataplane)
+}

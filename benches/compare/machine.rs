@@ -1,0 +1,98 @@
+//! The machine: what it is, how much of it others take, huge pages for as long as they are needed.
+
+use anyhow::{Context, Result};
+use margay::lab::process;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const HUGE_PAGES: &str = "/proc/sys/vm/nr_hugepages";
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Facts without which the figures mean nothing.
+pub(crate) fn facts() -> Vec<(&'static str, String)> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find(|line| line.starts_with("model name"));
+    let model = model.and_then(|line| line.split(": ").nth(1)).unwrap_or("unknown");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let line = |program: &str, args: &[&str]| {
+        let output = process::run(process::command(program, args), "", LIMIT);
+        let text = output.map(|output| format!("{}{}", output.stdout, output.stderr));
+        text.unwrap_or_default().lines().next().unwrap_or("missing").trim().to_owned()
+    };
+    vec![
+        ("cpu", format!("{model}, {cores} cores")),
+        ("kernel", kernel.trim().to_owned()),
+        ("rustc", line("rustc", &["--version"])),
+        (
+            "margay",
+            format!(
+                "{} {}",
+                env!("CARGO_PKG_VERSION"),
+                line("git", &["rev-parse", "--short", "HEAD"])
+            ),
+        ),
+        ("dpdk", line("pkg-config", &["--modversion", "libdpdk"])),
+        ("iperf3", line("iperf3", &["--version"])),
+    ]
+}
+
+/// Ticks that the hypervisor gave to others, and all ticks, since the start.
+pub(crate) fn steal() -> (u64, u64) {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+    let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).take(8).collect();
+    (ticks.get(7).copied().unwrap_or(0), ticks.iter().sum())
+}
+
+/// The share of time that was stolen since `before`.
+pub(crate) fn stolen_since(before: (u64, u64)) -> f64 {
+    let now = steal();
+    (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64
+}
+
+/// Huge pages of 2 MiB and a mount of them; both as before once this is dropped.
+#[derive(Debug)]
+pub(crate) struct HugePages {
+    before: String,
+    mount: PathBuf,
+}
+
+impl HugePages {
+    /// Reserves `count` more pages and mounts them under `directory`.
+    pub(crate) fn reserve(count: usize, directory: &Path) -> Result<HugePages> {
+        let before = fs::read_to_string(HUGE_PAGES).context(HUGE_PAGES)?;
+        let had: usize = before.trim().parse().context(HUGE_PAGES)?;
+        let mount = directory.join("huge");
+        fs::create_dir_all(&mount).context("the mount point of huge pages")?;
+        let pages = HugePages { before, mount };
+        fs::write(HUGE_PAGES, (had + count).to_string()).context(HUGE_PAGES)?;
+        let got: usize = fs::read_to_string(HUGE_PAGES)?.trim().parse().context(HUGE_PAGES)?;
+        anyhow::ensure!(got >= had + count, "only {} of {count} huge pages free", got - had);
+        let place = pages.path();
+        process::run_ok(
+            process::command("mount", &["-t", "hugetlbfs", "none", &place]),
+            "",
+            LIMIT,
+        )?;
+        Ok(pages)
+    }
+
+    /// Where they are mounted.
+    pub(crate) fn path(&self) -> String {
+        self.mount.display().to_string()
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let place = self.path();
+        // A mount that never came to be cannot be undone.
+        process::run(process::command("umount", &[&place]), "", LIMIT).ok();
+        fs::remove_dir(&self.mount).ok();
+        if let Err(error) = fs::write(HUGE_PAGES, self.before.trim()) {
+            eprintln!("compare: {HUGE_PAGES} not set back: {error}");
+        }
+    }
+}

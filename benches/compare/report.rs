@@ -1,0 +1,163 @@
+//! Rows, medians, ratios; as a table, as JSON, as files.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::path::Path;
+
+/// One peer's figures.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    values: Vec<f64>,
+    disturbed: usize,
+    pub(crate) skipped: Option<String>,
+}
+
+impl Row {
+    pub(crate) fn new(name: &'static str) -> Row {
+        Row { name, values: Vec::new(), disturbed: 0, skipped: None }
+    }
+
+    pub(crate) fn add(&mut self, value: f64, disturbed: bool) {
+        self.values.push(value);
+        self.disturbed += usize::from(disturbed);
+    }
+
+    pub(crate) fn last_line(&self) -> String {
+        match (&self.skipped, self.values.last()) {
+            (Some(why), _) => format!("  {}: SKIPPED: {why}", self.name),
+            (None, value) => format!("  {}: {:.2}", self.name, value.unwrap_or(&f64::NAN)),
+        }
+    }
+
+    fn median(&self) -> Option<f64> {
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        match values.len() {
+            0 => None,
+            count if count % 2 == 1 => Some(values[count / 2]),
+            count => Some((values[count / 2 - 1] + values[count / 2]) / 2.0),
+        }
+    }
+
+    fn spread(&self) -> (f64, f64) {
+        let fold = |pick: fn(f64, f64) -> f64, start| self.values.iter().copied().fold(start, pick);
+        (fold(f64::min, f64::INFINITY), fold(f64::max, f64::NEG_INFINITY))
+    }
+}
+
+/// What one section found.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) title: &'static str,
+    pub(crate) unit: &'static str,
+    /// What must be known to read the figures.
+    pub(crate) notes: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Report {
+    facts: Vec<(&'static str, String)>,
+    repeats: usize,
+    seconds: f64,
+    outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    pub(crate) fn new(facts: Vec<(&'static str, String)>, repeats: usize, seconds: f64) -> Report {
+        Report { facts, repeats, seconds, outcomes: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, outcome: Outcome) {
+        self.outcomes.push(outcome);
+    }
+
+    /// Markdown, which reads as plain text too.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        for (name, value) in &self.facts {
+            let _ = writeln!(out, "- {name}: {value}");
+        }
+        let _ =
+            writeln!(out, "- {} runs of {} s each, in random order", self.repeats, self.seconds);
+        for outcome in &self.outcomes {
+            let _ = write!(out, "\n## {} ({})\n\n{}", outcome.title, outcome.unit, outcome.table());
+            for note in &outcome.notes {
+                let _ = writeln!(out, "- {note}");
+            }
+        }
+        out
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let facts: serde_json::Map<_, _> =
+            self.facts.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        json!({
+            "machine": facts,
+            "repeats": self.repeats,
+            "seconds": self.seconds,
+            "sections": self.outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
+        })
+    }
+
+    pub(crate) fn save(&self, name: &str) -> Result<()> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results");
+        std::fs::create_dir_all(&folder).context("benches/results")?;
+        let text = format!("# {name}\n\n{}", self.text());
+        std::fs::write(folder.join(format!("{name}.md")), text).context("benches/results")?;
+        let json = serde_json::to_string_pretty(&self.json())? + "\n";
+        std::fs::write(folder.join(format!("{name}.json")), json).context("benches/results")
+    }
+}
+
+impl Outcome {
+    fn margay(&self) -> Option<f64> {
+        self.rows.iter().find(|row| row.name.starts_with("margay")).and_then(Row::median)
+    }
+
+    fn table(&self) -> String {
+        let mut out =
+            "| peer | median | least - most | margay / peer |\n|---|---|---|---|\n".to_owned();
+        for row in &self.rows {
+            if let Some(why) = &row.skipped {
+                let _ = writeln!(out, "| {} | SKIPPED | {why} | |", row.name);
+                continue;
+            }
+            let (Some(median), (least, most)) = (row.median(), row.spread()) else { continue };
+            let ratio = self.margay().map_or(String::new(), |own| format!("{:.2}", own / median));
+            let mark = if row.disturbed > 0 { " (disturbed: steal time)" } else { "" };
+            let _ = writeln!(
+                out,
+                "| {} | {median:.2} | {least:.2} - {most:.2}{mark} | {ratio} |",
+                row.name
+            );
+        }
+        out.push('\n');
+        out
+    }
+
+    fn json(&self) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            let (least, most) = row.spread();
+            let ratio = self.margay().zip(row.median()).map(|(own, peer)| own / peer);
+            json!({
+                "peer": row.name,
+                "median": row.median(),
+                "least": (!row.values.is_empty()).then_some(least),
+                "most": (!row.values.is_empty()).then_some(most),
+                "values": row.values,
+                "runsWithSteal": row.disturbed,
+                "margayRatio": ratio,
+                "skipped": row.skipped,
+            })
+        });
+        json!({
+            "title": self.title,
+            "unit": self.unit,
+            "notes": self.notes,
+            "rows": rows.collect::<Vec<_>>(),
+        })
+    }
+}

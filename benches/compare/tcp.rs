@@ -1,0 +1,74 @@
+//! One TCP stream between two pods of one node, both ends and the router on the same cores: the
+//! kernel forwarding between veths, margay between TAPs and between veths.
+
+use crate::report::Outcome;
+use crate::{Arguments, Measure};
+use anyhow::Result;
+use margay::lab::daemon::DaemonSpec;
+use margay::lab::measure::{IperfSpec, Load, iperf};
+use margay::lab::namespace::LinkSpec;
+use margay::lab::node::{Node, Router};
+use margay::lab::pod::{Attachment, PodSpec};
+use margay::lab::scope::Scope;
+use margay::lab::store::Store;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const MTU: u32 = 1500;
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let margay = || Router::Margay(PathBuf::from(env!("CARGO_BIN_EXE_margay")));
+    let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
+        ("margay, pods on TAPs", Box::new(move |time| stream(margay(), Attachment::Tap, time))),
+        ("margay, pods on veths", Box::new(move |time| stream(margay(), Attachment::Veth, time))),
+        (
+            "Linux ip_forward, veths",
+            Box::new(|time| stream(Router::Kernel, Attachment::Veth, time)),
+        ),
+    ];
+    let notes = vec![
+        "iperf3, one stream, MTU 1500, default offloads of the pods' devices".to_owned(),
+        "Gbit/s of payload, as the receiver counted; ratios are of pods on TAPs".to_owned(),
+    ];
+    let rows = crate::run_all(&mut peers, arguments);
+    Outcome { title: "TCP, pod to pod", unit: "Gbit/s", notes, rows }
+}
+
+fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64> {
+    let scope = Scope::new()?;
+    let store = Store::create(&scope.directory().join("store"))?;
+    store.put_pool("pool-v4", "10.65.0.0/16".parse()?, 20)?;
+    store.put_pool("pool-v6", "fd65::/48".parse()?, 116)?;
+    store.put_node("edge1", "172.30.0.1/24".parse()?, "fd30::1/64".parse()?)?;
+    let mut node = Node::new(1, scope.namespace("edge1")?, router.clone(), store.clone())?;
+    if let Router::Margay(binary) = router {
+        node.start_daemon(DaemonSpec {
+            binary,
+            node: "edge1".to_owned(),
+            store: store.directory().to_owned(),
+            uplinks: Vec::new(),
+            static_routes: Vec::new(),
+            workers: 1,
+            directory: scope.directory(),
+            detached: false,
+        })?;
+    }
+    for name in ["a", "b"] {
+        node.add_pod(PodSpec {
+            name: name.to_owned(),
+            attachment,
+            link: LinkSpec { mtu: MTU, queues: 1 },
+            namespace: scope.namespace(&format!("pod-{name}"))?,
+            device: "eth0".to_owned(),
+        })?;
+    }
+    let (client, server) = (node.pod("a")?, node.pod("b")?);
+    let result = iperf(IperfSpec {
+        client: client.namespace(),
+        server: server.namespace(),
+        target: server.v4(),
+        load: Load::Tcp,
+        time,
+    })?;
+    Ok(result.bits_per_s / 1e9)
+}

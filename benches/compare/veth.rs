@@ -1,0 +1,194 @@
+//! Packets of 64 bytes from veth to veth: generator and sink in the kernel, the router between.
+//!
+//! ```text
+//! generator g0 ---- in0 router out0 ---- s0 sink
+//! ```
+
+use crate::forwarder::{self, FRAME, IN, Macs, OUT};
+use crate::machine::HugePages;
+use crate::report::Outcome;
+use crate::testpmd::Testpmd;
+use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
+use anyhow::{Context, Result, anyhow, ensure};
+use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
+use margay::lab::process::{self, pause};
+use margay::lab::scope::Scope;
+use margay_fastpath::port::Port;
+use margay_fastpath::port::xdp::{XdpSpec, open};
+use margay_fastpath::steering::Steering;
+use margay_fastpath::sys::bpf::generator::{Check, Generator, Sink};
+use margay_tunnels::wire::ethernet::Mac;
+use nix::net::if_::if_nametoindex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const FLOWS: u32 = 1000;
+/// Frames of one call to the generator; setting one up takes 25 ms.
+const BATCH: u32 = 1 << 18;
+const WARM_UP: Duration = Duration::from_secs(1);
+const FRAMES: usize = 16_384;
+const HUGE_PAGES: usize = 160;
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// Share of the packets that must have arrived as a router has to send them.
+const GOOD: f64 = 0.999;
+
+const IN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
+const OUT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
+const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x13]);
+
+/// The three namespaces with their links. The router's end of each has its address.
+pub(crate) struct Rig {
+    generator: Namespace,
+    pub(crate) router: Namespace,
+    sink: Namespace,
+    pub(crate) scope: Scope,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
+        ("margay", Box::new(margay)),
+        ("DPDK testpmd mac, net_af_xdp", Box::new(testpmd)),
+        ("Linux ip_forward", Box::new(linux)),
+    ];
+    let notes = vec![
+        format!(
+            "{FLOWS} UDP flows, 256 routes; generator on CPU {GENERATOR_CORE} (BPF_PROG_TEST_RUN, \
+             live frames), router on CPU {ROUTER_CORE}; an XDP program at the far end counts, \
+             checks TTL and header checksum, and drops: it runs in the router's softirq and costs \
+             the router's core alike for all"
+        ),
+        "testpmd mac rewrites link addresses only: no route, no TTL, no checksum".to_owned(),
+        "Linux: threaded NAPI of the ingress veth on the router's core, permanent neighbour"
+            .to_owned(),
+        "million packets a second, as the sink counted; more are sent than any peer takes"
+            .to_owned(),
+    ];
+    let rows = crate::run_all(&mut peers, arguments);
+    Outcome { title: "veth to veth, 64 bytes", unit: "Mpps", notes, rows }
+}
+
+impl Rig {
+    fn new() -> Result<Rig> {
+        let scope = Scope::new()?;
+        let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
+        let [generator, router, sink] = namespaces;
+        let rig = Rig { generator: generator?, router: router?, sink: sink?, scope };
+        let spec = LinkSpec { mtu: 1500, queues: 1 };
+        let (in_mac, out_mac) = (IN_MAC.to_string(), OUT_MAC.to_string());
+        let sink_mac = SINK_MAC.to_string();
+        let end = |namespace, device, mac, address: &str| -> Result<LinkEnd<'_>> {
+            Ok(LinkEnd { namespace, device, mac, addresses: vec![address.parse()?] })
+        };
+        connect(
+            spec,
+            &end(&rig.generator, "g0", None, "10.10.0.2/24")?,
+            &end(&rig.router, "in0", Some(&in_mac), "10.10.0.1/24")?,
+        )?;
+        connect(
+            spec,
+            &end(&rig.router, "out0", Some(&out_mac), "10.20.0.1/24")?,
+            &end(&rig.sink, "s0", Some(&sink_mac), "10.20.0.2/24")?,
+        )?;
+        // Without XDP or GRO a veth does not take redirected frames; the sink answers nobody.
+        rig.tool("ethtool", &["-K", "in0", "gro", "on"])?;
+        rig.router
+            .ip(&format!("neigh replace 10.20.0.2 lladdr {sink_mac} dev out0 nud permanent"))?;
+        Ok(rig)
+    }
+
+    fn tool(&self, program: &str, args: &[&str]) -> Result<String> {
+        process::run_ok(self.router.command(program, args), "", COMMAND_LIMIT)
+    }
+
+    /// Sends while `time` passes, after a warm-up; million packets a second that the sink counted.
+    fn measure(&self, ttl: u8, time: Duration) -> Result<f64> {
+        let sink = self.sink.enter(|| Ok(Sink::attach(if_nametoindex("s0")?, Check::Ttl(ttl))?))?;
+        let frames = forwarder::flows(FLOWS, IN_MAC);
+        debug_assert!(frames.iter().all(|frame| frame.len() == FRAME));
+        let stop = AtomicBool::new(false);
+        let ((packets, good), elapsed) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                self.generator.enter(|| {
+                    pin(GENERATOR_CORE);
+                    let generator = Generator::new(&frames, if_nametoindex("g0")?)?;
+                    while !stop.load(Ordering::Relaxed) {
+                        generator.send(BATCH)?;
+                    }
+                    Ok(())
+                })
+            });
+            let timed = count(&sink, time);
+            stop.store(true, Ordering::Relaxed);
+            sender.join().map_err(|_| anyhow!("the generator panicked"))??;
+            timed
+        })?;
+        ensure!(packets > 0, "nothing arrived");
+        ensure!(
+            good as f64 >= packets as f64 * GOOD,
+            "of {packets} packets only {good} had TTL {ttl} and a right checksum"
+        );
+        Ok(packets as f64 / elapsed.as_secs_f64() / 1e6)
+    }
+}
+
+/// Packets that came in `time` after the warm-up, and how many of them were good.
+fn count(sink: &Sink, time: Duration) -> Result<((u64, u64), Duration)> {
+    pause(WARM_UP)?;
+    let (before, start) = (sink.counts()?, Instant::now());
+    pause(time)?;
+    let (after, elapsed) = (sink.counts()?, start.elapsed());
+    Ok(((after.packets - before.packets, after.good - before.good), elapsed))
+}
+
+fn pin(core: usize) {
+    let mut set = nix::sched::CpuSet::new();
+    // A machine of one core runs everything on it.
+    if set.set(core).is_ok() {
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).ok();
+    }
+}
+
+fn linux(time: Duration) -> Result<f64> {
+    let rig = Rig::new()?;
+    rig.router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+    let mut lines = String::new();
+    for net in forwarder::routes()? {
+        lines += &format!("route add {net} via 10.20.0.2\n");
+    }
+    rig.router.ip(&lines)?;
+    rig.tool("sh", &["-c", "echo 1 > /sys/class/net/in0/threaded"])?;
+    let threads = rig.tool("pgrep", &["^napi/in0-"])?;
+    for thread in threads.split_whitespace() {
+        rig.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), thread])?;
+    }
+    ensure!(!threads.trim().is_empty(), "the kernel has no threaded NAPI");
+    rig.measure(63, time)
+}
+
+fn testpmd(time: Duration) -> Result<f64> {
+    let rig = Rig::new()?;
+    let huge = HugePages::reserve(HUGE_PAGES, &rig.scope.directory())?;
+    let _testpmd = Testpmd::start(&rig, &huge, SINK_MAC)?;
+    rig.measure(64, time)
+}
+
+fn margay(time: Duration) -> Result<f64> {
+    let rig = Rig::new()?;
+    let macs = Macs { ingress: IN_MAC, egress: OUT_MAC, next_hop: SINK_MAC };
+    let dataplane = forwarder::start(macs, FRAMES)?;
+    let steering = Steering::new(dataplane.arena())?;
+    steering.set_local(&["10.10.0.1".parse()?, "10.20.0.1".parse()?])?;
+    let mut devices = Vec::new();
+    for (id, name) in [(IN, "in0"), (OUT, "out0")] {
+        let spec = XdpSpec::uplink(id, name);
+        let (device, parts) = rig.router.enter(|| Ok(open(&steering, &spec)?))?;
+        let part = parts.into_iter().next().context("a device without queues")?;
+        ensure!(dataplane.attach(id, 0, Box::new(part) as Box<dyn Port>), "the worker is stuck");
+        devices.push(device);
+    }
+    let rate = rig.measure(63, time);
+    for id in [IN, OUT] {
+        ensure!(dataplane.detach(id), "the worker is stuck");
+    }
+    rate
+}
