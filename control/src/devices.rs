@@ -4,17 +4,26 @@
 //! again) and run in the namespace of the calling thread. Not for workers, nor for async tasks.
 
 use crate::config::{Config, XdpMode};
+use crate::publish::stable_hash;
 use crate::resolve::ports::PortKind;
+use margay_fastpath::port::tap::{self, Engine, TapSpec};
 use margay_fastpath::port::xdp::{self, XdpDevice, XdpSpec};
 use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::steering::Steering;
 use margay_fastpath::sys::memory::Arena;
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Packets that the kernel processes in one busy poll.
 const BUSY_POLL_BUDGET: u32 = 64;
+
+/// Link address of margay's end of a TAP: Calico's for the host's end of every pod, which makes it
+/// fe80::ecee:eeff:feee:eeee.
+const GATEWAY_MAC: Mac = Mac([0xee; 6]);
+/// MTU of a TAP where nothing says otherwise, in bytes.
+pub(crate) const TAP_MTU: u16 = 1500;
 
 /// A device that could not be opened; the text has a hint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,8 +45,10 @@ pub(crate) struct Request<'a> {
     pub(crate) name: &'a str,
     /// What it is for.
     pub(crate) kind: &'a PortKind,
-    /// Link address of the device, where it is there already.
+    /// Link address of the device, where it is there already; for TAPs the one that it is to have.
     pub(crate) mac: Option<Mac>,
+    /// MTU that a TAP is to have.
+    pub(crate) mtu: u16,
     /// The number of workers.
     pub(crate) workers: usize,
 }
@@ -91,10 +102,36 @@ impl Devices {
                 self.open_xdp(request, XdpSpec { parts: request.workers, ..spec })
             }
             PortKind::Veth => self.open_xdp(request, XdpSpec::pod(request.id, request.name)),
-            PortKind::Tap { .. } | PortKind::Host => {
-                Err(OpenError("TAP devices are not supported".to_owned()))
+            PortKind::Tap { netns, device } => {
+                // The pod's addresses are on it: it outlives the daemon.
+                let spec = tap_spec(device, Some(netns), request.mtu, true);
+                self.open_tap(request, spec)
+            }
+            PortKind::Host => {
+                let spec = tap_spec(request.name, None, request.mtu, false);
+                self.open_tap(request, spec)
             }
         }
+    }
+
+    /// Removes the device of a TAP that has been closed and that nobody wants any more.
+    pub(crate) fn remove_tap(&self, netns: &Path, device: &str) -> Result<(), OpenError> {
+        let spec = tap_spec(device, Some(netns), TAP_MTU, false);
+        // A device that is not persistent goes with its last owner.
+        tap::open(self.steering.umem().arena(), &spec).map(drop).map_err(OpenError::of)
+    }
+
+    fn open_tap(&self, request: Request, spec: TapSpec) -> Result<Opened, OpenError> {
+        let station = request.mac.unwrap_or_else(|| station_mac(request.name));
+        let spec = TapSpec { mac: Some(station), ..spec };
+        let port = tap::open(self.steering.umem().arena(), &spec).map_err(OpenError::of)?;
+        Ok(Opened {
+            parts: vec![Box::new(port.with_id(request.id))],
+            mac: GATEWAY_MAC,
+            station: Some(station),
+            mtu: Some(request.mtu),
+            keep: Keep(None),
+        })
     }
 
     fn open_xdp(&self, request: Request, spec: XdpSpec) -> Result<Opened, OpenError> {
@@ -115,4 +152,22 @@ impl Devices {
             keep: Keep(Some(device)),
         })
     }
+}
+
+fn tap_spec(name: &str, netns: Option<&Path>, mtu: u16, persistent: bool) -> TapSpec {
+    TapSpec {
+        name: name.to_owned(),
+        netns: netns.map(Path::to_owned),
+        mac: None,
+        mtu,
+        persistent,
+        up: true,
+        engine: Engine::Auto,
+    }
+}
+
+/// A link address for the device behind a port: locally administered, and the same each time.
+fn station_mac(name: &str) -> Mac {
+    let [.., a, b, c, d, e] = stable_hash(name).to_be_bytes();
+    Mac([0x02, a, b, c, d, e])
 }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// First pause after a port could not be opened; each further one is twice as long.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Longest pause.
-pub(crate) const RETRY_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Most ports.
 pub(crate) const PORTS_MAX: usize = 16_384;
 
@@ -109,6 +109,11 @@ impl Ports {
     /// The name of an open port.
     pub(crate) fn name_of(&self, id: PortId) -> Option<Arc<str>> {
         self.open().find(|(_, _, open)| open.id == id).map(|(name, ..)| name.clone())
+    }
+
+    /// What a port is for.
+    pub(crate) fn kind_of(&self, name: &str) -> Option<&PortKind> {
+        self.by_name.get(name).map(|state| &state.kind)
     }
 
     /// What the wanted ports and the devices that are there ask for.

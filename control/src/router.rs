@@ -8,7 +8,7 @@ mod neighbors;
 mod port_entries;
 
 use crate::config::Config;
-use crate::devices::{Devices, OpenError, Request};
+use crate::devices::{Devices, OpenError, Request, TAP_MTU};
 use crate::kernel::mirror::{Change, Mirror};
 use crate::kernel::watch::Told;
 use crate::kernel::{routes, sysctl};
@@ -22,12 +22,16 @@ use crate::store;
 use crate::store::watch::Batch;
 use margay_fastpath::dataplane::{Dataplane, Event};
 use margay_fastpath::fib::FibWriter;
+use margay_tunnels::wire::ethernet::Mac;
 use neighbors::Questions;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Smallest and largest MTU that a TAP is given, in bytes.
+const TAP_MTU_MIN: u32 = 1280;
+const TAP_MTU_MAX: u32 = 65_521;
 /// Errors kept for `show status`.
 const ERRORS_MAX: usize = 32;
 
@@ -158,7 +162,10 @@ impl Router {
 
     /// Closes ports: first nothing leads to them, then their workers let go, then the device.
     fn close(&mut self, names: &[Arc<str>], why: &str) {
+        let wanted = resolve::ports::wanted(&self.config, &self.model);
         let now = Instant::now();
+        let kinds: Vec<Option<PortKind>> =
+            names.iter().map(|name| self.ports.kind_of(name).cloned()).collect();
         let closing: Vec<_> =
             names.iter().filter_map(|name| self.ports.closed(name, why, now)).collect();
         if closing.is_empty() {
@@ -171,6 +178,15 @@ impl Router {
                 self.note([format!("port {}: a worker did not let go", open.id)]);
             }
         }
+        for (name, kind) in names.iter().zip(kinds) {
+            let Some(PortKind::Tap { netns, device }) = kind else { continue };
+            if wanted.get(name)
+                != Some(&PortKind::Tap { netns: netns.clone(), device: device.clone() })
+                && let Err(error) = self.devices.remove_tap(&netns, &device)
+            {
+                tracing::debug!(port = %name, "its device is not removed: {error}");
+            }
+        }
     }
 
     fn open(&mut self, names: &[(Arc<str>, PortKind)], now: Instant) -> Vec<Attach> {
@@ -178,7 +194,11 @@ impl Router {
         for (name, kind) in names {
             let link = self.mirror.link_by_name(name).filter(|_| kind.is_device());
             let device = link.map(|link| (link.index, link.mtu));
-            let mac = link.and_then(|link| link.mac);
+            let mac = match kind {
+                PortKind::Tap { .. } => self.endpoint_mac(name),
+                _ => link.and_then(|link| link.mac),
+            };
+            let mtu = self.tap_mtu();
             let index = device.map(|(index, _)| index);
             let Some((id, worker)) = self.ports.reserve() else {
                 let error = OpenError("all port numbers are taken".to_owned());
@@ -189,7 +209,7 @@ impl Router {
                 self.warn_of(name, sysctl::prepare_pod_device(name));
             }
             let workers = self.dataplane.worker_count();
-            match self.devices.open(Request { id, name, kind, mac, workers }) {
+            match self.devices.open(Request { id, name, kind, mac, mtu, workers }) {
                 Ok(mut opened) => {
                     let parts = std::mem::take(&mut opened.parts).into_iter().enumerate();
                     attach.extend(parts.map(|(part, port)| Attach {
@@ -211,6 +231,19 @@ impl Router {
             }
         }
         attach
+    }
+
+    /// Link address that the resource of a pod gives its device.
+    fn endpoint_mac(&self, interface: &str) -> Option<Mac> {
+        let mut endpoints = self.model.local_endpoints(&self.config.node_name);
+        endpoints.find(|(_, endpoint)| endpoint.interface == interface)?.1.mac
+    }
+
+    /// TAPs carry what every uplink carries.
+    fn tap_mtu(&self) -> u16 {
+        let uplinks = self.config.uplinks.iter();
+        let mtus = uplinks.filter_map(|name| Some(self.mirror.link_by_name(name)?.mtu));
+        mtus.min().map_or(TAP_MTU, |mtu| mtu.clamp(TAP_MTU_MIN, TAP_MTU_MAX) as u16)
     }
 
     fn warn_of(&mut self, name: &Arc<str>, faults: Vec<String>) {

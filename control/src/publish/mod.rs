@@ -99,7 +99,7 @@ impl std::fmt::Debug for Publisher {
 }
 
 /// A hash that is the same in every process, for choices that outlive one.
-fn stable_hash(value: impl Hash) -> u64 {
+pub(crate) fn stable_hash(value: impl Hash) -> u64 {
     ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(value)
 }
 
