@@ -96,7 +96,17 @@ impl Namespace {
 
     /// Feeds `ip` with commands, one a line; an error names the line that failed.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        let command = process::command("ip", &["-n", &self.name, "-batch", "-"]);
+        self.ip_batch(&[], lines)
+    }
+
+    /// As [`Namespace::ip`], for commands that must be told that they are about IPv6.
+    pub fn ip_v6(&self, lines: &str) -> Result<()> {
+        self.ip_batch(&["-6"], lines)
+    }
+
+    fn ip_batch(&self, options: &[&str], lines: &str) -> Result<()> {
+        let args = [options, &["-n", &self.name, "-batch", "-"]].concat();
+        let command = process::command("ip", &args);
         let output = process::run(command, lines, SETUP)?;
         if !output.status.success() {
             let text = output.stderr.trim();
@@ -123,12 +133,7 @@ impl Namespace {
 
     /// Adds `addresses` to `device` and sets it up.
     pub fn configure(&self, device: &str, addresses: &[IpNet]) -> Result<()> {
-        let mut lines = String::new();
-        for address in addresses {
-            let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
-            lines += &format!("addr add {address} dev {device}{nodad}\n");
-        }
-        self.ip(&format!("link set {device} up\n{lines}"))
+        self.ip(&configuration(device, addresses))
     }
 
     /// Adds a route to `prefix` by the next hop `via`.
@@ -170,14 +175,24 @@ pub fn connect(spec: LinkSpec, left: &LinkEnd, right: &LinkEnd) -> Result<()> {
     let LinkSpec { mtu, queues } = spec;
     let mac = |end: &LinkEnd| end.mac.map(|mac| format!(" address {mac}")).unwrap_or_default();
     let queues = format!("numrxqueues {queues} numtxqueues {queues}");
+    let left_lines = configuration(left.device, &left.addresses);
     left.namespace.ip(&format!(
-        "link add {} mtu {mtu}{} {queues} type veth peer name {} netns {} mtu {mtu}{} {queues}",
+        "link add {} mtu {mtu}{} {queues} type veth peer name {} netns {} mtu {mtu}{} {queues}\n\
+         {left_lines}",
         left.device,
         mac(left),
         right.device,
         right.namespace.name(),
         mac(right),
     ))?;
-    left.namespace.configure(left.device, &left.addresses)?;
     right.namespace.configure(right.device, &right.addresses)
+}
+
+fn configuration(device: &str, addresses: &[IpNet]) -> String {
+    let mut lines = format!("link set {device} up\n");
+    for address in addresses {
+        let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
+        lines += &format!("addr add {address} dev {device}{nodad}\n");
+    }
+    lines
 }

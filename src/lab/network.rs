@@ -109,6 +109,7 @@ impl Network {
             link: LinkSpec { mtu: self.spec.mtu - narrow, queues: 1 },
             namespace: self.scope.namespace(&format!("pod-{name}"))?,
             device: "eth0".to_owned(),
+            table: None,
         };
         self.nodes[node].add_pod(spec).map(|_| ())
     }

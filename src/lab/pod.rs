@@ -45,6 +45,9 @@ pub struct PodSpec {
     pub namespace: Namespace,
     /// The device's name in there.
     pub device: String,
+    /// Routing table for what the pod sends, where several share a namespace; `None` is the main
+    /// table.
+    pub table: Option<u32>,
 }
 
 /// A pod on a node.
@@ -146,7 +149,7 @@ impl Pod {
             (&format!("net/ipv6/conf/{device}/forwarding"), "1"),
             (&format!("net/ipv6/conf/{device}/proxy_ndp"), "1"),
         ])?;
-        self.add_default_routes("main")
+        self.add_default_routes()
     }
 
     /// Waits for the TAP that the daemon makes, and configures it.
@@ -157,17 +160,22 @@ impl Pod {
         })?;
         self.namespace().ip(&format!("link set {} mtu {}", self.device(), self.mtu()))?;
         self.namespace().configure(self.device(), &self.addresses().map(Into::into))?;
-        self.add_default_routes("main")
+        self.add_default_routes()
     }
 
-    /// The routes that a pod has, in routing table `table`: all by the node's end.
-    pub fn add_default_routes(&self, table: &str) -> Result<()> {
-        let device = self.device();
+    /// The routes that a pod has: all by the node's end.
+    fn add_default_routes(&self) -> Result<()> {
+        let (device, v4, v6, table) = (self.device(), self.v4, self.v6, self.spec.table);
+        let mut rule = String::new();
+        if let Some(number) = table {
+            rule = format!("rule add from {v4} lookup {number}");
+            self.namespace().ip_v6(&format!("rule add from {v6} lookup {number}"))?;
+        }
+        let table = table.map_or("main".to_owned(), |number| number.to_string());
         self.namespace().ip(&format!(
             "route add {GATEWAY_V4} dev {device} scope link table {table}\n\
-             route add default via {GATEWAY_V4} dev {device} onlink src {} table {table}\n\
-             route add default via {GATEWAY_V6} dev {device} src {} table {table}\n",
-            self.v4, self.v6
+             route add default via {GATEWAY_V4} dev {device} onlink src {v4} table {table}\n\
+             route add default via {GATEWAY_V6} dev {device} src {v6} table {table}\n{rule}"
         ))
     }
 

@@ -16,7 +16,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How often a wait looks again.
+/// How soon a wait looks again: at first, and at most, doubling in between.
+const FIRST_TICK: Duration = Duration::from_micros(200);
 const TICK: Duration = Duration::from_millis(5);
 
 static INTERRUPT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
@@ -58,6 +59,7 @@ fn wait_through<T>(
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
+    let mut tick = FIRST_TICK;
     loop {
         if let Some(value) = probe()? {
             return Ok(value);
@@ -65,7 +67,8 @@ fn wait_through<T>(
         if start.elapsed() > limit {
             bail!("{what}: not within {:.1} s", limit.as_secs_f64());
         }
-        std::thread::sleep(TICK);
+        std::thread::sleep(tick);
+        tick = TICK.min(tick * 2);
     }
 }
 
