@@ -106,8 +106,8 @@ pub struct IperfSpec<'a> {
     pub target: IpAddr,
     /// TCP or UDP.
     pub load: Load,
-    /// How long to send.
-    pub time: Duration,
+    /// How long to send; iperf3 takes whole seconds only.
+    pub seconds: u32,
 }
 
 /// What the receiver got.
@@ -138,14 +138,14 @@ pub fn iperf(spec: IperfSpec) -> Result<IperfResult> {
         }
         Ok(listens(spec.server, IPERF_PORT)?.then_some(()))
     })?;
-    let time = format!("{:.1}", spec.time.as_secs_f64());
+    let time = spec.seconds.max(1).to_string();
     // The control connection gives up early when nothing comes back at all.
     let client = ["-J", "-c", &target, "-p", &port, "-t", &time, "--connect-timeout", "2000"];
     let mut command = spec.client.command("iperf3", &client);
     if let Load::Udp { length, rate } = spec.load {
         command.args(["-u", "-l", &length.to_string(), "-b", &rate.to_string()]);
     }
-    let output = process::run(command, "", spec.time + Duration::from_secs(10))?;
+    let output = process::run(command, "", Duration::from_secs(u64::from(spec.seconds) + 10))?;
     parse_iperf(&output.stdout)
 }
 

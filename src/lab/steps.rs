@@ -1,7 +1,7 @@
 //! What `margay lab` does: the same steps on a network of MTU 1500 and on one of MTU 9000.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -16,7 +16,7 @@ use super::report::{Report, Step};
 /// MTUs of the networks that are built, in bytes.
 const MTUS: [u32; 2] = [1500, 9000];
 /// How long each load lasts.
-const LOAD_TIME: Duration = Duration::from_secs(1);
+const LOAD_SECONDS: u32 = 1;
 /// Bits a second of the UDP runs that must lose next to nothing.
 const UDP_RATE: u64 = 40_000_000;
 /// Largest loss of those runs, in per cent: a busy machine may miss a few.
@@ -152,7 +152,7 @@ impl Run<'_> {
             for (target, family) in pod.addresses().into_iter().zip(["IPv4", "IPv6"]) {
                 for (load, kind) in [(Load::Tcp, "TCP"), (udp, "UDP")] {
                     let server = pod.namespace();
-                    let spec = IperfSpec { client, server, target, load, time: LOAD_TIME };
+                    let spec = IperfSpec { client, server, target, load, seconds: LOAD_SECONDS };
                     let first = client == veth_a.namespace() && target.is_ipv4() && mtu == 1500;
                     self.step(&format!("{kind} {way}, {family}, MTU {mtu}"), |report| {
                         let (gbps, detail) = run_load(spec)?;
@@ -192,7 +192,7 @@ fn tcp<'a>(from: &'a Pod, to: &'a Pod) -> IperfSpec<'a> {
         server: to.namespace(),
         target: to.v4(),
         load: Load::Tcp,
-        time: LOAD_TIME,
+        seconds: LOAD_SECONDS,
     }
 }
 

@@ -34,7 +34,7 @@ fn a_killed_daemon_leaves_the_host_reachable_and_restarts_quickly() {
                 server: pod.namespace(),
                 target: pod.v6(),
                 load: Load::Udp { length: 1000, rate: 50_000_000 },
-                time: Duration::from_secs(6),
+                seconds: 6,
             })
         });
         std::thread::sleep(Duration::from_secs(2));

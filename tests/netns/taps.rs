@@ -1,12 +1,8 @@
 //! Pods on TAPs: super-packets cross margay whole between two of them, and are cut, with right
 //! checksums, towards a veth pod and an uplink of 1500 bytes.
 
-use std::time::Duration;
-
 use margay::lab::measure::{self, IperfSpec, Load};
 use margay::lab::{requirements, steps};
-
-const TIME: Duration = Duration::from_secs(1);
 
 #[test]
 fn tcp_between_tap_and_every_other_attachment() {
@@ -29,7 +25,7 @@ fn tcp_between_tap_and_every_other_attachment() {
         for target in targets {
             let udp = Load::Udp { length: 1200, rate: 20_000_000 };
             for load in [Load::Tcp, udp] {
-                let spec = IperfSpec { client, server, target, load, time: TIME };
+                let spec = IperfSpec { client, server, target, load, seconds: 1 };
                 let (_, text) = steps::run_load(spec).unwrap_or_else(|error| {
                     panic!("{way}, {target}, {load:?}: {error:#}");
                 });

@@ -36,7 +36,8 @@ impl Capture {
     fn start(network: &Network, namespace: &Namespace, device: &str) -> Capture {
         let file = network.scope().directory().join(format!("{}.capture", namespace.name()));
         let name = file.to_str().unwrap();
-        let args = ["-i", device, "-Q", "in", "-Z", "root", "-c", PACKETS, "-U", "-w", name];
+        let args =
+            ["-i", device, "-Q", "in", "-Z", "root", "-c", PACKETS, "--immediate-mode", "-w", name];
         let log = file.with_extension("log");
         let process = Process::start_logged(namespace.command("tcpdump", &args), &log).unwrap();
         process::wait_for("tcpdump to listen", Duration::from_secs(10), || {
@@ -74,8 +75,7 @@ fn judge(network: &Network, (client, server, target): Way, load: Load) {
     let (place, device) =
         if *server == network.outside { (&network.tor, "edge1") } else { (server, "eth0") };
     let capture = Capture::start(network, place, device);
-    let time = Duration::from_millis(500);
-    measure::iperf(IperfSpec { client, server, target, load, time }).unwrap();
+    measure::iperf(IperfSpec { client, server, target, load, seconds: 1 }).unwrap();
     demand_right_packets(&capture.finish(), 20);
 }
 
