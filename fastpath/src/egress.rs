@@ -21,17 +21,24 @@ pub struct Egress {
 
 impl Egress {
     /// Puts a packet behind the others for `port`.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, port: PortId, packet: Packet) {
+        if let Some(queue) = self.queues.get_mut(usize::from(port.0))
+            && !queue.is_empty()
+        {
+            return queue.push(packet);
+        }
+        self.push_first(port, packet);
+    }
+
+    #[cold]
+    fn push_first(&mut self, port: PortId, packet: Packet) {
         let at = usize::from(port.0);
         if at >= self.queues.len() {
             self.queues.resize_with(at + 1, Vec::new);
         }
-        let queue = &mut self.queues[at];
-        if queue.is_empty() {
-            self.dirty.push(port);
-        }
-        queue.push(packet);
+        self.dirty.push(port);
+        self.queues[at].push(packet);
     }
 
     /// A port that has packets, taken off the list; its queue is to be emptied now.

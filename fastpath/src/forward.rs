@@ -36,11 +36,10 @@ pub fn dst(packet: &Packet) -> Option<IpAddr> {
     }
 }
 
-/// TTL or hop limit of a parsed packet.
-#[inline]
-pub fn ttl(packet: &Packet) -> u8 {
+/// True when a parsed packet's TTL or hop limit does not allow the step.
+pub fn ends_here(packet: &Packet, step: Step) -> bool {
     let at = if is_v4(packet) { 8 } else { 7 };
-    ip(packet).get(at).copied().unwrap_or(0)
+    step == Step::Forward && ip(packet).get(at).is_none_or(|ttl| *ttl <= 1)
 }
 
 /// True for IPv4 without DF: the only packets that a router may fragment.
@@ -48,20 +47,27 @@ pub fn may_fragment(packet: &Packet) -> bool {
     is_v4(packet) && ipv4::View::new(ip(packet)).is_some_and(|view| !view.dont_fragment())
 }
 
-/// Writes the link header and takes one from the TTL where the step asks for it.
-#[inline]
-pub fn rewrite(packet: &mut Packet, dst: Mac, src: Mac, step: Step) {
+/// Writes the link header and takes one from the TTL where the step asks for it. False, with
+/// nothing written, when the TTL or hop limit ends here (RFC 1812 5.3.1, RFC 8200 3).
+#[inline(always)]
+#[must_use]
+pub fn rewrite(packet: &mut Packet, dst: Mac, src: Mac, step: Step) -> bool {
     let l3 = usize::from(packet.l3);
-    let head = packet.head_mut();
-    head[..6].copy_from_slice(&dst.0);
-    head[6..ethernet::HEADER_LEN - 2].copy_from_slice(&src.0);
-    if step != Step::Forward {
-        return;
+    let Some((link, rest)) = packet.head_mut().split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()
+    else {
+        return false;
+    };
+    if step == Step::Forward {
+        let Some(ip) = rest.get_mut(l3.wrapping_sub(ethernet::HEADER_LEN)..) else { return false };
+        let lived = match ip.first().map(|byte| byte >> 4) {
+            Some(4) => ipv4::decrement_ttl(ip),
+            _ => ipv6::decrement_hop_limit(ip),
+        };
+        if !lived {
+            return false;
+        }
     }
-    let ip = &mut head[l3..];
-    if ip[0] >> 4 == 4 {
-        ipv4::decrement_ttl(ip);
-    } else {
-        ip[7] -= 1;
-    }
+    link[..6].copy_from_slice(&dst.0);
+    link[6..12].copy_from_slice(&src.0);
+    true
 }

@@ -14,7 +14,7 @@ use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
 use crate::neighbor::{Hold, HoldQueue, Neighbor};
 use crate::packet::Packet;
-use crate::parse::{Parsed, parse};
+use crate::parse::parse;
 use crate::port::{BURST, PortId};
 use crate::proxy_neighbor::{self, Outcome};
 use crate::segment::{self, Checksums};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 mod burst;
 
-use burst::Burst;
+use burst::{Burst, Kind};
 
 /// Most packets that margay makes itself while it works on one burst.
 const MAX_MADE: usize = 4 * BURST;
@@ -58,6 +58,7 @@ pub struct Pipeline {
     hold: HoldQueue,
     icmp: icmp::Limiter,
     made: Vec<Packet>,
+    found: Option<Box<Burst>>,
 }
 
 impl Pipeline {
@@ -72,6 +73,7 @@ impl Pipeline {
             hold: HoldQueue::default(),
             icmp: icmp::Limiter::default(),
             made: Vec::new(),
+            found: None,
         }
     }
 
@@ -85,18 +87,20 @@ impl Pipeline {
         };
         self.capture_all(view, burst);
         let (start, count) = (cycles(), burst.len());
-        let mut found = Burst::new();
+        let mut found = self.found.take().unwrap_or_default();
+        found.clear();
         for (at, packet) in burst.iter_mut().enumerate() {
             let outcome = parse(packet, port.mac, &mut self.pool);
-            found.note(at, outcome);
             if port.implicit_partial_csum && outcome.is_ok() {
                 segment::detect_partial(packet);
             }
+            found.note(at, outcome);
         }
         let parsed = cycles();
         found.look_up(view.fib);
         let looked_up = cycles();
         self.finish(view, port, &found, burst);
+        self.found = Some(found);
         self.route_made(view);
         self.counters.stage(Stage::Parse, parsed - start, count);
         self.counters.stage(Stage::Lookup, looked_up - parsed, count);
@@ -106,25 +110,25 @@ impl Pipeline {
     fn finish(&mut self, view: View<'_>, port: &PortEntry, found: &Burst, burst: &mut Vec<Packet>) {
         let (mut next_v4, mut next_v6) = (0, 0);
         for (at, packet) in burst.drain(..).enumerate() {
-            match found.outcome[at] {
-                Ok(Parsed::V4(_)) => {
+            match found.kinds[at] {
+                Kind::V4 => {
                     let target = found.targets_v4[next_v4];
                     next_v4 += 1;
                     self.route(view, packet, target, Step::Forward);
                 }
-                Ok(Parsed::V6(_)) => {
+                Kind::V6 => {
                     let target = found.targets_v6[next_v6];
                     next_v6 += 1;
                     self.route(view, packet, target, Step::Forward);
                 }
-                Ok(Parsed::Neighbor) => self.neighbor_message(view, port, packet),
-                Err(reason) => self.drop(view, packet, reason),
+                Kind::Neighbor => self.neighbor_message(view, port, packet),
+                Kind::Bad(reason) => self.drop(view, packet, reason),
             }
         }
     }
 
     /// Sends a packet where its route says. `step` tells whether it passes through, or was made here.
-    #[inline]
+    #[inline(always)]
     fn route(&mut self, view: View<'_>, packet: Packet, target: TargetId, step: Step) {
         match view.tables.target(target) {
             Target::Forward(adjacency) => self.forward(view, packet, adjacency, step),
@@ -140,7 +144,7 @@ impl Pipeline {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, view: View<'_>, mut packet: Packet, to: AdjacencyId, step: Step) {
         let Some(adjacency) = view.tables.adjacency(to) else {
             return self.drop(view, packet, DropReason::PortDown);
@@ -148,22 +152,32 @@ impl Pipeline {
         let Some(egress) = view.tables.port(adjacency.port).filter(|port| port.up) else {
             return self.drop(view, packet, DropReason::PortDown);
         };
-        if step == Step::Forward && forward::ttl(&packet) <= 1 {
-            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
-        }
-        let Some(mac) = adjacency.mac else {
-            let neighbor = Neighbor { port: adjacency.port, address: adjacency.neighbor };
-            return self.hold(view, packet, neighbor);
-        };
+        let Some(mac) = adjacency.mac else { return self.wait_for(view, packet, to, step) };
         if segment::largest_ip_len(&packet) > usize::from(egress.mtu) {
             return self.too_big(view, packet, to, step);
         }
-        forward::rewrite(&mut packet, mac, egress.mac, step);
+        if !forward::rewrite(&mut packet, mac, egress.mac, step) {
+            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
+        }
         self.counters.forwarded.add(1);
         self.egress.push(adjacency.port, packet);
     }
 
+    /// The next hop's link address is not known. A TTL that ends here is told at once.
+    #[cold]
+    fn wait_for(&mut self, view: View<'_>, packet: Packet, to: AdjacencyId, step: Step) {
+        if forward::ends_here(&packet, step) {
+            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
+        }
+        let Some(adjacency) = view.tables.adjacency(to) else {
+            return self.drop(view, packet, DropReason::PortDown);
+        };
+        let neighbor = Neighbor { port: adjacency.port, address: adjacency.neighbor };
+        self.hold(view, packet, neighbor);
+    }
+
     /// To the host's own stack, as it came.
+    #[cold]
     fn deliver(&mut self, view: View<'_>, mut packet: Packet) {
         let host = view.tables.host.and_then(|id| view.tables.adjacency(id));
         let Some((adjacency, mac)) = host.and_then(|host| Some((host, host.mac?))) else {
@@ -172,7 +186,7 @@ impl Pipeline {
         let Some(port) = view.tables.port(adjacency.port) else {
             return self.drop(view, packet, DropReason::NoHost);
         };
-        forward::rewrite(&mut packet, mac, port.mac, Step::Deliver);
+        let _ = forward::rewrite(&mut packet, mac, port.mac, Step::Deliver);
         self.counters.punted.add(1);
         self.egress.push(adjacency.port, packet);
     }
@@ -244,6 +258,7 @@ impl Pipeline {
         self.error(view, packet, DropReason::NeighborFailed, IcmpError::HostUnreachable);
     }
 
+    #[cold]
     fn route_again(&mut self, view: View<'_>, packet: Packet) {
         let target = look_up_one(view.fib, &packet);
         let own = packet.in_port == PortId::NONE;
@@ -273,6 +288,9 @@ impl Pipeline {
             return self.drop(view, packet, DropReason::PortDown);
         };
         let mtu = egress.mtu;
+        if forward::ends_here(&packet, step) {
+            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
+        }
         if !forward::may_fragment(&packet) {
             return self.error(view, packet, DropReason::TooBig, IcmpError::TooBig { mtu });
         }
@@ -290,9 +308,14 @@ impl Pipeline {
             part.free(&mut self.pool);
             self.counters.made.add(pieces.len() as u64 - 1);
             for piece in pieces {
-                self.forward(view, piece, to, step);
+                self.forward_piece(view, piece, to, step);
             }
         }
+    }
+
+    #[cold]
+    fn forward_piece(&mut self, view: View<'_>, piece: Packet, to: AdjacencyId, step: Step) {
+        self.forward(view, piece, to, step);
     }
 
     /// Drops a packet and tells its sender why, if that may be told.
@@ -320,12 +343,12 @@ impl Pipeline {
     /// loop ends.
     fn route_made(&mut self, view: View<'_>) {
         while let Some(packet) = self.made.pop() {
-            let target = look_up_one(view.fib, &packet);
-            self.route(view, packet, target, Step::Originate);
+            self.route_again(view, packet);
         }
     }
 
     /// Ends a packet's way and counts why.
+    #[cold]
     pub fn drop(&mut self, view: View<'_>, packet: Packet, reason: DropReason) {
         if let Some(tap) = &self.tap {
             tap.copy(&packet, packet.in_port, Point::Drop(reason), view.now_ns);

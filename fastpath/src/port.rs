@@ -5,6 +5,7 @@
 
 pub mod pcap;
 pub mod sim;
+pub mod tap;
 pub mod xdp;
 
 use crate::packet::{Gso, Packet};

@@ -49,7 +49,7 @@ impl Show {
         match &self.what {
             What::Status => {
                 let answer = client::get(socket, "/v1/status")?;
-                print(output, &answer, |answer| tables::status(answer))?;
+                print(output, &answer, tables::status)?;
             }
             What::Ports => {
                 let answer: Vec<_> = client::get(socket, "/v1/ports")?;
@@ -70,7 +70,7 @@ impl Show {
             }
             What::Drops => {
                 let answer = client::get(socket, "/v1/drops")?;
-                print(output, &answer, |answer| tables::drops(answer))?;
+                print(output, &answer, tables::drops)?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -12,10 +12,14 @@ use crate::kernel::{NextHop, RouteKind};
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Gateway of IPv4 pods.
+const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
 pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut Wanted) {
     let owners = inputs.model.block_owners();
+    pod_gateway(inputs, wanted);
     for (_, endpoint) in inputs.model.local_endpoints(inputs.node) {
         for address in &endpoint.addresses {
             local(inputs, endpoint, *address, table, wanted);
@@ -40,6 +44,20 @@ pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut 
                 remote(prefix, found, table, wanted);
             }
         }
+    }
+}
+
+/// The gateway of pods, 169.254.1.1, is nobody's address: the kernel answers ARP for it on their
+/// devices if it has a route to it elsewhere. A host without a default route has none, so it gets
+/// one, to the TAP.
+fn pod_gateway(inputs: Inputs, wanted: &mut Wanted) {
+    let mut endpoints = inputs.model.local_endpoints(inputs.node);
+    let needed = endpoints.any(|(_, endpoint)| endpoint.attachment == Attachment::Veth);
+    let host = inputs.mirror.link_by_name(inputs.host_device).filter(|link| link.up && needed);
+    if let Some(link) = host {
+        let next_hops = vec![NextHop { device: link.index, gateway: None, weight: 1 }];
+        let kernel = KernelRoute { kind: RouteKind::Unicast, next_hops };
+        wanted.kernel_routes.insert(host_prefix(POD_GATEWAY.into()), kernel);
     }
 }
 

@@ -7,9 +7,24 @@ use crate::port::BURST;
 use crate::tables::TargetId;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What the parse stage found, for each packet of a burst.
+/// What one packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// IPv4: the next of [`Burst::targets_v4`] is its.
+    V4,
+    /// IPv6: the next of [`Burst::targets_v6`] is its.
+    V6,
+    /// ARP or neighbour discovery.
+    Neighbor,
+    /// To be dropped.
+    Bad(DropReason),
+}
+
+/// One burst. Kept between bursts, so that it is not cleared each time: only the entries up to the
+/// counts are of this burst.
+#[derive(Debug)]
 pub(super) struct Burst {
-    pub(super) outcome: [Result<Parsed, DropReason>; BURST],
+    pub(super) kinds: [Kind; BURST],
     dst_v4: [Ipv4Addr; BURST],
     dst_v6: [Ipv6Addr; BURST],
     count_v4: usize,
@@ -18,12 +33,10 @@ pub(super) struct Burst {
     pub(super) targets_v6: [TargetId; BURST],
 }
 
-impl Burst {
-    /// Nothing found yet.
-    #[inline]
-    pub(super) fn new() -> Burst {
+impl Default for Burst {
+    fn default() -> Burst {
         Burst {
-            outcome: [Err(DropReason::Truncated); BURST],
+            kinds: [Kind::Neighbor; BURST],
             dst_v4: [Ipv4Addr::UNSPECIFIED; BURST],
             dst_v6: [Ipv6Addr::UNSPECIFIED; BURST],
             count_v4: 0,
@@ -32,22 +45,32 @@ impl Burst {
             targets_v6: [TargetId(0); BURST],
         }
     }
+}
+
+impl Burst {
+    /// Begins a new burst.
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        (self.count_v4, self.count_v6) = (0, 0);
+    }
 
     /// Notes what packet number `at` of the burst is; to be called in their order.
     #[inline]
     pub(super) fn note(&mut self, at: usize, outcome: Result<Parsed, DropReason>) {
-        self.outcome[at] = outcome;
-        match outcome {
+        self.kinds[at] = match outcome {
             Ok(Parsed::V4(dst)) => {
                 self.dst_v4[self.count_v4] = dst;
                 self.count_v4 += 1;
+                Kind::V4
             }
             Ok(Parsed::V6(dst)) => {
                 self.dst_v6[self.count_v6] = dst;
                 self.count_v6 += 1;
+                Kind::V6
             }
-            _ => {}
-        }
+            Ok(Parsed::Neighbor) => Kind::Neighbor,
+            Err(reason) => Kind::Bad(reason),
+        };
     }
 
     /// Looks all destinations up, each family as one batch.

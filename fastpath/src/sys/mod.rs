@@ -5,5 +5,6 @@ pub mod bpf;
 pub mod clock;
 pub mod memory;
 pub mod table;
+pub(crate) mod tap;
 pub mod wait;
 pub mod xdp;

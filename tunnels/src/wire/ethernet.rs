@@ -55,13 +55,13 @@ impl std::str::FromStr for Mac {
 
 /// View of a frame from its first byte.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a>(&'a [u8]);
+pub struct View<'a>(&'a [u8; HEADER_LEN], &'a [u8]);
 
 impl<'a> View<'a> {
     /// `None` when `bytes` is shorter than the header.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() >= HEADER_LEN).then_some(View(bytes))
+        bytes.split_first_chunk().map(|(header, payload)| View(header, payload))
     }
 
     /// Destination address.
@@ -85,7 +85,7 @@ impl<'a> View<'a> {
     /// What follows the header.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        &self.0[HEADER_LEN..]
+        self.1
     }
 }
 

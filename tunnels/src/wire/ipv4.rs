@@ -14,49 +14,52 @@ pub const OFFSET_MASK: u16 = 0x1fff;
 
 /// View of a packet from the first byte of its IPv4 header.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a>(&'a [u8]);
+pub struct View<'a> {
+    fixed: &'a [u8; MIN_HEADER_LEN],
+    bytes: &'a [u8],
+}
 
 impl<'a> View<'a> {
     /// `None` when `bytes` is shorter than the fixed header.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() >= MIN_HEADER_LEN).then_some(View(bytes))
+        bytes.first_chunk().map(|fixed| View { fixed, bytes })
     }
 
     /// Version, 4 in a good packet.
     #[inline]
     pub fn version(&self) -> u8 {
-        self.0[0] >> 4
+        self.fixed[0] >> 4
     }
 
     /// Header length with options, in bytes: 0 to 60, at least 20 in a good packet.
     #[inline]
     pub fn header_len(&self) -> usize {
-        usize::from(self.0[0] & 0xf) * 4
+        usize::from(self.fixed[0] & 0xf) * 4
     }
 
     /// The byte of DSCP and ECN.
     #[inline]
     pub fn traffic_class(&self) -> u8 {
-        self.0[1]
+        self.fixed[1]
     }
 
     /// Length of header and payload, in bytes.
     #[inline]
     pub fn total_len(&self) -> usize {
-        usize::from(be16(self.0, 2))
+        usize::from(be16(self.fixed, 2))
     }
 
     /// Identification.
     #[inline]
     pub fn id(&self) -> u16 {
-        be16(self.0, 4)
+        be16(self.fixed, 4)
     }
 
     /// Flags and fragment offset, as they stand.
     #[inline]
     pub fn flags_fragment(&self) -> u16 {
-        be16(self.0, 6)
+        be16(self.fixed, 6)
     }
 
     /// True when the sender forbids fragmentation.
@@ -80,31 +83,31 @@ impl<'a> View<'a> {
     /// Time to live.
     #[inline]
     pub fn ttl(&self) -> u8 {
-        self.0[8]
+        self.fixed[8]
     }
 
     /// Protocol of the payload.
     #[inline]
     pub fn protocol(&self) -> u8 {
-        self.0[9]
+        self.fixed[9]
     }
 
     /// Header checksum field.
     #[inline]
     pub fn checksum(&self) -> u16 {
-        be16(self.0, 10)
+        be16(self.fixed, 10)
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Ipv4Addr {
-        Ipv4Addr::from(be32(self.0, 12))
+        Ipv4Addr::from(be32(self.fixed, 12))
     }
 
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Ipv4Addr {
-        Ipv4Addr::from(be32(self.0, 16))
+        Ipv4Addr::from(be32(self.fixed, 16))
     }
 
     /// True when the header's checksum is right; false also when the header does not fit.
@@ -112,29 +115,37 @@ impl<'a> View<'a> {
     pub fn checksum_ok(&self) -> bool {
         let length = self.header_len();
         if length == MIN_HEADER_LEN {
-            return checksum_ok_20(self.0);
+            return checksum_ok_20(self.fixed);
         }
-        self.0.get(..length).is_some_and(|header| checksum::fold(checksum::sum(header)) == 0xffff)
+        self.bytes
+            .get(..length)
+            .is_some_and(|header| checksum::fold(checksum::sum(header)) == 0xffff)
     }
 }
 
 #[inline]
-fn checksum_ok_20(bytes: &[u8]) -> bool {
-    let word = |at: usize| {
-        u64::from(u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))
-    };
-    checksum::fold(word(0) + word(4) + word(8) + word(12) + word(16)) == 0xffff
+fn checksum_ok_20(header: &[u8; MIN_HEADER_LEN]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    checksum::fold(sum) == 0xffff
 }
 
-/// Takes one from the TTL and mends the checksum (RFC 1812 5.3.1, RFC 1624). The TTL must not be 0.
+/// Takes one from the TTL and mends the checksum (RFC 1812 5.3.1, RFC 1624). False, with nothing
+/// written, when that would leave 0.
 #[inline]
-pub fn decrement_ttl(header: &mut [u8]) {
+#[must_use]
+pub fn decrement_ttl(header: &mut [u8]) -> bool {
+    let Some(header) = header.first_chunk_mut::<MIN_HEADER_LEN>() else { return false };
+    if header[8] <= 1 {
+        return false;
+    }
     // TTL is the high byte of its 16-bit word: the word falls by 0x100, so the one's complement
     // sum in the field rises by 0x100.
     header[8] -= 1;
     let field = u32::from(be16(header, 10)) + 0x100;
     let folded = (field & 0xffff) + (field >> 16);
     header[10..12].copy_from_slice(&(folded as u16).to_be_bytes());
+    true
 }
 
 /// Writes total length (bytes), identification, flags and fragment offset, and a new checksum.
@@ -196,13 +207,21 @@ mod tests {
 
         #[test]
         fn a_smaller_ttl_keeps_the_checksum_right(
-            src in any::<u32>(), dst in any::<u32>(), ttl in 1u8..
+            src in any::<u32>(), dst in any::<u32>(), ttl in 2u8..
         ) {
             let mut bytes = header(src.into(), dst.into(), 6, ttl, 100);
-            decrement_ttl(&mut bytes);
+            prop_assert!(decrement_ttl(&mut bytes));
             let view = View::new(&bytes).unwrap();
             prop_assert!(view.checksum_ok());
             prop_assert_eq!(view.ttl(), ttl - 1);
+        }
+
+        #[test]
+        fn a_ttl_that_ends_here_stays(ttl in 0u8..2) {
+            let mut bytes = header([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 6, ttl, 100);
+            let before = bytes;
+            prop_assert!(!decrement_ttl(&mut bytes));
+            prop_assert_eq!(bytes, before);
         }
 
         #[test]

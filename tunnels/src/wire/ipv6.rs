@@ -12,61 +12,64 @@ pub const FRAGMENT: u8 = 44;
 
 /// View of a packet from the first byte of its IPv6 header.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a>(&'a [u8]);
+pub struct View<'a> {
+    fixed: &'a [u8; HEADER_LEN],
+    bytes: &'a [u8],
+}
 
 impl<'a> View<'a> {
     /// `None` when `bytes` is shorter than the fixed header.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() >= HEADER_LEN).then_some(View(bytes))
+        bytes.first_chunk().map(|fixed| View { fixed, bytes })
     }
 
     /// Version, 6 in a good packet.
     #[inline]
     pub fn version(&self) -> u8 {
-        self.0[0] >> 4
+        self.fixed[0] >> 4
     }
 
     /// The byte of DSCP and ECN.
     #[inline]
     pub fn traffic_class(&self) -> u8 {
-        (be16(self.0, 0) >> 4) as u8
+        (be16(self.fixed, 0) >> 4) as u8
     }
 
     /// Flow label, 20 bits.
     #[inline]
     pub fn flow_label(&self) -> u32 {
-        be32(self.0, 0) & 0xf_ffff
+        be32(self.fixed, 0) & 0xf_ffff
     }
 
     /// Length of what follows the fixed header, in bytes.
     #[inline]
     pub fn payload_len(&self) -> usize {
-        usize::from(be16(self.0, 4))
+        usize::from(be16(self.fixed, 4))
     }
 
     /// Type of the header after the fixed one.
     #[inline]
     pub fn next_header(&self) -> u8 {
-        self.0[6]
+        self.fixed[6]
     }
 
     /// Hop limit.
     #[inline]
     pub fn hop_limit(&self) -> u8 {
-        self.0[7]
+        self.fixed[7]
     }
 
     /// Source address.
     #[inline]
     pub fn src(&self) -> Ipv6Addr {
-        address(self.0, 8)
+        address(self.fixed, 8)
     }
 
     /// Destination address.
     #[inline]
     pub fn dst(&self) -> Ipv6Addr {
-        address(self.0, 24)
+        address(self.fixed, 24)
     }
 
     /// Walks the extension headers. `None` when they run past the bytes given, or when there are
@@ -77,13 +80,13 @@ impl<'a> View<'a> {
         if !is_extension(next) {
             return Some(Transport { protocol: next, offset: HEADER_LEN, fragment: None });
         }
-        walk(self.0, next)
+        walk(self.bytes, next)
     }
 
     /// The extension headers one by one. Ends at the transport header, where the bytes end, at
     /// [`MAX_EXTENSIONS`] and behind the header of a later fragment, as [`View::transport`] does.
     pub fn extensions(&self) -> impl Iterator<Item = Extension> + use<'a> {
-        let bytes = self.0;
+        let bytes = self.bytes;
         let first = Extension::at(bytes, self.next_header(), HEADER_LEN);
         std::iter::successors(first, move |last| {
             if last.is_later_fragment() {
@@ -116,7 +119,7 @@ impl Extension {
         if !is_extension(kind) {
             return None;
         }
-        let header = bytes.get(offset..offset + 8)?;
+        let header = bytes.get(offset..)?.first_chunk::<8>()?;
         let len = match kind {
             FRAGMENT => 8,
             51 => (usize::from(header[1]) + 2) * 4,
@@ -149,6 +152,7 @@ impl Transport {
     }
 }
 
+#[inline]
 fn is_extension(next: u8) -> bool {
     matches!(next, 0 | 43 | FRAGMENT | 51 | 60 | 135)
 }
@@ -170,10 +174,24 @@ fn walk(bytes: &[u8], mut next: u8) -> Option<Transport> {
     (!is_extension(next)).then_some(Transport { protocol: next, offset, fragment })
 }
 
-fn address(bytes: &[u8], at: usize) -> Ipv6Addr {
+#[inline]
+fn address(bytes: &[u8; HEADER_LEN], at: usize) -> Ipv6Addr {
     let mut octets = [0; 16];
     octets.copy_from_slice(&bytes[at..at + 16]);
     Ipv6Addr::from(octets)
+}
+
+/// Takes one from the hop limit. False, with nothing written, when that would leave 0.
+#[inline]
+#[must_use]
+pub fn decrement_hop_limit(header: &mut [u8]) -> bool {
+    match header.first_chunk_mut::<HEADER_LEN>() {
+        Some(header) if header[7] > 1 => {
+            header[7] -= 1;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// A fixed header with traffic class and flow label 0. `payload_len` in bytes.

@@ -27,10 +27,14 @@ pub mod protocol {
     pub const SCTP: u8 = 132;
 }
 
-pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+// Headers are arrays of known length, so that a constant offset needs no bounds check.
+
+#[inline]
+pub(crate) fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+#[inline]
+pub(crate) fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

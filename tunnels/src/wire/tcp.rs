@@ -25,13 +25,13 @@ pub const CWR: u8 = 0x80;
 
 /// View of a segment from the first byte of its TCP header.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a>(&'a [u8]);
+pub struct View<'a>(&'a [u8; MIN_HEADER_LEN]);
 
 impl<'a> View<'a> {
     /// `None` when `bytes` is shorter than the fixed header.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() >= MIN_HEADER_LEN).then_some(View(bytes))
+        bytes.first_chunk().map(View)
     }
 
     /// Source port.

@@ -9,13 +9,13 @@ pub const CHECKSUM_OFFSET: usize = 6;
 
 /// View of a datagram from the first byte of its UDP header.
 #[derive(Debug, Clone, Copy)]
-pub struct View<'a>(&'a [u8]);
+pub struct View<'a>(&'a [u8; HEADER_LEN]);
 
 impl<'a> View<'a> {
     /// `None` when `bytes` is shorter than the header.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        (bytes.len() >= HEADER_LEN).then_some(View(bytes))
+        bytes.first_chunk().map(View)
     }
 
     /// Source port.
