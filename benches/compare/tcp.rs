@@ -60,6 +60,7 @@ fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64>
             link: LinkSpec { mtu: MTU, queues: 1 },
             namespace: scope.namespace(&format!("pod-{name}"))?,
             device: "eth0".to_owned(),
+            table: None,
         })?;
     }
     let (client, server) = (node.pod("a")?, node.pod("b")?);
@@ -68,7 +69,7 @@ fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64>
         server: server.namespace(),
         target: server.v4(),
         load: Load::Tcp,
-        time,
+        seconds: time.as_secs_f64().ceil() as u32,
     })?;
     Ok(result.bits_per_s / 1e9)
 }
