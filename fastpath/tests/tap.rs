@@ -488,6 +488,51 @@ fn a_device_that_is_down_refuses_and_works_again_when_up() {
 }
 
 #[test]
+fn a_port_takes_large_frames_under_load_and_gives_them_back_when_idle() {
+    let _alone = alone();
+    if !ready() {
+        return;
+    }
+    let arena = Arena::new(SMALL, LARGE).unwrap();
+    let mut pool = FramePool::new(arena.clone());
+    let namespace = Namespace::new();
+    let mut port = tap::open(&arena, &spec(&namespace, Engine::Auto)).unwrap();
+    if !port.report().mode.starts_with("io_uring") {
+        return println!("SKIPPED: {}", port.report().mode);
+    }
+    sh(&format!("ip -n {} addr add 10.9.0.1/24 brd + dev eth0", namespace.0));
+    let mut out = Vec::new();
+    let mut turns = |port: &mut TapPort, count: usize| {
+        for _ in 0..count {
+            port.service(&mut pool);
+            assert_eq!(port.rx(&mut pool, &mut out, BURST), RxState::Up);
+        }
+        let requests = out.iter().filter(|packet| packet.len() == 98 && packet.head()[23] == 1);
+        let requests = requests.count();
+        out.drain(..).for_each(|packet| packet.free(&mut pool));
+        (requests, port.report().frames_held)
+    };
+    let ping = |count: u32| {
+        let name = &namespace.0;
+        run(&format!("ip netns exec {name} ping -b -q -c {count} -i 0.002 -W 0.05 10.9.0.255"))
+    };
+    assert_eq!(turns(&mut port, 1).1, 2);
+    for _ in 0..3 {
+        ping(60);
+        let (requests, held) = turns(&mut port, 40);
+        assert_eq!(requests, 60);
+        assert!(held > 8, "{held}");
+        let (_, held) = turns(&mut port, 1500);
+        assert_eq!(held, 2);
+    }
+    ping(3);
+    assert_eq!(turns(&mut port, 5).0, 3);
+    Box::new(port).close(&mut pool);
+    drop(pool);
+    assert_eq!((arena.free_small(), arena.free_large()), (SMALL, LARGE));
+}
+
+#[test]
 fn the_device_is_as_it_was_asked_for() {
     let _alone = alone();
     if !ready() {

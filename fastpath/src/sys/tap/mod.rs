@@ -4,6 +4,7 @@
 //! provided buffers and writes in batches; `poll` makes one system call a packet, for machines
 //! where io_uring is forbidden. What the virtio header means is the port's business.
 
+mod buffer_ring;
 pub(crate) mod device;
 pub(crate) mod poll;
 pub(crate) mod uring;

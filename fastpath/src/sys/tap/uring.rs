@@ -5,22 +5,24 @@
 //! in with one call. The ring runs its work in the worker's own calls only (DEFER_TASKRUN), which
 //! ties it to the thread that enables it: the first to call, the worker.
 
+use super::buffer_ring::BufferRing;
 use super::{EngineCounters, HEADER_LEN, READ_AT, READ_LEN, Read};
 use crate::packet::{MAX_SEGMENTS, Packet};
 use crate::port::BURST;
 use crate::sys::memory::{Frame, FramePool};
-use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Buffers at first; doubled each time that the kernel runs out of them.
-const FIRST_BUFFERS: usize = 4;
+/// Buffers of a port with little traffic; doubled each time that the kernel runs out of them.
+const FEW_BUFFERS: usize = 2;
+/// Turns without a packet after which a port goes back to few buffers: large frames are scarce,
+/// and a thousand idle ports must not sit on them. Workers leave a port alone after 2000.
+const IDLE_TURNS: u32 = 1000;
 /// Most buffers: 2.3 MB of large frames a busy port.
-const MAX_BUFFERS: usize = 32;
+pub(super) const MAX_BUFFERS: usize = 32;
 const SQ_ENTRIES: u32 = 2 * BURST as u32;
 const CQ_ENTRIES: u32 = 4 * BURST as u32;
 const GROUP: u16 = 0;
@@ -36,7 +38,9 @@ pub(crate) struct Uring {
     buffers: BufferRing,
     /// Frames in the kernel's hands, by buffer number.
     provided: [Option<Frame>; MAX_BUFFERS],
+    provided_count: usize,
     wanted: usize,
+    idle_turns: u32,
     /// Read, and not asked for yet.
     ready: VecDeque<(Frame, usize)>,
     slots: Box<[Slot]>,
@@ -81,18 +85,20 @@ impl Uring {
             return Err(io::Error::other("this kernel has no multishot read"));
         }
         let buffers = BufferRing::new()?;
-        let (base, entries) = (buffers.base.as_ptr().expose_provenance(), MAX_BUFFERS as u16);
+        let (base, entries) = (buffers.address(), MAX_BUFFERS as u16);
         let submitter = ring.submitter();
         // SAFETY: the buffer ring is a page of its own, and is unmapped after `ring` is dropped:
         // fields are dropped in the order in which they are declared.
-        unsafe { submitter.register_buf_ring_with_flags(base as u64, entries, GROUP, 0) }?;
+        unsafe { submitter.register_buf_ring_with_flags(base, entries, GROUP, 0) }?;
         let slot = |_| Slot { header: [0; HEADER_LEN], packet: None, vectors: Vec::new() };
         Ok(Uring {
             fd,
             ring,
             buffers,
             provided: [const { None }; MAX_BUFFERS],
-            wanted: FIRST_BUFFERS,
+            provided_count: 0,
+            wanted: FEW_BUFFERS,
+            idle_turns: 0,
             ready: VecDeque::with_capacity(MAX_BUFFERS),
             slots: (0..BURST).map(slot).collect(),
             free_slots: (0..BURST as u16).collect(),
@@ -105,20 +111,53 @@ impl Uring {
 
     /// Provides frames and asks for packets, as far as either is missing.
     pub(crate) fn service(&mut self, pool: &mut FramePool) {
-        let held = self.provided.iter().flatten().count() + self.ready.len();
-        for _ in held..self.wanted {
+        self.idle_turns += 1;
+        if self.idle_turns == IDLE_TURNS && self.wanted > FEW_BUFFERS {
+            self.shrink(pool);
+        }
+        for _ in self.provided_count + self.ready.len()..self.wanted {
             let Some(frame) = pool.alloc_large() else {
                 self.counters.rx_no_frame += 1;
                 break;
             };
             self.provide(frame, pool);
         }
-        if !self.armed && !self.gone && self.provided.iter().any(Option::is_some) {
+        if !self.armed && !self.gone && self.provided_count > 0 {
             // The length is the buffer's: the kernel refuses another one.
             let read = opcode::ReadMulti::new(Fd(self.fd), 0, GROUP).build();
             self.armed = self.push(&read.user_data(READ));
         }
         self.enter(pool);
+    }
+
+    /// Takes buffers back from the kernel. The read is called off for that: while none is under
+    /// way nobody but us looks at the buffer ring. If it does not end at once, this waits for the
+    /// next idle time.
+    fn shrink(&mut self, pool: &mut FramePool) {
+        self.call_off();
+        self.enter(pool);
+        if self.armed {
+            return;
+        }
+        self.wanted = FEW_BUFFERS;
+        while self.provided_count > FEW_BUFFERS {
+            let number = usize::from(self.buffers.retract());
+            if let Some(frame) = self.take_provided(number) {
+                pool.free(frame);
+            }
+        }
+    }
+
+    fn call_off(&mut self) {
+        if self.armed {
+            self.push(&opcode::AsyncCancel::new(READ).build().user_data(CANCEL));
+        }
+    }
+
+    fn take_provided(&mut self, number: usize) -> Option<Frame> {
+        let frame = self.provided.get_mut(number)?.take();
+        self.provided_count -= usize::from(frame.is_some());
+        frame
     }
 
     /// The next packet of those that the kernel has read; asks the kernel when there is none.
@@ -145,6 +184,7 @@ impl Uring {
         let room = frame.bytes_mut(READ_AT, READ_LEN);
         self.buffers.push(room, number as u16);
         self.provided[number] = Some(frame);
+        self.provided_count += 1;
     }
 
     /// How many packets [`Uring::write`] takes now.
@@ -235,10 +275,11 @@ impl Uring {
         self.armed = cqueue::more(done.flags());
         let number = cqueue::buffer_select(done.flags());
         // The number is the kernel's word: one that it does not hold is not believed.
-        let frame = number.and_then(|number| self.provided.get_mut(usize::from(number))?.take());
+        let frame = number.and_then(|number| self.take_provided(number.into()));
         let length = usize::try_from(done.result()).unwrap_or(0);
         match frame {
             Some(frame) if length > HEADER_LEN && length <= READ_LEN => {
+                self.idle_turns = 0;
                 self.ready.push_back((frame, length - HEADER_LEN));
                 return;
             }
@@ -263,17 +304,13 @@ impl Uring {
 
     pub(crate) fn frames_held(&self) -> usize {
         let writing = self.slots.iter().filter_map(|slot| slot.packet.as_ref());
-        self.provided.iter().flatten().count()
-            + self.ready.len()
-            + writing.map(Packet::segment_count).sum::<usize>()
+        self.provided_count + self.ready.len() + writing.map(Packet::segment_count).sum::<usize>()
     }
 
     /// Takes everything back from the kernel. Frames that it does not give back in time are
     /// counted as lost, and never used again.
     pub(crate) fn close(mut self, pool: &mut FramePool) {
-        if self.armed {
-            self.push(&opcode::AsyncCancel::new(READ).build().user_data(CANCEL));
-        }
+        self.call_off();
         let pause = Timespec::new().nsec(50_000_000);
         let wait = SubmitArgs::new().timespec(&pause);
         for _ in 0..CLOSE_TRIES {
@@ -305,58 +342,5 @@ impl Slot {
         }
         self.vectors.push(vector(&self.header));
         self.vectors.extend(packet.segments().map(vector));
-    }
-}
-
-/// The ring by which frames are provided to the kernel: a page shared with it.
-struct BufferRing {
-    base: NonNull<BufRingEntry>,
-    tail: u16,
-}
-
-// SAFETY: the page is reached through this value only, and by the kernel.
-unsafe impl Send for BufferRing {}
-
-const PAGE: usize = 4096;
-
-impl BufferRing {
-    fn new() -> io::Result<BufferRing> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice.
-        let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, protection, flags, -1, 0) };
-        if page == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = NonNull::new(page.cast()).ok_or_else(|| io::Error::other("page at 0"))?;
-        Ok(BufferRing { base, tail: 0 })
-    }
-
-    /// Provides `room` under `number`. The caller keeps the room untouched until the kernel has
-    /// named the number; at most [`MAX_BUFFERS`] are provided at a time.
-    fn push(&mut self, room: &mut [u8], number: u16) {
-        let place = usize::from(self.tail) % MAX_BUFFERS;
-        // SAFETY: MAX_BUFFERS entries fit in the page, and the place is below that.
-        let entry = unsafe { self.base.add(place) };
-        // SAFETY: the kernel reads entries below the tail only, and this one is not; so this is
-        // the only reference. Zero bytes are a valid entry.
-        let entry = unsafe { &mut *entry.as_ptr() };
-        entry.set_addr(room.as_mut_ptr().expose_provenance() as u64);
-        entry.set_len(room.len() as u32);
-        entry.set_bid(number);
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: the base is the first entry of a live ring.
-        let tail = unsafe { BufRingEntry::tail(self.base.as_ptr()) };
-        // SAFETY: the tail is an aligned u16 in the page, which only we write.
-        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
-        tail.store(self.tail, Ordering::Release);
-    }
-}
-
-impl Drop for BufferRing {
-    fn drop(&mut self) {
-        // SAFETY: the page was mapped by `new` and nothing borrows it any more; the kernel holds
-        // its own reference to the page.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), PAGE) };
     }
 }

@@ -1,0 +1,95 @@
+//! Unfinished transport checksums: seeing them, and completing them.
+//!
+//! A field that waits to be finished holds the folded, not complemented pseudo-header sum
+//! (virtio's NEEDS_CSUM, the kernel's CHECKSUM_PARTIAL).
+
+use super::SegmentError;
+use crate::packet::{Offload, Packet};
+use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
+
+/// Completes an unfinished transport checksum over the whole chain; a finished packet stays as it
+/// is. Errs when the checksum field is not inside the packet's first frame.
+pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
+    let Offload { needs_csum, csum_start, csum_offset, .. } = packet.offload;
+    if !needs_csum {
+        return Ok(());
+    }
+    let start = usize::from(csum_start);
+    let field = start + usize::from(csum_offset);
+    if field + 2 > packet.head().len() {
+        return Err(SegmentError::Malformed);
+    }
+    let value = checksum::finish(sum_from(packet, start));
+    // UDP's 0 means "no checksum" (RFC 768); TCP has no such rule.
+    let value = match usize::from(csum_offset) {
+        udp::CHECKSUM_OFFSET => udp::nonzero(value),
+        _ => value,
+    };
+    packet.head_mut()[field..field + 2].copy_from_slice(&value.to_be_bytes());
+    packet.offload.needs_csum = false;
+    Ok(())
+}
+
+/// The sum of the packet's bytes from `start` (inside the first frame) to its end.
+pub(crate) fn sum_from(packet: &Packet, start: usize) -> u64 {
+    let head = &packet.head()[start..];
+    let mut total = checksum::sum(head);
+    if packet.segment_count() == 1 {
+        return total;
+    }
+    let mut odd = head.len() % 2 == 1;
+    for part in packet.segments().skip(1) {
+        let folded = checksum::fold(checksum::sum(part));
+        // RFC 1071 2.B: bytes at odd places count in the other half of their word.
+        total += u64::from(if odd { folded.swap_bytes() } else { folded });
+        odd ^= part.len() % 2 == 1;
+    }
+    total
+}
+
+/// Marks a TCP or UDP packet whose checksum field holds the folded pseudo-header sum as
+/// unfinished, as senders behind a veth leave it without a mark; true when it did so. `l3` and
+/// `l4` must be set. A finished checksum that happens to equal that sum (1 in 65,536) is marked
+/// too: finishing it again gives the same value.
+#[inline]
+pub fn detect_partial(packet: &mut Packet) -> bool {
+    let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
+    let head = packet.head();
+    let Some((protocol, pseudo)) = pseudo_header(head, l3, l4) else { return false };
+    let offset = match protocol {
+        protocol::TCP => tcp::CHECKSUM_OFFSET,
+        protocol::UDP => udp::CHECKSUM_OFFSET,
+        _ => return false,
+    };
+    let Some(&[high, low]) = head.get(l4 + offset..l4 + offset + 2) else { return false };
+    if u16::from_be_bytes([high, low]) != checksum::fold(pseudo) {
+        return false;
+    }
+    packet.offload.needs_csum = true;
+    packet.offload.csum_start = packet.l4;
+    packet.offload.csum_offset = offset as u16;
+    true
+}
+
+/// Protocol and pseudo-header sum of a packet that is no fragment.
+#[inline]
+pub(crate) fn pseudo_header(head: &[u8], l3: usize, l4: usize) -> Option<(u8, u64)> {
+    let ip = head.get(l3..)?;
+    let header_len = l4.checked_sub(l3)?;
+    match ip.first()? >> 4 {
+        4 => {
+            let view = ipv4::View::new(ip).filter(|view| !view.is_fragment())?;
+            let length = view.total_len().checked_sub(header_len)?;
+            let protocol = view.protocol();
+            Some((protocol, checksum::pseudo_v4(view.src(), view.dst(), protocol, length)))
+        }
+        6 => {
+            let view = ipv6::View::new(ip)?;
+            let transport = view.transport().filter(|transport| transport.fragment.is_none())?;
+            let length = (view.payload_len() + ipv6::HEADER_LEN).checked_sub(header_len)?;
+            let protocol = transport.protocol;
+            Some((protocol, checksum::pseudo_v6(view.src(), view.dst(), protocol, length)))
+        }
+        _ => None,
+    }
+}
