@@ -24,7 +24,7 @@ const ENDS: u8 = tcp::PSH | tcp::FIN;
 const CHECKSUM: usize = tcp::CHECKSUM_OFFSET;
 
 /// Joins what can be joined. Packets keep their order, a joined one stands where its first segment
-/// stood. `l3`, `l4` and `flow_hash` must be set.
+/// stood. `l3` and `l4` must be set.
 pub fn coalesce(burst: &mut Vec<Packet>) {
     if burst.len() > WINDOW {
         let mut rest = burst.split_off(WINDOW);
@@ -271,7 +271,7 @@ fn is_barrier(packet: &Packet) -> bool {
 
 /// Both are TCP packets found by [`tcp_of`].
 fn same_flow(a: &Packet, b: &Packet) -> bool {
-    if a.flow_hash != b.flow_hash || (a.l3, a.l4) != (b.l3, b.l4) {
+    if (a.l3, a.l4) != (b.l3, b.l4) {
         return false;
     }
     let (l3, l4) = (usize::from(a.l3), usize::from(a.l4));

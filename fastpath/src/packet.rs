@@ -57,8 +57,6 @@ pub struct Packet {
     pub l4: u16,
     /// Unfinished checksum and segmentation.
     pub offload: Offload,
-    /// Symmetric hash of the flow, for ECMP and hand-over.
-    pub flow_hash: u32,
 }
 
 impl Packet {
@@ -77,7 +75,6 @@ impl Packet {
             l3: 0,
             l4: 0,
             offload: Offload::default(),
-            flow_hash: 0,
         }
     }
 

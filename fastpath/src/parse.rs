@@ -145,15 +145,20 @@ fn parse_v6(packet: &mut Packet, pool: &mut FramePool) -> Result<Parsed, DropRea
 /// RFC 1812 5.3.7: no packet with a source of group, broadcast, loopback or "this network".
 #[inline]
 pub fn may_send_v4(src: Ipv4Addr) -> bool {
-    let first = src.octets()[0];
-    first != 0 && first != 127 && first < 224
+    is_unicast(src.to_bits())
 }
 
 /// Destinations that a router forwards: not this network, loopback, link-local or class D and E.
 #[inline]
 pub fn may_receive_v4(dst: Ipv4Addr) -> bool {
-    let [first, second, ..] = dst.octets();
-    first != 0 && first != 127 && first < 224 && !(first == 169 && second == 254)
+    is_unicast(dst.to_bits()) && dst.to_bits() >> 16 != 0xa9fe
+}
+
+/// First octet 1 to 223, but not 127; written so that it takes two comparisons.
+#[inline]
+fn is_unicast(address: u32) -> bool {
+    let first = address >> 24;
+    first.wrapping_sub(1) < 223 && first != 127
 }
 
 /// RFC 4291: no packet with a source of group, loopback, unspecified or link scope is forwarded.

@@ -126,7 +126,7 @@ pub fn copy(packet: &Packet, pool: &mut FramePool) -> Option<Packet> {
     let mut bytes = Bytes::after(packet, 0);
     let mut copy = build(pool, &[], &mut bytes, packet.len(), packet.in_port)?;
     (copy.l3, copy.l4) = (packet.l3, packet.l4);
-    (copy.offload, copy.flow_hash) = (packet.offload, packet.flow_hash);
+    copy.offload = packet.offload;
     Some(copy)
 }
 
@@ -199,7 +199,7 @@ impl Plan {
             let length = self.size.min(self.payload - index * self.size);
             let part = build(pool, header, &mut bytes, length, packet.in_port);
             let mut part = part.ok_or(SegmentError::NoFrame)?;
-            (part.l3, part.l4, part.flow_hash) = (packet.l3, packet.l4, packet.flow_hash);
+            (part.l3, part.l4) = (packet.l3, packet.l4);
             self.write_ip(&mut part, index);
             match packet.offload.gso {
                 Gso::Udp => self.write_udp(&mut part),

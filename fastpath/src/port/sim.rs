@@ -253,7 +253,7 @@ impl Port for SimPort {
             }
             let mut packet = first.remove();
             packet.in_port = self.id;
-            (packet.l3, packet.l4, packet.flow_hash) = (0, 0, 0);
+            (packet.l3, packet.l4) = (0, 0);
             incoming.counters.delivered += 1;
             out.push(packet);
         }

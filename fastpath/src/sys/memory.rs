@@ -101,12 +101,10 @@ impl Frame {
 
     #[inline]
     fn check(&self, offset: usize, len: usize) {
-        let end = offset.checked_add(len);
-        assert!(
-            offset >= LINK_SPACE && end.is_some_and(|end| end <= self.capacity()),
-            "bytes {offset}+{len} outside a chunk of {}",
-            self.capacity()
-        );
+        let capacity = self.capacity();
+        if offset < LINK_SPACE || offset > capacity || len > capacity - offset {
+            outside(offset, len, capacity);
+        }
     }
 
     /// Ties `next` behind this frame, where its bytes are `offset..offset + len`.
@@ -149,6 +147,11 @@ impl Frame {
     pub(crate) fn from_token(token: usize) -> Option<Frame> {
         NonNull::new(std::ptr::with_exposed_provenance_mut(token)).map(Frame)
     }
+}
+
+#[cold]
+fn outside(offset: usize, len: usize, capacity: usize) -> ! {
+    panic!("bytes {offset}+{len} outside a chunk of {capacity}");
 }
 
 impl Drop for Frame {
