@@ -181,15 +181,20 @@ impl Packet {
     }
 
     /// Cuts the packet to `len` bytes, for padding behind the IP packet. Longer is no change.
+    #[inline]
     pub fn truncate(&mut self, len: usize, pool: &mut FramePool) {
         if len >= self.len() {
             return;
         }
-        if self.segments == 1 {
-            self.head_len = len as u32;
-            self.total_len = len as u32;
-            return;
+        if self.segments > 1 {
+            return self.truncate_chain(len, pool);
         }
+        self.head_len = len as u32;
+        self.total_len = len as u32;
+    }
+
+    #[cold]
+    fn truncate_chain(&mut self, len: usize, pool: &mut FramePool) {
         let mut parts = self.take_rest();
         self.head_len = self.head_len.min(len as u32);
         self.total_len = self.head_len;
@@ -254,12 +259,17 @@ impl Packet {
     }
 
     /// Returns all frames to the pool.
-    #[inline]
+    #[inline(always)]
     pub fn free(mut self, pool: &mut FramePool) {
         if self.segments > 1 {
-            self.take_rest().into_iter().for_each(|(frame, _, _)| pool.free(frame));
+            self.free_rest(pool);
         }
         pool.free(self.head);
+    }
+
+    #[cold]
+    fn free_rest(&mut self, pool: &mut FramePool) {
+        self.take_rest().into_iter().for_each(|(frame, _, _)| pool.free(frame));
     }
 
     fn take_rest(&mut self) -> Vec<(Frame, usize, usize)> {

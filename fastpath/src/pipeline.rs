@@ -108,17 +108,15 @@ impl Pipeline {
     }
 
     fn finish(&mut self, view: View<'_>, port: &PortEntry, found: &Burst, burst: &mut Vec<Packet>) {
-        let (mut next_v4, mut next_v6) = (0, 0);
-        for (at, packet) in burst.drain(..).enumerate() {
-            match found.kinds[at] {
+        let (mut targets_v4, mut targets_v6) = found.targets();
+        for (packet, kind) in burst.drain(..).zip(&found.kinds) {
+            match *kind {
                 Kind::V4 => {
-                    let target = found.targets_v4[next_v4];
-                    next_v4 += 1;
+                    let target = targets_v4.next().copied().unwrap_or_default();
                     self.route(view, packet, target, Step::Forward);
                 }
                 Kind::V6 => {
-                    let target = found.targets_v6[next_v6];
-                    next_v6 += 1;
+                    let target = targets_v6.next().copied().unwrap_or_default();
                     self.route(view, packet, target, Step::Forward);
                 }
                 Kind::Neighbor => self.neighbor_message(view, port, packet),

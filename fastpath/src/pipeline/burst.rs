@@ -6,13 +6,14 @@ use crate::parse::Parsed;
 use crate::port::BURST;
 use crate::tables::TargetId;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::slice;
 
 /// What one packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// IPv4: the next of [`Burst::targets_v4`] is its.
+    /// IPv4: the next of the first targets is its.
     V4,
-    /// IPv6: the next of [`Burst::targets_v6`] is its.
+    /// IPv6: the next of the second targets is its.
     V6,
     /// ARP or neighbour discovery.
     Neighbor,
@@ -29,8 +30,8 @@ pub(super) struct Burst {
     dst_v6: [Ipv6Addr; BURST],
     count_v4: usize,
     count_v6: usize,
-    pub(super) targets_v4: [TargetId; BURST],
-    pub(super) targets_v6: [TargetId; BURST],
+    targets_v4: [TargetId; BURST],
+    targets_v6: [TargetId; BURST],
 }
 
 impl Default for Burst {
@@ -71,6 +72,12 @@ impl Burst {
             Ok(Parsed::Neighbor) => Kind::Neighbor,
             Err(reason) => Kind::Bad(reason),
         };
+    }
+
+    /// What was found for the IPv4 packets and for the IPv6 packets, each in their order.
+    #[inline]
+    pub(super) fn targets(&self) -> (slice::Iter<'_, TargetId>, slice::Iter<'_, TargetId>) {
+        (self.targets_v4[..self.count_v4].iter(), self.targets_v6[..self.count_v6].iter())
     }
 
     /// Looks all destinations up, each family as one batch.
