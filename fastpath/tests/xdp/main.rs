@@ -5,5 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod lifetime;
+mod limits;
 mod rig;
 mod traffic;

@@ -66,11 +66,12 @@ pub(super) fn get_words<const N: usize>(
     Ok(words)
 }
 
-/// Registers the small chunks of the arena with this socket. The arena is never unmapped.
-pub(super) fn register_umem(fd: BorrowedFd<'_>, arena: &Arena) -> io::Result<()> {
+/// Registers the first `chunks` small chunks of the arena with this socket. The kernel holds the
+/// pages themselves, so that it writes nowhere else should the arena be unmapped.
+pub(super) fn register_umem(fd: BorrowedFd<'_>, arena: &Arena, chunks: usize) -> io::Result<()> {
     let umem = libc::xdp_umem_reg {
         addr: arena.base().expose_provenance() as u64,
-        len: (arena.small_count() * SMALL_CHUNK) as u64,
+        len: (chunks.min(arena.small_count()) * SMALL_CHUNK) as u64,
         chunk_size: SMALL_CHUNK as u32,
         headroom: 0,
         flags: 0,

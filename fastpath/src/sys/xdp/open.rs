@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bind;
 use super::ring::{Consumer, Layout, Producer, Region, Slot};
@@ -68,6 +68,8 @@ struct Bound {
 const BIND_RETRIES: u32 = 10;
 const BIND_WAIT: Duration = Duration::from_millis(5);
 const BIND_WAIT_MAX: Duration = Duration::from_millis(150);
+/// Longest wait for the kernel to let go of a zero-copy queue.
+const LET_GO_TIME: Duration = Duration::from_secs(2);
 
 /// Opens and binds. Takes up to about a second while the queue's last user goes away, and gives
 /// `EBUSY` then.
@@ -96,7 +98,8 @@ fn finish(
     let fd = OpenFd::new(umem.clone(), bound.fd);
     let rings = map_rings(fd.as_fd(), &spec.rings)?;
     tune(fd.as_fd(), spec);
-    let socket = Socket::new(umem, rings, fd, (bound.zero_copy, bound.chains));
+    let zero_copy = bound.zero_copy.then_some((spec.ifindex, spec.queue));
+    let socket = Socket::new(umem, rings, fd, zero_copy, bound.chains);
     Ok(Opened { socket, zero_copy_refused })
 }
 
@@ -117,7 +120,7 @@ fn bind_patiently(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bou
 fn bind_once(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
     let mut sharers = umem.sharers();
     for sharer in sharers.iter().filter(|sharer| sharer.zero_copy == zero_copy) {
-        let fd = prepare(spec)?;
+        let fd = prepare(&spec.rings)?;
         let (flags, queue) = (libc::XDP_SHARED_UMEM, (spec.ifindex, spec.queue));
         match bind::bind(fd.as_fd(), queue, flags, Some(sharer.fd)) {
             Ok(()) => {
@@ -141,8 +144,9 @@ fn bind_registering(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<B
     let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
     let mut refused = None;
     for chains in [true, false] {
-        let fd = prepare(spec)?;
-        bind::register_umem(fd.as_fd(), umem.arena()).map_err(at("register packet memory"))?;
+        let fd = prepare(&spec.rings)?;
+        bind::register_umem(fd.as_fd(), umem.arena(), umem.arena().small_count())
+            .map_err(at("register packet memory"))?;
         let sg = if chains { libc::XDP_USE_SG } else { 0 };
         let flags = mode | libc::XDP_USE_NEED_WAKEUP | sg;
         match bind::bind(fd.as_fd(), (spec.ifindex, spec.queue), flags, None) {
@@ -155,10 +159,31 @@ fn bind_registering(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<B
     Err(SocketError { step: "bind to the queue", source })
 }
 
+/// Waits, at most [`LET_GO_TIME`], until the kernel has let go of a closed socket's queue: only
+/// then does a zero-copy device write into its frames no more. False when it did not in time.
+pub(super) fn wait_until_free(umem: &Umem, queue: (u32, u32)) -> bool {
+    const PROBE: RingSizes = RingSizes { rx: 1, tx: 1, fill: 1, completion: 1 };
+    let start = Instant::now();
+    while start.elapsed() < LET_GO_TIME {
+        let Ok(fd) = prepare(&PROBE) else { return false };
+        if bind::register_umem(fd.as_fd(), umem.arena(), 1).is_err() {
+            return false;
+        }
+        match bind::bind(fd.as_fd(), queue, libc::XDP_COPY, None) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                std::thread::sleep(BIND_WAIT);
+            }
+            // Free, or no device any more.
+            _ => return true,
+        }
+    }
+    false
+}
+
 /// A socket with its rings made, bound to nothing.
-fn prepare(spec: &SocketSpec) -> Result<OwnedFd, SocketError> {
+fn prepare(sizes: &RingSizes) -> Result<OwnedFd, SocketError> {
     let fd = bind::socket().map_err(at("make an AF_XDP socket"))?;
-    let RingSizes { rx, tx, fill, completion } = spec.rings;
+    let RingSizes { rx, tx, fill, completion } = *sizes;
     let sizes = [
         (libc::XDP_UMEM_FILL_RING, fill),
         (libc::XDP_UMEM_COMPLETION_RING, completion),
@@ -211,5 +236,69 @@ fn tune(fd: BorrowedFd<'_>, spec: &SocketSpec) {
         let _ = bind::set_socket(fd, bind::SO_PREFER_BUSY_POLL, 1);
         let _ = bind::set_socket(fd, libc::SO_BUSY_POLL, BUSY_POLL_US);
         let _ = bind::set_socket(fd, bind::SO_BUSY_POLL_BUDGET, budget.min(64) as i32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory::Arena;
+
+    const RINGS: RingSizes = RingSizes { rx: 64, tx: 64, fill: 64, completion: 64 };
+
+    fn loopback(queue: u32) -> SocketSpec {
+        SocketSpec { ifindex: 1, queue, rings: RINGS, zero_copy: false, busy_poll: None }
+    }
+
+    /// Runs where the loopback's queue is nobody else's.
+    fn in_namespace(test: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                test();
+            });
+        });
+    }
+
+    #[test]
+    fn a_queue_is_free_some_time_after_its_socket_was_closed() {
+        in_namespace(|| {
+            let umem = Umem::new(Arena::new(64, 0).unwrap());
+            assert!(wait_until_free(&umem, (1, 0)));
+            let opened = open(&umem, &loopback(0)).unwrap();
+            drop(opened);
+            let start = Instant::now();
+            assert!(wait_until_free(&umem, (1, 0)));
+            assert!(start.elapsed() < LET_GO_TIME);
+            assert!(wait_until_free(&umem, (12_345, 0)), "no such device");
+        });
+    }
+
+    #[test]
+    fn a_queue_in_use_stays_busy_and_the_one_who_asks_is_told_so() {
+        in_namespace(|| {
+            let umem = Umem::new(Arena::new(64, 0).unwrap());
+            let _opened = open(&umem, &loopback(0)).unwrap();
+            let other = Umem::new(Arena::new(64, 0).unwrap());
+            let start = Instant::now();
+            let error = open(&other, &loopback(0)).unwrap_err();
+            assert_eq!(error.source.raw_os_error(), Some(libc::EBUSY));
+            let taken = start.elapsed();
+            assert!(taken > Duration::from_millis(500) && taken < Duration::from_secs(3));
+            let error = open(&other, &loopback(1)).unwrap_err();
+            assert_eq!(error.source.raw_os_error(), Some(libc::EINVAL));
+        });
+    }
+
+    #[test]
+    fn zero_copy_is_refused_by_a_device_that_has_none_and_copy_serves() {
+        in_namespace(|| {
+            let umem = Umem::new(Arena::new(64, 0).unwrap());
+            let spec = SocketSpec { zero_copy: true, ..loopback(0) };
+            let opened = open(&umem, &spec).unwrap();
+            let refused = opened.zero_copy_refused.unwrap();
+            assert_eq!(refused.raw_os_error(), Some(libc::EOPNOTSUPP));
+            assert!(!opened.socket.is_zero_copy() && opened.socket.takes_chains());
+        });
     }
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::bind;
+use super::open::wait_until_free;
 use super::ring::{Consumer, Desc, Producer};
 use super::umem::{Direction, Holder, Umem};
 use crate::sys::memory::{Frame, FramePool, LINK_SPACE, SMALL_CHUNK};
@@ -94,6 +95,8 @@ impl Drop for OpenFd {
 /// The frames that the kernel has. Dropped last, when the socket is closed: a sweep over the book.
 #[derive(Debug)]
 struct Loans {
+    /// Device and queue, if the device itself writes into the frames.
+    zero_copy: Option<(u32, u32)>,
     umem: Arc<Umem>,
     holder: Holder,
     rx: usize,
@@ -102,6 +105,12 @@ struct Loans {
 
 impl Drop for Loans {
     fn drop(&mut self) {
+        if let Some(queue) = self.zero_copy
+            && !wait_until_free(&self.umem, queue)
+        {
+            // Better lost than written to by a device while they belong to someone else.
+            return;
+        }
         self.umem.sweep(self.holder);
     }
 }
@@ -113,7 +122,6 @@ pub struct Socket {
     rings: Rings,
     fd: OpenFd,
     loans: Loans,
-    zero_copy: bool,
     chains: bool,
     bad_descs: u64,
 }
@@ -124,9 +132,17 @@ const SPARE_KICKS: u32 = 4;
 const KERNEL_TX_BUDGET: u32 = 32;
 
 impl Socket {
-    pub(super) fn new(umem: &Arc<Umem>, rings: Rings, fd: OpenFd, modes: (bool, bool)) -> Socket {
-        let loans = Loans { umem: umem.clone(), holder: umem.new_holder(), rx: 0, tx: 0 };
-        Socket { rings, fd, loans, zero_copy: modes.0, chains: modes.1, bad_descs: 0 }
+    /// `zero_copy` is the device and queue, if the device itself reads and writes the frames.
+    pub(super) fn new(
+        umem: &Arc<Umem>,
+        rings: Rings,
+        fd: OpenFd,
+        zero_copy: Option<(u32, u32)>,
+        chains: bool,
+    ) -> Socket {
+        let (umem, holder) = (umem.clone(), umem.new_holder());
+        let loans = Loans { zero_copy, umem, holder, rx: 0, tx: 0 };
+        Socket { rings, fd, loans, chains, bad_descs: 0 }
     }
 
     /// The descriptor, to poll and to put into an XSKMAP.
@@ -136,7 +152,7 @@ impl Socket {
 
     /// True when the device reads and writes the frames itself.
     pub fn is_zero_copy(&self) -> bool {
-        self.zero_copy
+        self.loans.zero_copy.is_some()
     }
 
     /// True when packets of several frames can be sent and received.
@@ -247,7 +263,7 @@ impl Socket {
     /// Asks the kernel to send until the ring is empty or it has had enough. `dropped` counts the
     /// packets that the device threw away (`EBUSY`: NET_XMIT_DROP).
     pub fn kick_tx(&mut self, dropped: &mut u64) -> Kick {
-        if self.zero_copy {
+        if self.is_zero_copy() {
             return self.wake_tx();
         }
         let mut pending = self.rings.tx.pending();
@@ -323,3 +339,6 @@ impl Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
