@@ -6,6 +6,7 @@
 //! hands its sockets to the [`XdpDevice`], which closes them on the control side.
 
 mod device;
+mod level;
 mod open;
 mod queue;
 mod spec;
@@ -27,8 +28,6 @@ use queue::Queue;
 
 /// Time between two looks at a port's health.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
-/// Looks without a completion, while packets are under way, that count as a stall.
-const STALL_LOOKS: u32 = 10;
 
 /// One worker's share of a device.
 #[derive(Debug)]
@@ -44,7 +43,6 @@ pub struct XdpPort {
     gone: bool,
     down: bool,
     last_look: Instant,
-    stalled_looks: u32,
     counters: Counters,
 }
 
@@ -88,7 +86,6 @@ impl XdpPort {
             gone: false,
             down: false,
             last_look: Instant::now(),
-            stalled_looks: 0,
             counters: Counters::default(),
         })
     }
@@ -132,19 +129,9 @@ impl XdpPort {
         self.last_look = now;
         self.down = false;
         self.gone |= self.queues.iter().any(|queue| queue.socket.is_gone());
-        let arena_free = self.shared.free_frames();
-        let mut stalled = false;
+        let may_grow = self.shared.has_free_frames();
         for queue in &mut self.queues {
-            queue.cool_down();
-            stalled |= queue.socket.tx_held() > 0 && queue.completed == 0;
-            queue.completed = 0;
-            queue.may_grow = arena_free;
-            queue.wants_kick |= queue.socket.tx_held() > 0;
-        }
-        self.stalled_looks = if stalled { self.stalled_looks + 1 } else { 0 };
-        if self.stalled_looks == STALL_LOOKS {
-            self.stalled_looks = 0;
-            self.counters.tx_stalled += 1;
+            self.counters.tx_stalled += u64::from(queue.look(may_grow));
         }
     }
 

@@ -45,7 +45,7 @@ impl Shared {
     }
 
     /// True while a quarter of the arena's small frames is free.
-    pub(super) fn free_frames(&self) -> bool {
+    pub(super) fn has_free_frames(&self) -> bool {
         let arena = self.umem.arena();
         arena.free_small() * 4 > arena.small_count()
     }

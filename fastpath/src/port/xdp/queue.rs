@@ -1,10 +1,11 @@
 //! One queue of an AF_XDP port: packets from descriptors, descriptors from packets, and how many
 //! frames are posted for receiving.
 
+use super::level::{Level, Watchdog};
 use super::spec::FillLevels;
 use crate::packet::Packet;
 use crate::port::PortId;
-use crate::sys::memory::FramePool;
+use crate::sys::memory::{Frame, FramePool};
 use crate::sys::xdp::socket::Socket;
 
 /// Fewer bytes than an Ethernet header can't be sent.
@@ -19,15 +20,14 @@ pub(super) struct Queue {
     pub(super) number: u32,
     /// Something in the tx ring has not been taken by the kernel.
     pub(super) wants_kick: bool,
-    /// Completions since the last look.
-    pub(super) completed: usize,
-    /// Whether the arena has frames to spare.
-    pub(super) may_grow: bool,
     /// Packets received in too many frames, since the port last asked.
     pub(super) too_long: u64,
-    levels: FillLevels,
-    target: usize,
-    received: usize,
+    level: Level,
+    watchdog: Watchdog,
+    /// Completions since the last look.
+    completed: usize,
+    /// Whether the arena has frames to spare.
+    may_grow: bool,
     partial: Option<Packet>,
     skipping: bool,
 }
@@ -38,12 +38,11 @@ impl Queue {
             socket,
             number,
             wants_kick: false,
+            too_long: 0,
+            level: Level::new(levels),
+            watchdog: Watchdog::default(),
             completed: 0,
             may_grow: true,
-            too_long: 0,
-            levels,
-            target: levels.idle,
-            received: 0,
             partial: None,
             skipping: false,
         }
@@ -51,23 +50,19 @@ impl Queue {
 
     /// Posts frames up to the level that traffic asks for; false when the pool had too few.
     pub(super) fn refill(&mut self, pool: &mut FramePool) -> bool {
-        let held = self.socket.rx_held();
-        if held * 2 < self.target && self.target < self.levels.most && self.may_grow {
-            self.target = (self.target * 2).min(self.levels.most);
+        match self.level.wanted(self.socket.rx_held(), self.may_grow) {
+            Some(target) => self.socket.fill_to(pool, target),
+            None => true,
         }
-        // In batches: each refill writes to the kernel's cache lines.
-        if held + self.target.div_ceil(8) > self.target {
-            return true;
-        }
-        self.socket.fill_to(pool, self.target)
     }
 
-    /// Called in intervals: a queue with little traffic lets its level sink again.
-    pub(super) fn cool_down(&mut self) {
-        if self.received * 8 < self.target {
-            self.target = (self.target / 2).max(self.levels.idle);
-        }
-        self.received = 0;
+    /// Called in intervals; true when transmission has stalled.
+    pub(super) fn look(&mut self, may_grow: bool) -> bool {
+        self.level.look();
+        self.may_grow = may_grow;
+        let under_way = self.socket.tx_held();
+        self.wants_kick |= under_way > 0;
+        self.watchdog.look(under_way, std::mem::take(&mut self.completed))
     }
 
     /// Receives up to `budget` packets.
@@ -108,7 +103,7 @@ impl Queue {
             }
         }
         self.socket.end_receive();
-        self.received += count;
+        self.level.count(count);
         count
     }
 
@@ -160,13 +155,7 @@ impl Queue {
         }
     }
 
-    fn send_part(
-        &mut self,
-        pool: &mut FramePool,
-        frame: crate::sys::memory::Frame,
-        at: (usize, usize),
-        more: bool,
-    ) {
+    fn send_part(&mut self, pool: &mut FramePool, frame: Frame, at: (usize, usize), more: bool) {
         if let Err(frame) = self.socket.send(frame, at, more) {
             pool.free(frame);
         }

@@ -1,4 +1,9 @@
 //! What an AF_XDP port is opened with.
+//!
+//! What a port costs: its posted frames; its rings, 48 kB for a pod's; and in the kernel about 145
+//! bytes for each small chunk of the arena and each queue (Linux 6.18: 9.5 MB at 65,536 chunks),
+//! because a queue's pool has an entry for every chunk of the registration. So a node with many
+//! pods has a small arena, not a large one.
 
 use crate::port::PortId;
 use crate::sys::xdp::RingSizes;

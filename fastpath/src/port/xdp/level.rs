@@ -1,0 +1,105 @@
+//! Two small judgements of an AF_XDP queue: how many frames to keep posted, and whether
+//! transmission has stalled. Both go by what happened between two looks, and hold no clock.
+
+use super::spec::FillLevels;
+
+/// How many frames a queue keeps posted: few when idle, twice as many each time they run short.
+#[derive(Debug)]
+pub(super) struct Level {
+    bounds: FillLevels,
+    target: usize,
+    received: usize,
+}
+
+impl Level {
+    pub(super) fn new(bounds: FillLevels) -> Level {
+        Level { bounds, target: bounds.idle, received: 0 }
+    }
+
+    /// How many frames to have posted when `held` still are; `None` while it is not worth while:
+    /// each time that frames are posted writes to the kernel's cache lines.
+    #[inline]
+    pub(super) fn wanted(&mut self, held: usize, may_grow: bool) -> Option<usize> {
+        if held * 2 < self.target && self.target < self.bounds.most && may_grow {
+            self.target = (self.target * 2).min(self.bounds.most);
+        }
+        (held + self.target.div_ceil(8) <= self.target).then_some(self.target)
+    }
+
+    /// Counts packets.
+    #[inline]
+    pub(super) fn count(&mut self, received: usize) {
+        self.received += received;
+    }
+
+    /// A look: little traffic since the last one lets the level sink. What is posted already
+    /// comes back with the packets to come.
+    pub(super) fn look(&mut self) {
+        if self.received * 8 < self.target {
+            self.target = (self.target / 2).max(self.bounds.idle);
+        }
+        self.received = 0;
+    }
+}
+
+/// Notices when packets are under way and none is completed.
+#[derive(Debug, Default)]
+pub(super) struct Watchdog {
+    idle_looks: u32,
+}
+
+impl Watchdog {
+    /// Looks without a completion that count as a stall.
+    pub(super) const PATIENCE: u32 = 10;
+
+    /// A look; true when this one makes a stall.
+    pub(super) fn look(&mut self, under_way: usize, completed: usize) -> bool {
+        let idle = under_way > 0 && completed == 0;
+        self.idle_looks = if idle { self.idle_looks + 1 } else { 0 };
+        let stalled = self.idle_looks == Self::PATIENCE;
+        if stalled {
+            self.idle_looks = 0;
+        }
+        stalled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_doubles_when_frames_run_short_and_sinks_in_quiet_times() {
+        let mut level = Level::new(FillLevels { idle: 32, most: 200 });
+        assert_eq!(level.wanted(32, true), None);
+        assert_eq!(level.wanted(29, true), None);
+        assert_eq!(level.wanted(28, true), Some(32));
+        assert_eq!(level.wanted(16, true), Some(32));
+        assert_eq!(level.wanted(15, false), Some(32));
+        assert_eq!(level.wanted(15, true), Some(64));
+        assert_eq!([level.wanted(0, true), level.wanted(0, true)], [Some(128), Some(200)]);
+        assert_eq!(level.wanted(0, true), Some(200));
+        level.count(25);
+        level.look();
+        assert_eq!(level.wanted(0, false), Some(200));
+        level.count(24);
+        level.look();
+        assert_eq!(level.wanted(0, false), Some(100));
+        (0..5).for_each(|_| level.look());
+        assert_eq!(level.wanted(0, false), Some(32));
+    }
+
+    #[test]
+    fn a_stall_is_ten_looks_with_packets_under_way_and_none_completed() {
+        let mut dog = Watchdog::default();
+        let mut looks = |under_way, completed, count| {
+            (0..count).filter(|_| dog.look(under_way, completed)).count()
+        };
+        assert_eq!(looks(0, 0, 100), 0);
+        assert_eq!(looks(5, 0, 9), 0);
+        assert_eq!(looks(5, 1, 1), 0);
+        assert_eq!(looks(5, 0, 9), 0);
+        assert_eq!(looks(5, 0, 1), 1);
+        assert_eq!(looks(5, 0, 20), 2);
+    }
+}
