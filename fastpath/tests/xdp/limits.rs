@@ -28,7 +28,7 @@ fn counter(port: &XdpPort, name: &str) -> u64 {
 fn a_full_ring_takes_chains_whole_or_not_at_all_and_leaves_the_rest_in_order() {
     in_namespace(|| {
         let (left, _right) = two_pods("mtu 9000");
-        let memory = Memory::new(2048);
+        let memory = Memory::new(16_384);
         let (device, mut parts) = memory.open(0, "left");
         let mut port = parts.remove(0);
         let mut pool = FramePool::new(memory.arena.clone());
@@ -107,7 +107,7 @@ fn many_idle_ports_cost_few_frames_and_busy_ones_get_more() {
         let (left, _right) = two_pods("");
         let idle = (0..PORTS).map(|at| format!("link add p{at} up type veth"));
         sh(&format!("echo '{}' | ip -batch -", idle.collect::<Vec<_>>().join("\n")));
-        let memory = Memory::new(4096);
+        let memory = Memory::new(16_384);
         let mut names = vec!["left".to_string(), "right".to_string()];
         names.extend((0..PORTS).map(|at| format!("p{at}")));
         let opened = (0..).zip(&names).map(|(port, name)| memory.open(port, name));

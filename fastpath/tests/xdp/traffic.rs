@@ -121,7 +121,7 @@ fn several_queues_are_shared_out_over_parts() {
 #[test]
 fn a_device_without_native_xdp_works_generically_and_says_why() {
     in_namespace(|| {
-        let memory = Memory::new(1024);
+        let memory = Memory::new(16_384);
         let (device, parts) = memory.open(0, "lo");
         assert_eq!(device.mode(), "generic, copy: lo refuses native XDP (EOPNOTSUPP)");
         assert_eq!(parts[0].report().frames_held, 32);

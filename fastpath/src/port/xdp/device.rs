@@ -44,10 +44,10 @@ impl Shared {
         FramePool::new(self.umem.arena().clone())
     }
 
-    /// True while a quarter of the arena's small frames is free.
+    /// True while a sixteenth of the arena's small frames is free.
     pub(super) fn has_free_frames(&self) -> bool {
         let arena = self.umem.arena();
-        arena.free_small() * 4 > arena.small_count()
+        arena.free_small() * 16 > arena.small_count()
     }
 
     pub(super) fn occupy(&self, queue: u32, socket: RawFd) -> std::io::Result<()> {

@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_level_doubles_when_frames_run_short_and_sinks_in_quiet_times() {
-        let mut level = Level::new(FillLevels { idle: 32, most: 200 });
+        let mut level = Level::new(FillLevels { idle: 32, most: 200, share: 1 });
         assert_eq!(level.wanted(32, true), None);
         assert_eq!(level.wanted(29, true), None);
         assert_eq!(level.wanted(28, true), Some(32));

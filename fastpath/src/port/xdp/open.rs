@@ -12,7 +12,7 @@ use super::queue::Queue;
 use super::spec::{XdpMode, XdpSpec};
 use crate::steering::{PROGRAM_NAME, Steering, SteeringError};
 use crate::sys::bpf::{AttachMode, Link, Program};
-use crate::sys::memory::FramePool;
+use crate::sys::memory::{FramePool, HEADROOM, SMALL_CHUNK};
 use crate::sys::xdp::netdev::Device;
 use crate::sys::xdp::{self, SocketError, SocketSpec};
 
@@ -96,6 +96,9 @@ fn mend(error: &io::Error) -> &'static str {
     }
 }
 
+/// Largest MTU whose frames fit into one chunk, behind the kernel's headroom.
+const CHUNK_MTU: u32 = (SMALL_CHUNK - HEADROOM - 18) as u32;
+
 /// How long a program of a margay that has just gone may still be in the way.
 const OWN_PROGRAM_RETRIES: u32 = 10;
 const OWN_PROGRAM_WAIT: Duration = Duration::from_millis(100);
@@ -123,6 +126,7 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
             queue: number,
             rings: spec.rings,
             zero_copy,
+            jumbo: device.mtu > CHUNK_MTU,
             busy_poll: spec.busy_poll,
         };
         let opened = xdp::open(steering.umem(), &socket).map_err(|source| XdpError::Socket {
@@ -131,8 +135,9 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
             source,
         })?;
         refused = refused.or(opened.zero_copy_refused);
-        let mut queue = Queue::new(opened.socket, number, spec.fill);
-        queue.socket.fill_to(&mut pool, spec.fill.idle);
+        let fill = spec.fill.with_free(steering.umem().arena().free_small());
+        let mut queue = Queue::new(opened.socket, number, fill);
+        queue.socket.fill_to(&mut pool, fill.idle);
         queues.push(queue);
     }
     let first = queues.first().map(|queue| &queue.socket);

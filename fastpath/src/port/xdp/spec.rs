@@ -26,8 +26,22 @@ pub struct FillLevels {
     /// Without traffic; 1 at least. What idle ports cost of packet memory.
     pub idle: usize,
     /// With traffic: the level doubles whenever half of it was used between two rounds, while a
-    /// quarter of the arena is free.
+    /// sixteenth of the arena is free.
     pub most: usize,
+    /// A queue opened when frames are scarce starts with this part of the free ones, at most:
+    /// 256 is one in 256.
+    pub share: usize,
+}
+
+impl FillLevels {
+    /// Fewest frames that a queue is opened with, however scarce they are.
+    pub const LEAST: usize = 4;
+
+    /// The levels of a queue that is opened while `free` frames are free.
+    pub(super) fn with_free(self, free: usize) -> FillLevels {
+        let fair = (free / self.share.max(1)).max(Self::LEAST);
+        FillLevels { idle: self.idle.min(fair), ..self }
+    }
 }
 
 /// What to open.
@@ -62,15 +76,16 @@ impl XdpSpec {
             zero_copy: true,
             busy_poll: None,
             rings: RingSizes { rx: 2048, tx: 2048, fill: 4096, completion: 4096 },
-            fill: FillLevels { idle: 2048, most: 4096 },
+            fill: FillLevels { idle: 2048, most: 4096, share: 8 },
         }
     }
 
-    /// One of many pods: a thousand of them, idle, hold 32,000 frames.
+    /// One of many pods: a thousand of them, idle, hold 32,000 frames, and fewer where the arena
+    /// is small.
     pub fn pod(port: PortId, device: &str) -> XdpSpec {
         XdpSpec {
             rings: RingSizes { rx: 512, tx: 512, fill: 512, completion: 1024 },
-            fill: FillLevels { idle: 32, most: 512 },
+            fill: FillLevels { idle: 32, most: 512, share: 256 },
             ..XdpSpec::uplink(port, device)
         }
     }
@@ -92,5 +107,21 @@ impl XdpSpec {
             return Some("a port has one part at least");
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_pods_leave_frames_for_traffic() {
+        for (arena, left) in [(65_536, 33_536), (32_768, 3_000), (16_384, 100)] {
+            let mut free = arena;
+            for _ in 0..1000 {
+                free -= XdpSpec::pod(PortId(0), "pod").fill.with_free(free).idle;
+            }
+            assert!(free >= left, "{free} of {arena}");
+        }
     }
 }

@@ -34,6 +34,8 @@ pub struct SocketSpec {
     pub rings: RingSizes,
     /// Try zero-copy first.
     pub zero_copy: bool,
+    /// Packets may be larger than a chunk.
+    pub jumbo: bool,
     /// Drive the device from here, at most this many packets at a time.
     pub busy_poll: Option<u32>,
 }
@@ -139,7 +141,8 @@ fn bind_once(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, S
     Ok(bound)
 }
 
-/// Registers the memory anew; without chains where the kernel (before 6.6) has none.
+/// Registers the memory anew; without chains where the kernel (before 6.6) has none, or where a
+/// zero-copy driver has none and its packets fit into one chunk.
 fn bind_registering(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
     let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
     let mut refused = None;
@@ -152,6 +155,7 @@ fn bind_registering(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<B
         match bind::bind(fd.as_fd(), (spec.ifindex, spec.queue), flags, None) {
             Ok(()) => return Ok(Bound { fd, zero_copy, chains }),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = Some(error),
+            Err(error) if zero_copy && !spec.jumbo => refused = Some(error),
             Err(source) => return Err(SocketError { step: "bind to the queue", source }),
         }
     }
@@ -247,7 +251,14 @@ mod tests {
     const RINGS: RingSizes = RingSizes { rx: 64, tx: 64, fill: 64, completion: 64 };
 
     fn loopback(queue: u32) -> SocketSpec {
-        SocketSpec { ifindex: 1, queue, rings: RINGS, zero_copy: false, busy_poll: None }
+        SocketSpec {
+            ifindex: 1,
+            queue,
+            rings: RINGS,
+            zero_copy: false,
+            jumbo: false,
+            busy_poll: None,
+        }
     }
 
     /// Runs where the loopback's queue is nobody else's.
