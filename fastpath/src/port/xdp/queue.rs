@@ -172,3 +172,6 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

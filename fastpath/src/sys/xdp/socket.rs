@@ -341,4 +341,4 @@ impl Socket {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

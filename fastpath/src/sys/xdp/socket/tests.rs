@@ -5,18 +5,19 @@ use crate::sys::memory::Arena;
 use crate::sys::xdp::ring::{Layout, Region};
 use proptest::prelude::*;
 
-const FRAMES: usize = 64;
-const SLOTS: u32 = 32;
+pub(crate) const FRAMES: usize = 128;
+pub(crate) const SLOTS: u32 = 32;
 
 /// The kernel's ends of the rings.
-struct Kernel {
-    rx: Producer<Desc>,
-    tx: Consumer<Desc>,
-    fill: Consumer<u64>,
-    completion: Producer<u64>,
+pub(crate) struct Kernel {
+    pub(crate) rx: Producer<Desc>,
+    pub(crate) tx: Consumer<Desc>,
+    pub(crate) fill: Consumer<u64>,
+    pub(crate) completion: Producer<u64>,
 }
 
-fn socket() -> (Socket, Kernel, Arc<Umem>, FramePool) {
+/// A socket over [`FRAMES`] frames, with rings of [`SLOTS`], and what is behind it.
+pub(crate) fn socket() -> (Socket, Kernel, Arc<Umem>, FramePool) {
     let region = || Region::plain(Layout::PLAIN.bytes::<Desc>(SLOTS));
     let (rx, tx, fill, completion) = (region(), region(), region(), region());
     let layout = Layout::PLAIN;
@@ -86,8 +87,8 @@ proptest! {
     /// Whatever a kernel may say: no frame has two owners, none is lost, the worst is a count.
     #[test]
     fn descriptors_that_make_no_sense_are_counted(
-        rx in prop::collection::vec((0u64..80 * 4096, 0u32..6000, 0u32..3), 0..60),
-        completions in prop::collection::vec(0u64..80 * 4096, 0..60),
+        rx in prop::collection::vec((0u64..160 * 4096, 0u32..6000, 0u32..3), 0..60),
+        completions in prop::collection::vec(0u64..160 * 4096, 0..60),
     ) {
         let (mut socket, mut kernel, umem, mut pool) = socket();
         socket.fill_to(&mut pool, 24);
