@@ -23,6 +23,7 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
         return;
     }
     let alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    remove_leftovers();
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         sh("ip link set lo up");
@@ -32,6 +33,17 @@ pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     drop(alone);
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Removes the namespaces of runs that were killed.
+fn remove_leftovers() {
+    let Ok(entries) = std::fs::read_dir("/run/netns") else { return };
+    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let owner = name.strip_prefix("mgy-xdp-").and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists()) {
+            let _ = Command::new("ip").args(["netns", "del", &name]).status();
+        }
     }
 }
 
