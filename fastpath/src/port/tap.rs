@@ -13,7 +13,7 @@ use crate::sys::memory::{Arena, Frame, FramePool, HEADROOM, SMALL_CHUNK};
 use crate::sys::tap::device::{self, Device, Step, Wanted};
 use crate::sys::tap::poll::Poll;
 use crate::sys::tap::uring::Uring;
-use crate::sys::tap::{EngineCounters, HEADER_LEN, Read};
+use crate::sys::tap::{EngineCounters, HEADER_LEN, ROUND, Read};
 use margay_tunnels::wire::ethernet::Mac;
 use std::io;
 use std::os::fd::RawFd;
@@ -243,13 +243,20 @@ impl TapPort {
 
 impl Port for TapPort {
     fn rx(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, budget: usize) -> RxState {
+        let mut bytes = 0;
         for _ in 0..budget.min(BURST) {
+            if bytes >= ROUND {
+                break;
+            }
             let read = match &mut self.engine {
                 AnyEngine::Uring(uring) => uring.read(pool),
                 AnyEngine::Poll(poll) => poll.read(pool),
             };
             match read {
-                Read::Packet(frame, len) => out.extend(self.take(frame, len, pool)),
+                Read::Packet(frame, len) => {
+                    bytes += len;
+                    out.extend(self.take(frame, len, pool));
+                }
                 Read::Empty => break,
                 Read::Gone => return RxState::Gone,
             }

@@ -18,6 +18,11 @@ const READ_AT: usize = HEADROOM - HEADER_LEN;
 /// Most bytes of one read.
 const READ_LEN: usize = LARGE_CHUNK - READ_AT;
 
+/// Bytes that are read before they are sent on, so that they are still in the second-level cache:
+/// a burst and a round of buffers have many small packets, or few large ones. Between two TAPs
+/// with 64 KiB packets 4 buffers moved about 1.15 times as much as 32 (beside the poll engine).
+pub(crate) const ROUND: usize = 256 << 10;
+
 /// What came of asking for a packet.
 pub(crate) enum Read {
     /// A large frame: header at `HEADROOM - HEADER_LEN`, then that many bytes of packet.

@@ -6,7 +6,7 @@
 //! ties it to the thread that enables it: the first to call, the worker.
 
 use super::buffer_ring::BufferRing;
-use super::{EngineCounters, HEADER_LEN, READ_AT, READ_LEN, Read};
+use super::{EngineCounters, HEADER_LEN, READ_AT, READ_LEN, ROUND, Read};
 use crate::packet::{MAX_SEGMENTS, Packet};
 use crate::port::BURST;
 use crate::sys::memory::{Frame, FramePool};
@@ -16,8 +16,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 
-/// Buffers of a port with little traffic; doubled each time that the kernel runs out of them.
+/// Buffers of a port with little traffic.
 const FEW_BUFFERS: usize = 2;
+/// Fewest buffers of a port with traffic.
+const BUSY_BUFFERS: usize = 4;
 /// Turns without a packet after which a port goes back to few buffers: large frames are scarce,
 /// and a thousand idle ports must not sit on them. Workers leave a port alone after 2000.
 const IDLE_TURNS: u32 = 1000;
@@ -40,6 +42,8 @@ pub(crate) struct Uring {
     provided: [Option<Frame>; MAX_BUFFERS],
     provided_count: usize,
     wanted: usize,
+    /// Packets and bytes read since the kernel last ran out of buffers.
+    recent: (usize, usize),
     idle_turns: u32,
     /// Read, and not asked for yet.
     ready: VecDeque<(Frame, usize)>,
@@ -98,6 +102,7 @@ impl Uring {
             provided: [const { None }; MAX_BUFFERS],
             provided_count: 0,
             wanted: FEW_BUFFERS,
+            recent: (0, 0),
             idle_turns: 0,
             ready: VecDeque::with_capacity(MAX_BUFFERS),
             slots: (0..BURST).map(slot).collect(),
@@ -174,7 +179,11 @@ impl Uring {
 
     /// Keeps a frame for a later read.
     pub(crate) fn recycle(&mut self, frame: Frame, pool: &mut FramePool) {
-        self.provide(frame, pool);
+        if self.provided_count + self.ready.len() < self.wanted {
+            self.provide(frame, pool);
+        } else {
+            pool.free(frame);
+        }
     }
 
     fn provide(&mut self, mut frame: Frame, pool: &mut FramePool) {
@@ -280,6 +289,7 @@ impl Uring {
         match frame {
             Some(frame) if length > HEADER_LEN && length <= READ_LEN => {
                 self.idle_turns = 0;
+                self.recent = (self.recent.0 + 1, self.recent.1 + length);
                 self.ready.push_back((frame, length - HEADER_LEN));
                 return;
             }
@@ -287,7 +297,11 @@ impl Uring {
             None => {}
         }
         match -done.result() {
-            libc::ENOBUFS => self.wanted = (self.wanted * 2).min(MAX_BUFFERS),
+            libc::ENOBUFS => {
+                let (packets, bytes) = std::mem::take(&mut self.recent);
+                let fitting = ROUND * packets / bytes.max(1);
+                self.wanted = fitting.clamp(BUSY_BUFFERS, MAX_BUFFERS);
+            }
             libc::EBADFD => self.gone = true,
             libc::ECANCELED => {}
             _ => self.counters.rx_errors += 1,
