@@ -533,6 +533,39 @@ fn a_port_takes_large_frames_under_load_and_gives_them_back_when_idle() {
 }
 
 #[test]
+fn a_port_reads_on_when_large_frames_are_gone() {
+    let _alone = alone();
+    if !ready() {
+        return;
+    }
+    for engine in [Engine::Uring, Engine::Poll] {
+        let arena = Arena::new(SMALL, LARGE).unwrap();
+        let mut pool = FramePool::new(arena.clone());
+        let namespace = Namespace::new();
+        let wanted = TapSpec { mtu: 9000, ..spec(&namespace, engine) };
+        let mut port = tap::open(&arena, &wanted).unwrap();
+        sh(&format!("ip -n {} addr add 10.9.0.1/24 brd + dev eth0", namespace.0));
+        let mut out = Vec::new();
+        port.service(&mut pool);
+        port.rx(&mut pool, &mut out, BURST);
+        let hoard: Vec<_> = std::iter::from_fn(|| pool.alloc_large()).collect();
+        let ping = "ping -b -q -c 10 -i 0.002 -W 0.05 -s 8000 10.9.0.255";
+        run(&format!("ip netns exec {} {ping}", namespace.0));
+        for _ in 0..40 {
+            port.service(&mut pool);
+            port.rx(&mut pool, &mut out, BURST);
+        }
+        let requests = out.iter().filter(|packet| packet.len() == 8042);
+        assert_eq!(requests.filter(|packet| packet.segment_count() == 3).count(), 10, "{engine:?}");
+        out.into_iter().for_each(|packet| packet.free(&mut pool));
+        hoard.into_iter().for_each(|frame| pool.free(frame));
+        Box::new(port).close(&mut pool);
+        drop(pool);
+        assert_eq!((arena.free_small(), arena.free_large()), (SMALL, LARGE), "{engine:?}");
+    }
+}
+
+#[test]
 fn the_device_is_as_it_was_asked_for() {
     let _alone = alone();
     if !ready() {

@@ -9,6 +9,7 @@ mod header;
 
 use super::{BURST, Port, PortId, PortReport, RxState, TxOffloads};
 use crate::packet::Packet;
+use crate::segment;
 use crate::sys::memory::{Arena, Frame, FramePool, HEADROOM, SMALL_CHUNK};
 use crate::sys::tap::device::{self, Device, Step, Wanted};
 use crate::sys::tap::poll::Poll;
@@ -121,6 +122,7 @@ pub struct TapPort {
     id: PortId,
     why: String,
     bad_headers: u64,
+    no_frames: u64,
 }
 
 #[derive(Debug)]
@@ -152,7 +154,7 @@ pub fn open(arena: &Arc<Arena>, spec: &TapSpec) -> Result<TapPort, TapError> {
             (Err(error), _) => (AnyEngine::Poll(Poll::new(fd)), format!("poll: io_uring: {error}")),
         },
     };
-    Ok(TapPort { engine, device, id: PortId::NONE, why, bad_headers: 0 })
+    Ok(TapPort { engine, device, id: PortId::NONE, why, bad_headers: 0, no_frames: 0 })
 }
 
 fn check(arena: &Arc<Arena>, spec: &TapSpec) -> Result<(), TapError> {
@@ -204,7 +206,8 @@ impl TapPort {
         self.device.if_index
     }
 
-    /// The packet in a frame that the engine has read; `None` when its header makes no sense.
+    /// The packet in a frame that the engine has read; `None` when its header makes no sense, or no
+    /// frame is free for it.
     fn take(&mut self, frame: Frame, len: usize, pool: &mut FramePool) -> Option<Packet> {
         let mut bytes = [0; HEADER_LEN];
         bytes.copy_from_slice(frame.bytes(HEADROOM - HEADER_LEN, HEADER_LEN));
@@ -213,15 +216,20 @@ impl TapPort {
             self.recycle(frame, pool);
             return None;
         };
-        let small = (len <= SMALL_CHUNK - HEADROOM).then(|| pool.alloc()).flatten();
-        let mut packet = match small {
-            Some(mut small) => {
-                small.bytes_mut(HEADROOM, len).copy_from_slice(frame.bytes(HEADROOM, len));
+        let mut packet = Packet::new(frame, HEADROOM, len, self.id);
+        // A frame is handed on only against another one: the port never gives its last away, or it
+        // could not read what waits in the device, and nothing would wake it for that.
+        let spare = (len > SMALL_CHUNK - HEADROOM).then(|| pool.alloc_large()).flatten();
+        if let Some(spare) = spare {
+            self.recycle(spare, pool);
+        } else {
+            let copy = segment::copy(&packet, pool);
+            if let Ok((frame, ..)) = packet.into_single() {
                 self.recycle(frame, pool);
-                Packet::new(small, HEADROOM, len, self.id)
             }
-            None => Packet::new(frame, HEADROOM, len, self.id),
-        };
+            self.no_frames += u64::from(copy.is_none());
+            packet = copy?;
+        }
         packet.offload = offload;
         Some(packet)
     }
@@ -319,7 +327,7 @@ impl Port for TapPort {
             },
             kernel: vec![
                 ("rx_errors", rx_errors),
-                ("rx_no_frame", rx_no_frame),
+                ("rx_no_frame", rx_no_frame + self.no_frames),
                 ("rx_bad_header", self.bad_headers),
                 ("tx_down", tx_down),
                 ("tx_refused", tx_refused),
