@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -97,6 +97,7 @@ pub(crate) struct Peer {
     pub(crate) asleep: AtomicBool,
     pub(crate) beat_ns: AtomicU64,
     pub(crate) held: AtomicU64,
+    pub(crate) cached: AtomicUsize,
     panicked: AtomicBool,
     pinned: AtomicBool,
 }
@@ -291,6 +292,7 @@ impl Peer {
             asleep: AtomicBool::new(false),
             beat_ns: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            cached: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             pinned: AtomicBool::new(false),
         }

@@ -196,6 +196,13 @@ impl Worker {
         self.flush();
         let held = self.pipeline.held() as u64;
         self.shared.workers[self.index].held.store(held, Ordering::Relaxed);
+        self.show_cached();
+    }
+
+    /// Lets a report count the free frames of this worker's cache.
+    fn show_cached(&self) {
+        let cached = self.pipeline.pool.cached();
+        self.shared.workers[self.index].cached.store(cached, Ordering::Relaxed);
     }
 
     fn sleep(&mut self) {
@@ -257,6 +264,7 @@ impl Worker {
                     self.ask_for_neighbors();
                 }
                 Command::Report(answer) => {
+                    self.show_cached();
                     let _ = answer.send(self.report());
                 }
                 Command::Capture(tap) => self.pipeline.tap = tap,

@@ -74,5 +74,5 @@ fn a_thousand_pods_forward_and_idle_cheaply() {
     let used = (processor_ticks(daemon.pid()) - before) / TICKS / WATCHED.as_secs_f64() * 100.0;
     println!("the idle daemon takes {used:.2} % of a core");
     assert!(used < IDLE, "{used:.2} % of a core while idle");
-    crate::frames::free(daemon);
+    crate::frames::demand_all(daemon);
 }

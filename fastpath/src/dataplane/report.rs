@@ -38,7 +38,8 @@ pub struct DataplaneReport {
     pub workers: Vec<WorkerReport>,
     /// Small frames in all.
     pub frames: usize,
-    /// Small frames that are in no pool and in no port: held, on their way, or in a worker's cache.
+    /// Small frames that nobody uses: in the arena, or in the cache of a worker. What is missing is
+    /// held by ports, waits for a neighbour, or is on its way.
     pub frames_free: usize,
     /// Frames lost to a defect since the start.
     pub frames_lost: u64,
@@ -59,10 +60,14 @@ impl Dataplane {
             .collect();
         let answers = asked.into_iter().map(|answer| answer.recv_deadline(deadline).ok());
         let workers = answers.enumerate().map(|(index, answer)| self.worker(index, answer));
+        let workers = workers.collect();
+        // The answers told how many frames are cached.
+        let peers = self.shared.workers.iter();
+        let cached = peers.map(|peer| peer.cached.load(Ordering::Relaxed));
         DataplaneReport {
-            workers: workers.collect(),
+            workers,
             frames: self.shared.arena.small_count(),
-            frames_free: self.shared.arena.free_small(),
+            frames_free: self.shared.arena.free_small() + cached.sum::<usize>(),
             frames_lost: lost_frames(),
             huge_pages: self.shared.arena.has_huge_pages(),
         }
