@@ -201,7 +201,7 @@ impl Worker {
 
     /// Lets a report count the free frames of this worker's cache.
     fn show_cached(&self) {
-        let cached = self.pipeline.pool.cached();
+        let cached = self.pipeline.pool.cached() + self.pipeline.pool.cached_large();
         self.shared.workers[self.index].cached.store(cached, Ordering::Relaxed);
     }
 

@@ -36,9 +36,9 @@ pub struct WorkerReport {
 pub struct DataplaneReport {
     /// By worker.
     pub workers: Vec<WorkerReport>,
-    /// Small frames in all.
+    /// Frames in all, small and large.
     pub frames: usize,
-    /// Small frames that nobody uses: in the arena, or in the cache of a worker. What is missing is
+    /// Frames that nobody uses: in the arena, or in the cache of a worker. What is missing is
     /// held by ports, waits for a neighbour, or is on its way.
     pub frames_free: usize,
     /// Frames lost to a defect since the start.
@@ -63,11 +63,12 @@ impl Dataplane {
         let workers = workers.collect();
         // The answers told how many frames are cached.
         let peers = self.shared.workers.iter();
-        let cached = peers.map(|peer| peer.cached.load(Ordering::Relaxed));
+        let cached = peers.map(|peer| peer.cached.load(Ordering::Relaxed)).sum::<usize>();
+        let arena = &self.shared.arena;
         DataplaneReport {
             workers,
-            frames: self.shared.arena.small_count(),
-            frames_free: self.shared.arena.free_small() + cached.sum::<usize>(),
+            frames: arena.small_count() + arena.large_count(),
+            frames_free: arena.free_small() + arena.free_large() + cached,
             frames_lost: lost_frames(),
             huge_pages: self.shared.arena.has_huge_pages(),
         }

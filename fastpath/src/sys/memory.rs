@@ -14,6 +14,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+mod pool;
+
+pub use pool::FramePool;
+
 /// Size of a small chunk, in bytes; also the UMEM chunk size.
 pub const SMALL_CHUNK: usize = 4096;
 /// Size of a large chunk, in bytes: 64 KiB of packet and room in front.
@@ -331,76 +335,6 @@ pub(super) fn map(bytes: usize, flags: i32) -> Result<NonNull<u8>, std::io::Erro
         return Err(std::io::Error::last_os_error());
     }
     NonNull::new(start.cast()).ok_or_else(|| std::io::Error::other("mapped at address 0"))
-}
-
-/// One worker's cache of free frames.
-#[derive(Debug)]
-pub struct FramePool {
-    arena: Arc<Arena>,
-    small: Vec<Frame>,
-    large: Vec<Frame>,
-}
-
-impl FramePool {
-    /// Frames a pool keeps before it gives batches back.
-    pub const HIGH_WATER: usize = 8 * BATCH;
-    const LARGE_HIGH_WATER: usize = 8;
-
-    /// An empty cache before `arena`.
-    pub fn new(arena: Arc<Arena>) -> FramePool {
-        FramePool { arena, small: Vec::with_capacity(Self::HIGH_WATER + BATCH), large: Vec::new() }
-    }
-
-    /// The arena behind the cache.
-    pub fn arena(&self) -> &Arc<Arena> {
-        &self.arena
-    }
-
-    /// A small frame; `None` when the arena is spent.
-    #[inline]
-    pub fn alloc(&mut self) -> Option<Frame> {
-        if let Some(frame) = self.small.pop() {
-            return Some(frame);
-        }
-        self.arena.take(false, &mut self.small, BATCH);
-        self.small.pop()
-    }
-
-    /// A large frame; `None` when the arena has none left.
-    pub fn alloc_large(&mut self) -> Option<Frame> {
-        if self.large.is_empty() {
-            self.arena.take(true, &mut self.large, Self::LARGE_HIGH_WATER / 2);
-        }
-        self.large.pop()
-    }
-
-    /// Takes a frame back, of either size.
-    #[inline]
-    pub fn free(&mut self, frame: Frame) {
-        if frame.is_large() {
-            self.large.push(frame);
-            if self.large.len() > Self::LARGE_HIGH_WATER {
-                self.arena.give(true, &mut self.large, Self::LARGE_HIGH_WATER / 2);
-            }
-            return;
-        }
-        self.small.push(frame);
-        if self.small.len() > Self::HIGH_WATER {
-            self.arena.give(false, &mut self.small, Self::HIGH_WATER - BATCH);
-        }
-    }
-
-    /// Small frames in the cache.
-    pub fn cached(&self) -> usize {
-        self.small.len()
-    }
-}
-
-impl Drop for FramePool {
-    fn drop(&mut self) {
-        self.arena.give(false, &mut self.small, 0);
-        self.arena.give(true, &mut self.large, 0);
-    }
 }
 
 #[cfg(test)]
