@@ -104,8 +104,8 @@ const OWN_PROGRAM_RETRIES: u32 = 10;
 const OWN_PROGRAM_WAIT: Duration = Duration::from_millis(100);
 
 /// Opens a device on all its queues, shared out over at most `spec.parts` parts. Blocks, up to
-/// about a second when the device has just been closed: not for workers. The parts take nothing
-/// from the kernel until they are served.
+/// three seconds a queue when the device has just been closed: not for workers. The parts take
+/// nothing from the kernel until they are served.
 pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPort>), XdpError> {
     let name = &spec.device;
     if let Some(fault) = spec.fault() {

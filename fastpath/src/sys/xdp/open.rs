@@ -65,15 +65,16 @@ struct Bound {
     chains: bool,
 }
 
-/// How often and how long binding waits for the queue's last user: the kernel frees a closed
-/// socket's hold on its queue only about 25 ms later.
-const BIND_RETRIES: u32 = 10;
+/// How long binding waits for the queue's last user: the kernel frees a closed socket's hold on
+/// its queue later, after about 25 ms on an idle machine and after more than a second on one that
+/// is busy with namespaces.
+const BIND_PATIENCE: Duration = Duration::from_secs(3);
 const BIND_WAIT: Duration = Duration::from_millis(5);
 const BIND_WAIT_MAX: Duration = Duration::from_millis(150);
 /// Longest wait for the kernel to let go of a zero-copy queue.
 const LET_GO_TIME: Duration = Duration::from_secs(2);
 
-/// Opens and binds. Takes up to about a second while the queue's last user goes away, and gives
+/// Opens and binds. Waits up to [`BIND_PATIENCE`] while the queue's last user goes away, and gives
 /// `EBUSY` then.
 pub fn open(umem: &Arc<Umem>, spec: &SocketSpec) -> Result<Opened, SocketError> {
     let mut zero_copy_refused = None;
@@ -106,17 +107,20 @@ fn finish(
 }
 
 fn bind_patiently(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
+    let start = Instant::now();
     let mut wait = BIND_WAIT;
-    for _ in 0..BIND_RETRIES {
+    loop {
         match bind_once(umem, spec, zero_copy) {
-            Err(error) if error.source.raw_os_error() == Some(libc::EBUSY) => {
+            Err(error)
+                if error.source.raw_os_error() == Some(libc::EBUSY)
+                    && start.elapsed() < BIND_PATIENCE =>
+            {
                 std::thread::sleep(wait);
                 wait = (wait * 2).min(BIND_WAIT_MAX);
             }
             other => return other,
         }
     }
-    bind_once(umem, spec, zero_copy)
 }
 
 fn bind_once(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
@@ -295,7 +299,7 @@ mod tests {
             let error = open(&other, &loopback(0)).unwrap_err();
             assert_eq!(error.source.raw_os_error(), Some(libc::EBUSY));
             let taken = start.elapsed();
-            assert!(taken > Duration::from_millis(500) && taken < Duration::from_secs(3));
+            assert!(taken >= BIND_PATIENCE && taken < BIND_PATIENCE * 3);
             let error = open(&other, &loopback(1)).unwrap_err();
             assert_eq!(error.source.raw_os_error(), Some(libc::EINVAL));
         });
