@@ -90,7 +90,8 @@ pub enum TapError {
     Busy(String),
     /// A device of another kind has the name.
     #[error(
-        "device {0}: exists and is not a TAP with one queue; remove it (`ip link del {0}`) or choose another name"
+        "device {0}: exists and is not a TAP with one queue; \
+         remove it (`ip link del {0}`) or choose another name"
     )]
     OtherKind(String),
     /// Anything else the kernel refused.
@@ -105,7 +106,8 @@ pub enum TapError {
     },
     /// io_uring was demanded and does not work.
     #[error(
-        "io_uring: {0}; choose the engine auto or poll, or allow io_uring (kernel.io_uring_disabled, seccomp)"
+        "io_uring: {0}; choose the engine auto or poll, \
+         or allow io_uring (kernel.io_uring_disabled, seccomp)"
     )]
     Uring(io::Error),
     /// The arena has no large frames, and packets are read into those.

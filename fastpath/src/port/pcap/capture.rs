@@ -37,7 +37,8 @@ pub enum PcapError {
     },
     /// The file ends inside a block or packet.
     #[error(
-        "the file is cut off: what begins at byte {offset} is not complete ({packets} packets before it)"
+        "the file is cut off: what begins at byte {offset} is not complete \
+         ({packets} packets before it)"
     )]
     Truncated {
         /// Where the incomplete block or packet begins.
