@@ -41,7 +41,7 @@ pub struct FibLimits {
     pub groups_v4: u32,
     /// Nodes of 256 entries for IPv6; 1 KiB each.
     pub strides_v6: u32,
-    /// Nodes of up to 16 intervals for IPv6; 128 bytes each.
+    /// Nodes of up to 8 intervals for IPv6; 64 bytes each.
     pub buckets_v6: u32,
 }
 
@@ -127,12 +127,12 @@ impl Fib {
         self.v6.lookup(address)
     }
 
-    /// As [`Fib::lookup_v4`] for many: `out[n]` is the answer for `addresses[n]`, as far as both go.
+    /// As [`Fib::lookup_v4`] for many: `out[n]` answers `addresses[n]`, as far as both go.
     pub fn lookup_v4_batch(&self, addresses: &[Ipv4Addr], out: &mut [TargetId]) {
         self.v4.lookup_batch(addresses, out);
     }
 
-    /// As [`Fib::lookup_v6`] for many: `out[n]` is the answer for `addresses[n]`, as far as both go.
+    /// As [`Fib::lookup_v6`] for many: `out[n]` answers `addresses[n]`, as far as both go.
     pub fn lookup_v6_batch(&self, addresses: &[Ipv6Addr], out: &mut [TargetId]) {
         self.v6.lookup_batch(addresses, out);
     }

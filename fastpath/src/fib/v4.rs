@@ -6,7 +6,7 @@
 //! [`Writer4::reclaim`]: a reader on its way still finds the answer that was right as it entered.
 
 use super::entry::Entry;
-use super::fallback::Fallback;
+use super::fallback::{Fallback, Seen};
 use super::rib::Rib;
 use super::slots::Slots;
 use super::{FibError, Resource};
@@ -62,30 +62,41 @@ impl Table4 {
         }
     }
 
-    /// Three passes over a few addresses at a time, each asking for the lines of the next.
+    /// Some addresses at a time: the loads of one pass don't wait for each other, and nothing in
+    /// between is hard to predict, so that the processor has all of them on their way at once.
+    /// Asking for the lines ahead with prefetches took longer (11.5 against 8 cycles an address).
     pub(super) fn lookup_batch(&self, addresses: &[Ipv4Addr], out: &mut [TargetId]) {
         for (addresses, out) in addresses.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            for address in addresses {
-                self.root.prefetch((address.to_bits() >> 8) as usize);
-            }
             let before = self.fallback.read();
             let mut entries = [Entry::NONE; LANES];
+            let (mut any, mut all) = (0, u32::MAX);
             for (address, entry) in addresses.iter().zip(&mut entries) {
                 *entry = self.root_entry(address.to_bits());
-                if entry.is_stride() {
-                    self.groups.prefetch(group_index(*entry, address.to_bits()));
+                any |= entry.0;
+                all &= entry.0;
+            }
+            if Entry(any).is_stride() {
+                for (address, entry) in addresses.iter().zip(&mut entries) {
+                    if entry.is_stride() {
+                        *entry = self.group_entry(*entry, address.to_bits());
+                    }
                 }
             }
-            for ((address, entry), out) in addresses.iter().zip(entries).zip(out) {
-                let entry = match entry.is_stride() {
-                    true => self.group_entry(entry, address.to_bits()),
-                    false => entry,
-                };
-                *out = match entry.is_target() {
-                    true => entry.id(),
-                    false if self.fallback.read() == before => before.id(),
-                    false => self.lookup(address.to_bits()),
-                };
+            for (entry, out) in entries.iter().zip(out.iter_mut()) {
+                *out = entry.id();
+            }
+            if !Entry(all).is_target() {
+                self.finish(before, addresses, &entries, out);
+            }
+        }
+    }
+
+    /// Gives addresses without a prefix the default route.
+    fn finish(&self, before: Seen, addresses: &[Ipv4Addr], found: &[Entry], out: &mut [TargetId]) {
+        for ((address, entry), out) in addresses.iter().zip(found).zip(out) {
+            if !entry.is_target() {
+                let constant = self.fallback.read() == before;
+                *out = if constant { before.id() } else { self.lookup(address.to_bits()) };
             }
         }
     }

@@ -21,7 +21,7 @@ pub(super) const STRIDES_AN_INSERT: usize = 8;
 pub(super) const BUCKETS_AN_INSERT: usize = 24;
 /// A stride with no more prefixes than this under it becomes a bucket again. Half of what makes a
 /// bucket a stride, so that one prefix that comes and goes does not move both ways each time.
-const JOIN_AT: usize = 4;
+const JOIN_AT: usize = 2;
 
 /// Node numbers of the table.
 #[derive(Debug)]
