@@ -1,7 +1,8 @@
 //! Runs margay and its peers side by side on this machine, and prints what each does.
 //!
 //! ```text
-//! cargo bench --bench compare -- [--only veth,memory,tcp] [--repeats N] [--seconds S] [--save NAME]
+//! cargo bench --bench compare -- [--only veth,memory,tcp] [--repeats N] [--seconds S]
+//!     [--save NAME]
 //! ```
 //!
 //! All peers of a section get the same packets, the same sink and the same core for the router, in

@@ -12,7 +12,7 @@ impl Directory {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path =
             std::env::temp_dir().join(format!("margay-{name}-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
+        std::fs::create_dir_all(&path).expect("the temporary directory can be written to");
         Directory(path)
     }
 
@@ -22,7 +22,7 @@ impl Directory {
 
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("the directory is there: `new` made it");
         path
     }
 }

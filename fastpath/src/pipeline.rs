@@ -125,7 +125,8 @@ impl Pipeline {
         }
     }
 
-    /// Sends a packet where its route says. `step` tells whether it passes through, or was made here.
+    /// Sends a packet where its route says. `step` tells whether it passes through, or was made
+    /// here.
     #[inline(always)]
     fn route(&mut self, view: View<'_>, packet: Packet, target: TargetId, step: Step) {
         match view.tables.target(target) {

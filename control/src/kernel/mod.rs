@@ -2,7 +2,8 @@
 //! writes to it.
 //!
 //! [`watch`] feeds a [`mirror::Mirror`] from dumps and multicast events, [`routes`] writes margay's
-//! own routes, [`neighbors`] asks for resolution, [`sysctl`] sets what Calico sets on pods' devices.
+//! own routes, [`neighbors`] asks for resolution, [`sysctl`] sets what Calico sets on the devices
+//! of pods.
 //! Only the main and local tables are looked at; policy routing is left out.
 
 pub mod message;

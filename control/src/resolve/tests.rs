@@ -382,7 +382,8 @@ proptest! {
         let reversed: Vec<Input> = squashed.iter().rev().cloned().collect();
         prop_assert_eq!(&run(&begin(reversed), &[]), &expected);
 
-        let doubled: Vec<Input> = all.iter().flat_map(|input| [input.clone(), input.clone()]).collect();
+        let twice = |input: &Input| [input.clone(), input.clone()];
+        let doubled: Vec<Input> = all.iter().flat_map(twice).collect();
         prop_assert_eq!(&run(&doubled, &[]), &expected);
 
         let (mut model, mut mirror) = (Model::default(), Mirror::default());

@@ -27,7 +27,8 @@ fn documents_lists_and_json_are_read() {
         r#"{"apiVersion":"v1","kind":"List","items":[
             {"apiVersion":"projectcalico.org/v3","kind":"IPPool","metadata":{"name":"p"},
              "spec":{"cidr":"192.168.0.0/16"}},
-            {"apiVersion":"projectcalico.org/v3","kind":"Tier","metadata":{"name":"t"},"spec":{}}]}"#,
+            {"apiVersion":"projectcalico.org/v3","kind":"Tier","metadata":{"name":"t"},
+             "spec":{}}]}"#,
     );
     scratch.write(
         "blocks.yml",

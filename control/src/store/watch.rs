@@ -47,7 +47,8 @@ async fn run(mut directory: Directory, sender: mpsc::Sender<Batch>) {
         let events = tokio::task::block_in_place(|| directory.scan());
         let report = directory.report().clone();
         for fault in report.faults.iter().filter(|fault| !before.faults.contains(fault)) {
-            tracing::warn!(file = %fault.file, line = fault.line, "{} ({})", fault.what, fault.mend);
+            let line = fault.line;
+            tracing::warn!(file = %fault.file, line, "{} ({})", fault.what, fault.mend);
         }
         if first || !events.is_empty() || report != before {
             first = false;

@@ -178,8 +178,8 @@ fn set_df(bytes: &mut [u8]) {
     ipv4::fill_checksum(&mut bytes[14..]);
 }
 
-/// Type, code and the rest-of-header word of the one ICMP error sent, and what it quotes; read by an
-/// independent parser, which checks lengths and checksums.
+/// Type, code and the rest-of-header word of the one ICMP error sent, and what it quotes; read by
+/// an independent parser, which checks lengths and checksums.
 fn icmp_v4(sent: &[(PortId, Vec<u8>)]) -> (u8, u8, u32, Vec<u8>) {
     let [(to, bytes)] = sent else { panic!("{} packets sent", sent.len()) };
     assert_eq!(*to, PODS);
