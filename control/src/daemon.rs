@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 
 /// Quiet time after an input before a step is taken, so that inputs that belong together are one.
 pub const SETTLE: Duration = Duration::from_millis(2);
-/// Longest time that inputs in a row put a step off.
+/// Longest time that inputs in a row put a step off, unless steps take longer themselves.
 pub const SETTLE_MAX: Duration = Duration::from_millis(20);
 /// Time between two looks at what has no event.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -157,7 +157,7 @@ async fn turn(
             outcome = take(router, &mut inputs) => outcome?,
             () = tokio::time::sleep(retry.min(TICK)) => {}
         }
-        let end = Instant::now() + SETTLE_MAX;
+        let end = Instant::now() + router.step_time().clamp(SETTLE_MAX, TICK);
         while Instant::now() < end {
             match tokio::time::timeout(SETTLE, take(router, &mut inputs)).await {
                 Ok(outcome) => outcome?,

@@ -210,6 +210,15 @@ impl Ports {
         }
     }
 
+    /// Puts the next try of a port that is not open off, lest one that fails at once after it is
+    /// opened is opened without end.
+    pub(crate) fn pause(&mut self, name: &Arc<str>, now: Instant) {
+        let state = self.by_name.get_mut(name).map(|state| &mut state.phase);
+        if let Some(Phase::Waiting { at, failures, device, .. }) = state {
+            (*at, *failures, *device) = (now + RETRY_FIRST, 1, None);
+        }
+    }
+
     /// When something is to be tried again, if anything is.
     pub(crate) fn next_try(&self) -> Option<Instant> {
         let times = self.by_name.values().filter_map(|state| match &state.phase {
@@ -238,10 +247,11 @@ fn is_due(name: &str, state: &mut State, mirror: &Mirror, now: Instant) -> bool 
             false
         }
         Some(link) if !link.up => {
+            *failures = 0;
             *why = "the device is down".to_owned();
             false
         }
-        Some(link) => now >= *at || *device != Some(link.index),
+        Some(link) => now >= *at || device.is_some_and(|tried| tried != link.index),
     }
 }
 

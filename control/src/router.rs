@@ -27,7 +27,7 @@ use neighbors::Questions;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Smallest and largest MTU that a TAP is given, in bytes.
 const TAP_MTU_MIN: u32 = 1280;
@@ -53,6 +53,9 @@ pub(crate) struct Router {
     status: Arc<Status>,
     errors: Vec<String>,
     steps: u64,
+    step_time: Duration,
+    /// Something changed that only the snapshot tells.
+    untold: bool,
 }
 
 impl Router {
@@ -80,6 +83,8 @@ impl Router {
             status,
             errors: Vec::new(),
             steps: 0,
+            step_time: Duration::ZERO,
+            untold: true,
         })
     }
 
@@ -88,6 +93,7 @@ impl Router {
         self.dirty |= self.store.is_none() || !batch.events.is_empty();
         batch.events.into_iter().for_each(|event| self.model.apply(event));
         self.store = Some(batch.report);
+        self.untold = true;
     }
 
     /// The kernel told something; true when it should be dumped anew.
@@ -119,7 +125,8 @@ impl Router {
             Event::PortGone { port } => {
                 if let Some(name) = self.ports.name_of(port) {
                     tracing::warn!(port = %name, "the device is gone");
-                    self.close(&[name], "the device is gone");
+                    self.close(std::slice::from_ref(&name), "the device is gone");
+                    self.ports.pause(&name, now);
                 }
                 self.dirty = true;
             }
@@ -127,6 +134,11 @@ impl Router {
                 tracing::error!(worker, "panicked: {message}");
             }
         }
+    }
+
+    /// Duration of the last step that changed something: inputs may well wait as long for the next.
+    pub(crate) fn step_time(&self) -> Duration {
+        self.step_time
     }
 
     /// When the next step is due although nothing changed.
@@ -147,6 +159,7 @@ impl Router {
             plan = self.ports.plan(&wanted_ports, &self.mirror, now);
         }
         let attach = self.open(&plan.open, now);
+        let changed = std::mem::take(&mut self.untold) || self.dirty || !plan.open.is_empty();
         if self.dirty || !attach.is_empty() {
             self.dirty = false;
             self.errors.clear();
@@ -156,8 +169,11 @@ impl Router {
             self.note(refused.iter().map(ToString::to_string));
         }
         self.answer(now);
-        self.steps += 1;
-        self.report(begin.elapsed());
+        if changed {
+            self.steps += 1;
+            self.step_time = begin.elapsed();
+            self.report();
+        }
     }
 
     /// Closes ports: first nothing leads to them, then their workers let go, then the device.
@@ -267,7 +283,7 @@ impl Router {
             attached: &attached,
         });
         let ports = port_entries::build(&self.config, &self.model, &self.mirror, &self.ports);
-        let known: Vec<_> = self.unresolved().collect();
+        let known = self.unresolved();
         let done = self.publisher.publish(Publication {
             ports: &ports,
             host: &self.config.host_device,
@@ -276,7 +292,8 @@ impl Router {
             attach,
         });
         self.note_publication(&done);
-        let new: Vec<_> = self.unresolved().filter(|next_hop| !known.contains(next_hop)).collect();
+        let unresolved = self.unresolved();
+        let new = unresolved.difference(&known).copied();
         neighbors::request_all(&self.handle, self.with_devices(new));
         wanted
     }
@@ -298,7 +315,7 @@ impl Router {
         }
     }
 
-    fn report(&self, step_time: std::time::Duration) {
+    fn report(&self) {
         let tables = self.publisher.tables();
         let ports = self.ports.iter().map(|(name, state)| {
             let (open, why) = match &state.phase {
@@ -321,7 +338,7 @@ impl Router {
             kernel_routes: self.mirror.own_routes().count(),
             errors: self.errors.clone(),
             steps: self.steps,
-            step_time,
+            step_time: self.step_time,
         });
     }
 

@@ -1,1 +1,224 @@
+use super::*;
+use crate::kernel::Neighbor;
+use crate::kernel::message::Update;
+use crate::resolve::Origin;
+use margay_fastpath::dataplane::DataplaneConfig;
+use margay_fastpath::fib::Fib;
+use proptest::prelude::*;
 
+struct Bench {
+    publisher: Publisher,
+    fib: Arc<Fib>,
+    ports: BTreeMap<Arc<str>, PublishedPort>,
+    mirror: Mirror,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn port(id: u16, name: &str) -> PublishedPort {
+    let entry = PortEntry {
+        name: name.to_owned(),
+        mac: Mac([2, 0, 0, 0, 0, id as u8]),
+        mtu: 1500,
+        worker: 0,
+        implicit_partial_csum: false,
+        workload: false,
+        answers_neighbors: false,
+        icmp_source_v4: None,
+        icmp_source_v6: None,
+        up: true,
+    };
+    PublishedPort { id: PortId(id), entry, station: None, device: Some(u32::from(id) + 10) }
+}
+
+fn bench() -> Bench {
+    let (writer, fib) = FibWriter::new();
+    let config = DataplaneConfig { worker_cores: vec![None], frames: 64, large_frames: 0 };
+    let (dataplane, _) = Dataplane::start(&config, fib.clone()).unwrap();
+    let ports = [(0, "up0"), (1, "up1"), (2, "up2"), (3, "margay0")];
+    let mut ports: BTreeMap<Arc<str>, PublishedPort> =
+        ports.map(|(id, name)| (Arc::from(name), port(id, name))).into();
+    if let Some(host) = ports.get_mut("margay0") {
+        (host.station, host.device) = (Some(Mac([2, 0, 0, 0, 0, 99])), None);
+    }
+    let publisher = Publisher::new(Arc::new(dataplane), writer, "me");
+    Bench { publisher, fib, ports, mirror: Mirror::default() }
+}
+
+fn via(hops: &[(&str, &str)]) -> Target {
+    let hop = |(port, address): &(&str, &str)| Hop { port: (*port).into(), address: ip(address) };
+    Target::Via(hops.iter().map(hop).collect())
+}
+
+impl Bench {
+    fn publish(&mut self, routes: &[(&str, Target)]) -> Done {
+        let route = |(prefix, target): &(&str, Target)| {
+            (net(prefix), Route { origin: Origin::Store, target: target.clone() })
+        };
+        self.publisher.publish(Publication {
+            ports: &self.ports,
+            host: "margay0",
+            routes: Arc::new(routes.iter().map(route).collect()),
+            mirror: &self.mirror,
+            attach: Vec::new(),
+        })
+    }
+
+    fn neighbor(&mut self, device: u32, address: &str, last: u8) {
+        let state = Neighbor::Resolved(Mac([2, 0, 0, 0, 1, last]));
+        self.mirror.apply(Update::Neighbor(device, ip(address), state));
+    }
+
+    /// What a worker finds for an address.
+    fn found(&self, address: &str) -> Entry {
+        let tables = self.publisher.dataplane.tables();
+        match ip(address) {
+            IpAddr::V4(ip) => tables.target(self.fib.lookup_v4(ip)),
+            IpAddr::V6(ip) => tables.target(self.fib.lookup_v6(ip)),
+        }
+    }
+
+    fn next_hop(&self, address: &str) -> Adjacency {
+        let Entry::Forward(id) = self.found(address) else { panic!("{:?}", self.found(address)) };
+        self.publisher.dataplane.tables().adjacency(id).unwrap().clone()
+    }
+}
+
+#[test]
+fn targets_of_all_kinds_are_found_by_workers() {
+    let mut bench = bench();
+    bench.neighbor(10, "192.0.2.2", 2);
+    let done = bench.publish(&[
+        ("10.0.0.0/26", Target::Blackhole),
+        ("10.0.0.1/32", via(&[("up0", "192.0.2.2")])),
+        ("10.0.1.0/26", via(&[("up1", "192.0.2.2")])),
+        ("10.0.2.0/26", via(&[("gone", "192.0.2.2")])),
+        ("192.0.2.0/24", Target::OnLink("up0".into())),
+        ("192.0.2.1/32", Target::Local),
+        ("2001:db8::/32", Target::Prohibit),
+        ("2001:db8:1::/48", Target::Unreachable),
+    ]);
+    assert_eq!((done.written, done.removed, done.stuck), (8, 0, false));
+    assert_eq!(bench.found("10.0.0.9"), Entry::Blackhole);
+    assert_eq!(bench.found("10.0.2.9"), Entry::Unreachable);
+    assert_eq!(bench.found("192.0.2.9"), Entry::Glean(PortId(0)));
+    assert_eq!(bench.found("192.0.2.1"), Entry::Local);
+    assert_eq!(bench.found("2001:db8:1::1"), Entry::Unreachable);
+    assert_eq!(bench.found("2001:db8:2::1"), Entry::Prohibit);
+    assert_eq!(bench.found("203.0.113.1"), Entry::NoRoute);
+    let resolved = bench.next_hop("10.0.0.1");
+    assert_eq!((resolved.port, resolved.mac), (PortId(0), Some(Mac([2, 0, 0, 0, 1, 2]))));
+    assert_eq!(bench.next_hop("10.0.1.1").mac, None, "another link");
+    let tables = bench.publisher.dataplane.tables();
+    let host = tables.host.and_then(|host| tables.adjacency(host)).unwrap();
+    assert_eq!((host.port, host.mac), (PortId(3), Some(Mac([2, 0, 0, 0, 0, 99]))));
+}
+
+#[test]
+fn a_resolved_neighbour_changes_tables_and_not_the_fib() {
+    let mut bench = bench();
+    let routes = [("10.0.0.0/8", via(&[("up0", "192.0.2.2")]))];
+    bench.publish(&routes);
+    assert_eq!(bench.next_hop("10.1.1.1").mac, None);
+    bench.neighbor(10, "192.0.2.2", 7);
+    assert_eq!(bench.publish(&routes), Done::default());
+    assert_eq!(bench.next_hop("10.1.1.1").mac, Some(Mac([2, 0, 0, 0, 1, 7])));
+}
+
+#[test]
+fn flows_keep_their_path_when_another_leaves() {
+    let mut bench = bench();
+    let paths = [("up0", "192.0.2.2"), ("up1", "192.0.2.3"), ("up2", "192.0.2.4")];
+    let chosen = |bench: &Bench| -> Vec<IpAddr> {
+        let tables = bench.publisher.dataplane.tables();
+        let Entry::Ecmp(group) = bench.found("10.1.1.1") else { panic!() };
+        let group = &tables.ecmp_groups[group as usize];
+        let choose = |hash: u32| tables.adjacencies[group.select(hash).0 as usize].neighbor;
+        (0..4096u32).map(|flow| choose(flow.wrapping_mul(0x9e37_79b9))).collect()
+    };
+    bench.publish(&[("10.0.0.0/8", via(&paths))]);
+    let before = chosen(&bench);
+    bench.publish(&[("10.0.0.0/8", via(&[paths[0], paths[2]]))]);
+    let after = chosen(&bench);
+    for (old, new) in before.iter().zip(&after) {
+        assert!(*old == ip("192.0.2.3") || old == new, "only flows of the path that left move");
+    }
+    for path in ["192.0.2.2", "192.0.2.4"] {
+        let share = after.iter().filter(|address| **address == ip(path)).count();
+        assert!((1000..3100).contains(&share), "{path} has {share} of 4096");
+    }
+    bench.publish(&[("10.0.0.0/8", via(&paths))]);
+    assert_eq!(chosen(&bench), before, "and come back");
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    prop_oneof![
+        Just(Target::Local),
+        Just(Target::Blackhole),
+        (0u8..3).prop_map(|port| Target::OnLink(format!("up{port}").as_str().into())),
+        prop::collection::btree_set((0u8..3, 2u8..6), 1..4).prop_map(|hops| {
+            let hop = |(port, last)| Hop {
+                port: format!("up{port}").as_str().into(),
+                address: IpAddr::from([192, 0, 2, last]),
+            };
+            Target::Via(hops.into_iter().map(hop).collect())
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever was published before, what is found is what was published last.
+    #[test]
+    fn the_last_publication_counts(
+        rounds in prop::collection::vec(prop::collection::btree_map(0u8..16, target(), 0..12), 1..8),
+    ) {
+        let mut bench = bench();
+        for round in rounds {
+            let names: Vec<(String, Target)> = round
+                .into_iter()
+                .map(|(at, target)| (format!("10.{}.0.0/{}", at, 16 + at % 3), target))
+                .collect();
+            let routes: Vec<(&str, Target)> =
+                names.iter().map(|(name, target)| (name.as_str(), target.clone())).collect();
+            bench.publish(&routes);
+            let tables = bench.publisher.dataplane.tables();
+            for at in 0..16u8 {
+                let name = format!("10.{at}.0.0/{}", 16 + at % 3);
+                let wanted = names.iter().find(|(other, _)| *other == name).map(|(_, to)| to);
+                let neighbors = |ids: &mut dyn Iterator<Item = AdjacencyId>| {
+                    let hop = |id: AdjacencyId| {
+                        let next = &tables.adjacencies[id.0 as usize];
+                        (next.port, next.neighbor)
+                    };
+                    ids.map(hop).collect::<std::collections::BTreeSet<_>>()
+                };
+                let hops = |hops: &[Hop]| -> std::collections::BTreeSet<_> {
+                    hops.iter().map(|hop| (bench.ports[&hop.port].id, hop.address)).collect()
+                };
+                let fits = match (wanted, bench.found(&format!("10.{at}.0.1"))) {
+                    (None, Entry::NoRoute) => true,
+                    (Some(Target::Local), Entry::Local) => true,
+                    (Some(Target::Blackhole), Entry::Blackhole) => true,
+                    (Some(Target::OnLink(port)), Entry::Glean(id)) => bench.ports[port].id == id,
+                    (Some(Target::Via(all)), Entry::Forward(id)) => {
+                        hops(all) == neighbors(&mut std::iter::once(id))
+                    }
+                    (Some(Target::Via(all)), Entry::Ecmp(group)) => {
+                        let buckets = &tables.ecmp_groups[group as usize].buckets;
+                        hops(all) == neighbors(&mut buckets.iter().copied())
+                    }
+                    _ => false,
+                };
+                prop_assert!(fits, "{} {:?}", name, wanted);
+            }
+        }
+    }
+}

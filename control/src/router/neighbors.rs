@@ -9,6 +9,7 @@ use crate::kernel::{self, Neighbor};
 use ahash::{AHashMap, AHashSet};
 use futures::{StreamExt, stream};
 use margay_fastpath::port::PortId;
+use margay_fastpath::tables::Adjacency;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,16 +69,27 @@ pub(super) fn request_all(handle: &rtnetlink::Handle, neighbors: Vec<(u32, IpAdd
 }
 
 impl Router {
-    /// Next hops whose link address is not known.
-    pub(super) fn unresolved(&self) -> impl Iterator<Item = NextHop> {
-        let adjacencies = self.publisher.tables().adjacencies.iter();
-        adjacencies
-            .filter(|adjacency| adjacency.mac.is_none() && adjacency.port != PortId::NONE)
-            .map(|adjacency| (adjacency.port, adjacency.neighbor))
+    /// Next hops on links between routers: few, and every packet to elsewhere needs one. Pods are
+    /// left out: there may be thousands, most of them silent, and the kernel's tables are small.
+    fn gateways(&self) -> impl Iterator<Item = &Adjacency> {
+        let tables = self.publisher.tables();
+        tables
+            .adjacencies
+            .iter()
+            .filter(|adjacency| tables.port(adjacency.port).is_some_and(|port| !port.workload))
+    }
+
+    /// Gateways whose link address is not known.
+    pub(super) fn unresolved(&self) -> AHashSet<NextHop> {
+        let unknown = self.gateways().filter(|adjacency| adjacency.mac.is_none());
+        unknown.map(|adjacency| (adjacency.port, adjacency.neighbor)).collect()
     }
 
     /// The same neighbours by the kernel's devices, those that have one.
-    pub(super) fn with_devices(&self, next_hops: Vec<NextHop>) -> Vec<(u32, IpAddr)> {
+    pub(super) fn with_devices(
+        &self,
+        next_hops: impl IntoIterator<Item = NextHop>,
+    ) -> Vec<(u32, IpAddr)> {
         let devices: AHashMap<PortId, u32> =
             self.ports.open().filter_map(|(_, _, open)| Some((open.id, open.device?.0))).collect();
         let on_device = |(port, address)| Some((*devices.get(&port)?, address));
@@ -106,13 +118,11 @@ impl Router {
         });
     }
 
-    /// Names all next hops to the kernel as used.
+    /// Names the gateways and hosts on uplinks to the kernel as used, so that it confirms them.
+    /// A pod tells of itself: it asks for its gateway from time to time.
     pub(crate) fn keep_neighbors(&self) {
-        let adjacencies = self.publisher.tables().adjacencies.iter();
-        let used = adjacencies
-            .filter(|adjacency| adjacency.port != PortId::NONE)
-            .map(|adjacency| (adjacency.port, adjacency.neighbor));
-        request_all(&self.handle, self.with_devices(used.collect()));
+        let used = self.gateways().map(|adjacency| (adjacency.port, adjacency.neighbor));
+        request_all(&self.handle, self.with_devices(used));
     }
 
     /// The kernel's neighbours on margay's ports.
