@@ -2,6 +2,7 @@
 //!
 //! Each test runs in a thread that enters a new namespace; the threads of its runtime are born
 //! there. Namespaces end with their threads, so nothing is left behind. Needs root.
+#![allow(clippy::unwrap_used)]
 
 use ipnet::IpNet;
 use margay_control::kernel::mirror::Mirror;

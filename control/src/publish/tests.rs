@@ -172,13 +172,18 @@ fn target() -> impl Strategy<Value = Target> {
     ]
 }
 
+/// Targets of prefixes by number.
+fn round() -> impl Strategy<Value = BTreeMap<u8, Target>> {
+    prop::collection::btree_map(0u8..16, target(), 0..12)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Whatever was published before, what is found is what was published last.
     #[test]
     fn the_last_publication_counts(
-        rounds in prop::collection::vec(prop::collection::btree_map(0u8..16, target(), 0..12), 1..8),
+        rounds in prop::collection::vec(round(), 1..8),
     ) {
         let mut bench = bench();
         for round in rounds {
