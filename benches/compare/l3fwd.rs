@@ -58,8 +58,8 @@ impl L3fwd {
         }
         let include = examples.join("common").display().to_string();
         let line = format!(
-            "cc -O3 $(pkg-config --cflags libdpdk) -DALLOW_EXPERIMENTAL_API -I{include} *.c \
-             -o l3fwd $(pkg-config --libs libdpdk)"
+            "cc -O3 $(pkg-config --cflags libdpdk) -DALLOW_EXPERIMENTAL_API -I{include} \
+             $(sed -n 's/^SRCS-y .= *//p' Makefile) -o l3fwd $(pkg-config --libs libdpdk)"
         );
         let mut command = process::command("sh", &["-c", &line]);
         command.current_dir(&to);
