@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use margay::lab::namespace::LinkSpec;
 use margay::lab::network::Network;
-use margay::lab::pod::{Attachment, Pod, PodSpec};
+use margay::lab::pod::{Attachment, GATEWAY_V4, HOST_MAC, Pod, PodSpec};
 
 const PODS: u32 = 1000;
 /// Longest time until all are attached.
@@ -39,6 +39,12 @@ fn add_pods(network: &mut Network) {
         };
         network.nodes[0].add_pod(spec).unwrap();
     }
+    // The kernel's neighbour table is one for all namespaces and takes 1,024 by default, which the
+    // pods' routers need; permanent entries do not count.
+    let neighbor = |number| {
+        format!("neigh replace {GATEWAY_V4} lladdr {HOST_MAC} dev pod{number} nud permanent\n")
+    };
+    namespace.ip(&(0..PODS).map(neighbor).collect::<String>()).unwrap();
 }
 
 /// Those of the pods that do not answer within a while: nobody listens there, so a pod that is

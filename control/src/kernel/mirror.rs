@@ -17,6 +17,8 @@ pub const NEIGHBORS_MAX: usize = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mirror {
     links: BTreeMap<u32, Link>,
+    /// Numbers of the links by their names: thousands of pods are looked up so.
+    names: AHashMap<String, u32>,
     addresses: BTreeSet<(u32, IpNet)>,
     routes: BTreeMap<RouteKey, Route>,
     neighbors: AHashMap<(u32, IpAddr), Neighbor>,
@@ -71,7 +73,9 @@ impl Mirror {
         match update {
             Update::Link(link) => self.link(link, &mut change),
             Update::LinkGone(index) => {
-                change.topology = self.links.remove(&index).is_some();
+                let gone = self.links.remove(&index);
+                change.topology = gone.is_some();
+                self.forget_name(gone.as_ref());
                 self.addresses.retain(|(device, _)| *device != index);
                 self.neighbors.retain(|(device, _), _| *device != index);
                 change.resync = change.topology;
@@ -105,10 +109,21 @@ impl Mirror {
 
     fn link(&mut self, link: Link, change: &mut Change) {
         let before = self.links.insert(link.index, link.clone());
+        self.forget_name(before.as_ref());
+        self.names.insert(link.name.clone(), link.index);
         change.topology = before.as_ref() != Some(&link);
         // Routes of a link that goes down leave without an event.
         let was_up = before.is_some_and(|before| before.up);
         change.resync = was_up && !link.up;
+    }
+
+    /// Forgets the name of a link that is gone or renamed, unless another has taken it since.
+    fn forget_name(&mut self, link: Option<&Link>) {
+        if let Some(link) = link
+            && self.names.get(&link.name) == Some(&link.index)
+        {
+            self.names.remove(&link.name);
+        }
     }
 
     fn route(&mut self, route: Route, replaces: Replaces, change: &mut Change) {
@@ -177,7 +192,7 @@ impl Mirror {
 
     /// A device by its name.
     pub fn link_by_name(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        self.links.get(self.names.get(name)?)
     }
 
     /// All addresses, with the number of their device and the prefix length of their link.
