@@ -31,6 +31,24 @@ impl Egress {
         self.push_first(port, packet);
     }
 
+    /// Puts a whole burst behind the others for `port`; leaves it empty.
+    pub fn append(&mut self, port: PortId, burst: &mut Vec<Packet>) {
+        if burst.is_empty() {
+            return;
+        }
+        let at = usize::from(port.0);
+        if at >= self.queues.len() {
+            self.queues.resize_with(at + 1, Vec::new);
+        }
+        let queue = &mut self.queues[at];
+        if queue.is_empty() {
+            self.dirty.push(port);
+            std::mem::swap(queue, burst);
+        } else {
+            queue.append(burst);
+        }
+    }
+
     #[cold]
     fn push_first(&mut self, port: PortId, packet: Packet) {
         let at = usize::from(port.0);
@@ -71,7 +89,7 @@ pub fn prepare(
     pool: &mut FramePool,
     counters: &WorkerCounters,
 ) {
-    if offloads.tso4 && burst.len() > 1 {
+    if offloads.join && burst.len() > 1 {
         let before = burst.len();
         coalesce::coalesce(burst);
         counters.merged.add((before - burst.len()) as u64);

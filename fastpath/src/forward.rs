@@ -47,18 +47,26 @@ pub fn may_fragment(packet: &Packet) -> bool {
     is_v4(packet) && ipv4::View::new(ip(packet)).is_some_and(|view| !view.dont_fragment())
 }
 
+/// The destination and source of a link header, as they stand on the wire.
+pub type LinkAddresses = [u8; 12];
+
+/// The addresses for a next hop.
+#[inline]
+pub fn link_addresses(dst: Mac, src: Mac) -> LinkAddresses {
+    let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (dst.0, src.0);
+    [a, b, c, d, e, f, g, h, i, j, k, l]
+}
+
 /// Writes the link header and takes one from the TTL where the step asks for it. False, with
 /// nothing written, when the TTL or hop limit ends here (RFC 1812 5.3.1, RFC 8200 3).
 #[inline(always)]
 #[must_use]
-pub fn rewrite(packet: &mut Packet, dst: Mac, src: Mac, step: Step) -> bool {
-    let l3 = usize::from(packet.l3);
-    let Some((link, rest)) = packet.head_mut().split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()
+pub fn rewrite(packet: &mut Packet, addresses: &LinkAddresses, step: Step) -> bool {
+    let Some((link, ip)) = packet.head_mut().split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()
     else {
         return false;
     };
     if step == Step::Forward {
-        let Some(ip) = rest.get_mut(l3.wrapping_sub(ethernet::HEADER_LEN)..) else { return false };
         let lived = match ip.first().map(|byte| byte >> 4) {
             Some(4) => ipv4::decrement_ttl(ip),
             _ => ipv6::decrement_hop_limit(ip),
@@ -67,7 +75,6 @@ pub fn rewrite(packet: &mut Packet, dst: Mac, src: Mac, step: Step) -> bool {
             return false;
         }
     }
-    link[..6].copy_from_slice(&dst.0);
-    link[6..12].copy_from_slice(&src.0);
+    link[..addresses.len()].copy_from_slice(addresses);
     true
 }

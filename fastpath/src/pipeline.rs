@@ -25,8 +25,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 mod burst;
+mod in_place;
 
 use burst::{Burst, Kind};
+use in_place::forward_in_place;
 
 /// Most packets that margay makes itself while it works on one burst.
 const MAX_MADE: usize = 4 * BURST;
@@ -97,9 +99,9 @@ impl Pipeline {
             found.note(at, outcome);
         }
         let parsed = cycles();
-        found.look_up(view.fib);
+        found.look_up(view.fib, count);
         let looked_up = cycles();
-        self.finish(view, port, &found, burst);
+        self.finish(view, port, &mut found, burst);
         self.found = Some(found);
         self.route_made(view);
         self.counters.stage(Stage::Parse, parsed - start, count);
@@ -107,18 +109,25 @@ impl Pipeline {
         self.counters.stage(Stage::Forward, cycles() - looked_up, count);
     }
 
-    fn finish(&mut self, view: View<'_>, port: &PortEntry, found: &Burst, burst: &mut Vec<Packet>) {
-        let (mut targets_v4, mut targets_v6) = found.targets();
-        for (packet, kind) in burst.drain(..).zip(&found.kinds) {
+    fn finish(
+        &mut self,
+        view: View<'_>,
+        port: &PortEntry,
+        found: &mut Burst,
+        burst: &mut Vec<Packet>,
+    ) {
+        if let Some(egress) = forward_in_place(view, found, burst) {
+            self.counters.forwarded.add(burst.len() as u64);
+            return self.egress.append(egress, burst);
+        }
+        let rest = found.kinds.iter().zip(&found.egress).zip(found.targets());
+        for (packet, ((kind, egress), target)) in burst.drain(..).zip(rest) {
             match *kind {
-                Kind::V4 => {
-                    let target = targets_v4.next().copied().unwrap_or_default();
-                    self.route(view, packet, target, Step::Forward);
+                _ if *egress != PortId::NONE => {
+                    self.counters.forwarded.add(1);
+                    self.egress.push(*egress, packet);
                 }
-                Kind::V6 => {
-                    let target = targets_v6.next().copied().unwrap_or_default();
-                    self.route(view, packet, target, Step::Forward);
-                }
+                Kind::V4 | Kind::V6 => self.route(view, packet, *target, Step::Forward),
                 Kind::Neighbor => self.neighbor_message(view, port, packet),
                 Kind::Bad(reason) => self.drop(view, packet, reason),
             }
@@ -127,7 +136,6 @@ impl Pipeline {
 
     /// Sends a packet where its route says. `step` tells whether it passes through, or was made
     /// here.
-    #[inline(always)]
     fn route(&mut self, view: View<'_>, packet: Packet, target: TargetId, step: Step) {
         match view.tables.target(target) {
             Target::Forward(adjacency) => self.forward(view, packet, adjacency, step),
@@ -143,7 +151,6 @@ impl Pipeline {
         }
     }
 
-    #[inline(always)]
     fn forward(&mut self, view: View<'_>, mut packet: Packet, to: AdjacencyId, step: Step) {
         let Some(adjacency) = view.tables.adjacency(to) else {
             return self.drop(view, packet, DropReason::PortDown);
@@ -155,7 +162,8 @@ impl Pipeline {
         if segment::largest_ip_len(&packet) > usize::from(egress.mtu) {
             return self.too_big(view, packet, to, step);
         }
-        if !forward::rewrite(&mut packet, mac, egress.mac, step) {
+        let addresses = forward::link_addresses(mac, egress.mac);
+        if !forward::rewrite(&mut packet, &addresses, step) {
             return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
         }
         self.counters.forwarded.add(1);
@@ -185,7 +193,8 @@ impl Pipeline {
         let Some(port) = view.tables.port(adjacency.port) else {
             return self.drop(view, packet, DropReason::NoHost);
         };
-        let _ = forward::rewrite(&mut packet, mac, port.mac, Step::Deliver);
+        let addresses = forward::link_addresses(mac, port.mac);
+        let _ = forward::rewrite(&mut packet, &addresses, Step::Deliver);
         self.counters.punted.add(1);
         self.egress.push(adjacency.port, packet);
     }
@@ -307,14 +316,9 @@ impl Pipeline {
             part.free(&mut self.pool);
             self.counters.made.add(pieces.len() as u64 - 1);
             for piece in pieces {
-                self.forward_piece(view, piece, to, step);
+                self.forward(view, piece, to, step);
             }
         }
-    }
-
-    #[cold]
-    fn forward_piece(&mut self, view: View<'_>, piece: Packet, to: AdjacencyId, step: Step) {
-        self.forward(view, piece, to, step);
     }
 
     /// Drops a packet and tells its sender why, if that may be told.

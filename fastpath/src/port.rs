@@ -41,19 +41,30 @@ pub struct TxOffloads {
     pub tso6: bool,
     /// Takes super-packets of UDP.
     pub uso: bool,
+    /// Whoever is behind gains when TCP segments are joined to super-packets (a TAP).
+    pub join: bool,
     /// Takes large frames too; AF_XDP knows only the small ones of its UMEM.
     pub large_frames: bool,
 }
 
 impl TxOffloads {
     /// Takes everything as it is.
-    pub const ALL: TxOffloads =
-        TxOffloads { csum: true, tso4: true, tso6: true, uso: true, large_frames: true };
+    pub const ALL: TxOffloads = TxOffloads {
+        csum: true,
+        tso4: true,
+        tso6: true,
+        uso: true,
+        join: false,
+        large_frames: true,
+    };
 
     /// True when a packet in this state may be given to the port as it is.
     #[inline]
     pub fn takes(&self, packet: &Packet) -> bool {
         let offload = &packet.offload;
+        if !offload.needs_csum && offload.gso == Gso::None && !packet.is_large() {
+            return true;
+        }
         (self.csum || !offload.needs_csum)
             && (self.large_frames || !packet.is_large())
             && match offload.gso {

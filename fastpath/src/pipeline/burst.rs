@@ -3,17 +3,19 @@
 use crate::drop_reason::DropReason;
 use crate::fib::Fib;
 use crate::parse::Parsed;
-use crate::port::BURST;
+use crate::port::{BURST, PortId};
 use crate::tables::TargetId;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::slice;
+
+/// No target: for packets that are not routed.
+pub(super) const NOWHERE: TargetId = TargetId(u32::MAX);
 
 /// What one packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// IPv4: the next of the first targets is its.
+    /// IPv4, to be routed.
     V4,
-    /// IPv6: the next of the second targets is its.
+    /// IPv6, to be routed.
     V6,
     /// ARP or neighbour discovery.
     Neighbor,
@@ -32,6 +34,8 @@ pub(super) struct Burst {
     count_v6: usize,
     targets_v4: [TargetId; BURST],
     targets_v6: [TargetId; BURST],
+    /// Where each packet goes that needs nothing but a rewrite; [`PortId::NONE`] for the others.
+    pub(super) egress: [PortId; BURST],
 }
 
 impl Default for Burst {
@@ -44,6 +48,7 @@ impl Default for Burst {
             count_v6: 0,
             targets_v4: [TargetId(0); BURST],
             targets_v6: [TargetId(0); BURST],
+            egress: [PortId::NONE; BURST],
         }
     }
 }
@@ -74,19 +79,36 @@ impl Burst {
         };
     }
 
-    /// What was found for the IPv4 packets and for the IPv6 packets, each in their order.
+    /// Looks all destinations up, each family as one batch, and puts the targets in the order of
+    /// the packets. Those that are not to be routed get [`NOWHERE`].
     #[inline]
-    pub(super) fn targets(&self) -> (slice::Iter<'_, TargetId>, slice::Iter<'_, TargetId>) {
-        (self.targets_v4[..self.count_v4].iter(), self.targets_v6[..self.count_v6].iter())
-    }
-
-    /// Looks all destinations up, each family as one batch.
-    #[inline]
-    pub(super) fn look_up(&mut self, fib: &Fib) {
+    pub(super) fn look_up(&mut self, fib: &Fib, count: usize) {
         let (v4, v6) = (self.count_v4, self.count_v6);
         fib.lookup_v4_batch(&self.dst_v4[..v4], &mut self.targets_v4[..v4]);
-        if v6 > 0 {
-            fib.lookup_v6_batch(&self.dst_v6[..v6], &mut self.targets_v6[..v6]);
+        if v4 == count {
+            return;
         }
+        fib.lookup_v6_batch(&self.dst_v6[..v6], &mut self.targets_v6[..v6]);
+        let (mut next_v4, mut next_v6) = (v4, v6);
+        // From the end: the IPv4 targets move up into their places, never onto one still needed.
+        for at in (0..count).rev() {
+            self.targets_v4[at] = match self.kinds[at] {
+                Kind::V4 => {
+                    next_v4 -= 1;
+                    self.targets_v4[next_v4]
+                }
+                Kind::V6 => {
+                    next_v6 -= 1;
+                    self.targets_v6[next_v6]
+                }
+                Kind::Neighbor | Kind::Bad(_) => NOWHERE,
+            };
+        }
+    }
+
+    /// The target of each packet, after [`Burst::look_up`].
+    #[inline]
+    pub(super) fn targets(&self) -> &[TargetId; BURST] {
+        &self.targets_v4
     }
 }

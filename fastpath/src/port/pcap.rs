@@ -7,12 +7,13 @@
 mod capture;
 mod writer;
 
+use capture::LINE;
 pub use capture::{Capture, PcapError};
 pub use writer::Writer;
 
 use super::{BURST, Port, PortId, PortReport, RxState, TxOffloads};
 use crate::packet::{MAX_SEGMENTS, Packet};
-use crate::sys::memory::{FramePool, HEADROOM, LINK_SPACE, SMALL_CHUNK};
+use crate::sys::memory::{Frame, FramePool, HEADROOM, LINK_SPACE, SMALL_CHUNK};
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
@@ -62,14 +63,22 @@ impl ReplayPort {
 
 impl Port for ReplayPort {
     fn rx(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, budget: usize) -> RxState {
-        for _ in 0..budget.min(BURST) {
+        let budget = budget.min(BURST);
+        out.reserve(budget);
+        for _ in 0..budget {
             let Some(index) = self.advance() else { break };
-            let (_, bytes) = self.capture.packet(index);
-            if bytes.len() > MAX_SEGMENTS * (SMALL_CHUNK - HEADROOM) {
-                self.oversized += 1;
-                continue;
-            }
-            let Some(packet) = fill(pool, bytes, self.id) else {
+            let packet = match self.capture.short_packet(index) {
+                Some((line, len)) => fill_line(pool, line, len, self.id),
+                None => {
+                    let (_, bytes) = self.capture.packet(index);
+                    if bytes.len() > MAX_SEGMENTS * (SMALL_CHUNK - HEADROOM) {
+                        self.oversized += 1;
+                        continue;
+                    }
+                    fill(pool, bytes, self.id)
+                }
+            };
+            let Some(packet) = packet else {
                 self.next = index;
                 break;
             };
@@ -81,7 +90,7 @@ impl Port for ReplayPort {
 
     fn tx(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
         self.sent += burst.len() as u64;
-        burst.drain(..).for_each(|packet| packet.free(pool));
+        pool.free_burst(burst);
     }
 
     fn service(&mut self, _pool: &mut FramePool) {}
@@ -112,15 +121,30 @@ impl Port for ReplayPort {
     fn close(self: Box<Self>, _pool: &mut FramePool) {}
 }
 
+/// Where a packet begins in this chunk.
+#[inline]
+fn coloured(pool: &FramePool, frame: &Frame) -> usize {
+    HEADROOM + pool.arena().index(frame) % COLOURS * COLOUR_STEP
+}
+
+/// A packet of the first `len` bytes of `line`.
+#[inline]
+fn fill_line(pool: &mut FramePool, line: &[u8; LINE], len: usize, id: PortId) -> Option<Packet> {
+    let mut frame = pool.alloc()?;
+    let offset = coloured(pool, &frame);
+    frame.bytes_mut(offset, LINE).copy_from_slice(line);
+    Some(Packet::new(frame, offset, len, id))
+}
+
 /// A packet with a copy of `bytes`, in as many small frames as it takes.
 #[inline]
 fn fill(pool: &mut FramePool, bytes: &[u8], id: PortId) -> Option<Packet> {
     let mut frame = pool.alloc()?;
-    let colour = pool.arena().index(&frame) % COLOURS * COLOUR_STEP;
+    let offset = coloured(pool, &frame);
     let room = SMALL_CHUNK - HEADROOM - COLOUR_STEP * (COLOURS - 1);
     if bytes.len() <= room {
-        frame.bytes_mut(HEADROOM + colour, bytes.len()).copy_from_slice(bytes);
-        return Some(Packet::new(frame, HEADROOM + colour, bytes.len(), id));
+        frame.bytes_mut(offset, bytes.len()).copy_from_slice(bytes);
+        return Some(Packet::new(frame, offset, bytes.len(), id));
     }
     let (head, rest) = bytes.split_at(bytes.len().min(SMALL_CHUNK - HEADROOM));
     frame.bytes_mut(HEADROOM, head.len()).copy_from_slice(head);
@@ -151,11 +175,9 @@ impl Port for NullPort {
     }
 
     fn tx(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
-        for packet in burst.drain(..) {
-            self.packets += 1;
-            self.bytes += packet.len() as u64;
-            packet.free(pool);
-        }
+        self.packets += burst.len() as u64;
+        self.bytes += burst.iter().map(Packet::len).sum::<usize>() as u64;
+        pool.free_burst(burst);
     }
 
     fn service(&mut self, _pool: &mut FramePool) {}

@@ -310,7 +310,14 @@ impl Port for TapPort {
 
     fn tx_offloads(&self) -> TxOffloads {
         let Device { has_tso, has_uso, .. } = self.device;
-        TxOffloads { csum: has_tso, tso4: has_tso, tso6: has_tso, uso: has_uso, large_frames: true }
+        TxOffloads {
+            csum: has_tso,
+            tso4: has_tso,
+            tso6: has_tso,
+            uso: has_uso,
+            join: has_tso,
+            large_frames: true,
+        }
     }
 
     fn report(&self) -> PortReport {

@@ -110,6 +110,12 @@ impl<'a> View<'a> {
         Ipv4Addr::from(be32(self.fixed, 16))
     }
 
+    /// True for version 4, no options, and a right checksum.
+    #[inline]
+    pub fn has_plain_header(&self) -> bool {
+        self.fixed[0] == 0x45 && checksum_ok_20(self.fixed)
+    }
+
     /// True when the header's checksum is right; false also when the header does not fit.
     #[inline]
     pub fn checksum_ok(&self) -> bool {

@@ -2,6 +2,7 @@
 //!
 //! Frames move between the two in batches, so that the arena's lock is seldom taken.
 
+use crate::packet::Packet;
 use std::sync::Arc;
 
 use super::{Arena, BATCH, Frame};
@@ -61,6 +62,12 @@ impl FramePool {
         if self.small.len() > Self::HIGH_WATER {
             self.arena.give(false, &mut self.small, Self::HIGH_WATER - BATCH);
         }
+    }
+
+    /// Takes the frames of all packets back; leaves `burst` empty.
+    #[inline]
+    pub fn free_burst(&mut self, burst: &mut Vec<Packet>) {
+        burst.drain(..).for_each(|packet| packet.free(self));
     }
 
     /// Small frames in the cache.

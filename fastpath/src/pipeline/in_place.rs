@@ -1,0 +1,56 @@
+//! The common case of forwarding, done to a whole burst without moving a packet.
+
+use super::View;
+use super::burst::{Burst, NOWHERE};
+use crate::forward::{self, Step};
+use crate::packet::Packet;
+use crate::port::{BURST, PortId};
+use crate::segment;
+use crate::tables::{Tables, Target, TargetId};
+
+/// A resolved next hop, ready for a rewrite.
+struct Hop {
+    egress: PortId,
+    mtu: usize,
+    addresses: forward::LinkAddresses,
+}
+
+impl Hop {
+    /// `None` unless the target is one next hop that is resolved, behind a port that is up.
+    fn of(tables: &Tables, target: TargetId) -> Option<Hop> {
+        let Target::Forward(to) = tables.target(target) else { return None };
+        let adjacency = tables.adjacency(to)?;
+        let port = tables.port(adjacency.port).filter(|port| port.up)?;
+        let addresses = forward::link_addresses(adjacency.mac?, port.mac);
+        Some(Hop { egress: adjacency.port, mtu: usize::from(port.mtu), addresses })
+    }
+}
+
+/// Packets that need nothing but a rewrite get it where they are, and their port is noted in `found.egress`. If that is all of
+/// them, and one port, the port. Packets behind each other mostly share a next hop, so the last
+/// one is kept.
+pub(super) fn forward_in_place(
+    view: View<'_>,
+    found: &mut Burst,
+    burst: &mut [Packet],
+) -> Option<PortId> {
+    let mut egress = [PortId::NONE; BURST];
+    let mut known = NOWHERE;
+    let mut hop = None;
+    for ((packet, target), noted) in burst.iter_mut().zip(found.targets()).zip(&mut egress) {
+        if *target != known {
+            known = *target;
+            hop = Hop::of(view.tables, known);
+        }
+        if let Some(hop) = &hop
+            && segment::largest_ip_len(packet) <= hop.mtu
+            && forward::rewrite(packet, &hop.addresses, Step::Forward)
+        {
+            *noted = hop.egress;
+        }
+    }
+    let first = egress[0];
+    let one = egress[..burst.len().min(BURST)].iter().all(|noted| *noted == first);
+    found.egress = egress;
+    (one && first != PortId::NONE).then_some(first)
+}
