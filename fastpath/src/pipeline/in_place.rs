@@ -26,9 +26,9 @@ impl Hop {
     }
 }
 
-/// Packets that need nothing but a rewrite get it where they are, and their port is noted in `found.egress`. If that is all of
-/// them, and one port, the port. Packets behind each other mostly share a next hop, so the last
-/// one is kept.
+/// Packets that need nothing but a rewrite get it where they are, and their port is noted in
+/// `found.egress`. If that is all of them, and one port, the port. Packets behind each other
+/// mostly share a next hop, so the last one is kept.
 pub(super) fn forward_in_place(
     view: View<'_>,
     found: &mut Burst,
