@@ -1,7 +1,7 @@
 //! The first look at a packet: finds its headers and refuses what a router must not forward.
 //!
 //! IPv4 is checked as RFC 1812 5.2.2 and 5.3.7 ask, IPv6 as RFC 8200 3 and RFC 4291 2.5.6 do. After
-//! [`parse`] the packet's `l3` and `l4` are set, and link-layer padding is cut off.
+//! [`parse_any`] the packet's `l3` and `l4` are set, and link-layer padding is cut off.
 
 use crate::drop_reason::DropReason;
 use crate::packet::Packet;
@@ -31,19 +31,10 @@ impl Parsed {
     }
 }
 
-/// Looks at a packet that came in on a port whose link address is `mac`.
+/// What nearly all packets are: good IPv4 without options, to a port whose link address is `mac`.
+/// `None` for all else, and then nothing has been changed: [`parse_any`] finds out what it is.
 #[inline]
-pub fn parse(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Result<Parsed, DropReason> {
-    match plain_v4(packet, mac, pool) {
-        Some(dst) => Ok(Parsed::V4(dst)),
-        None => parse_any(packet, mac, pool),
-    }
-}
-
-/// What nearly all packets are: good IPv4 without options, to us. `None` for all else, and then
-/// nothing has been changed: [`parse_any`] finds out what it is.
-#[inline]
-fn plain_v4(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Option<Ipv4Addr> {
+pub fn plain_v4(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Option<Ipv4Addr> {
     const START: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
     let start = packet.head().first_chunk::<START>()?;
     let link = ethernet::View::new(start)?;
@@ -67,8 +58,13 @@ fn plain_v4(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Option<Ipv4A
     Some(dst)
 }
 
+/// Looks at a packet that came in on a port whose link address is `mac`.
 #[inline(never)]
-fn parse_any(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Result<Parsed, DropReason> {
+pub fn parse_any(
+    packet: &mut Packet,
+    mac: Mac,
+    pool: &mut FramePool,
+) -> Result<Parsed, DropReason> {
     let link = ethernet::View::new(packet.head()).ok_or(DropReason::Truncated)?;
     let (dst, ethertype) = (link.dst(), link.ethertype());
     if dst != mac {

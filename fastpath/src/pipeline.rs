@@ -14,7 +14,7 @@ use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
 use crate::neighbor::{Hold, HoldQueue, Neighbor};
 use crate::packet::Packet;
-use crate::parse::parse;
+use crate::parse::{parse_any, plain_v4};
 use crate::port::{BURST, PortId};
 use crate::proxy_neighbor::{self, Outcome};
 use crate::segment::{self, Checksums};
@@ -92,11 +92,13 @@ impl Pipeline {
         let mut found = self.found.take().unwrap_or_default();
         found.clear();
         for (at, packet) in burst.iter_mut().enumerate() {
-            let outcome = parse(packet, port.mac, &mut self.pool);
-            if port.implicit_partial_csum && outcome.is_ok() {
+            match plain_v4(packet, port.mac, &mut self.pool) {
+                Some(dst) => found.note_v4(at, dst),
+                None => found.note(at, parse_any(packet, port.mac, &mut self.pool)),
+            }
+            if port.implicit_partial_csum && found.is_routed(at) {
                 segment::detect_partial(packet);
             }
-            found.note(at, outcome);
         }
         let parsed = cycles();
         found.look_up(view.fib, count);

@@ -60,15 +60,18 @@ impl Burst {
         (self.count_v4, self.count_v6) = (0, 0);
     }
 
-    /// Notes what packet number `at` of the burst is; to be called in their order.
+    /// Notes that packet number `at` of the burst is IPv4 to `dst`; to be called in their order.
     #[inline]
+    pub(super) fn note_v4(&mut self, at: usize, dst: Ipv4Addr) {
+        self.kinds[at] = Kind::V4;
+        self.dst_v4[self.count_v4] = dst;
+        self.count_v4 += 1;
+    }
+
+    /// Notes what packet number `at` of the burst is; to be called in their order.
     pub(super) fn note(&mut self, at: usize, outcome: Result<Parsed, DropReason>) {
         self.kinds[at] = match outcome {
-            Ok(Parsed::V4(dst)) => {
-                self.dst_v4[self.count_v4] = dst;
-                self.count_v4 += 1;
-                Kind::V4
-            }
+            Ok(Parsed::V4(dst)) => return self.note_v4(at, dst),
             Ok(Parsed::V6(dst)) => {
                 self.dst_v6[self.count_v6] = dst;
                 self.count_v6 += 1;
@@ -77,6 +80,12 @@ impl Burst {
             Ok(Parsed::Neighbor) => Kind::Neighbor,
             Err(reason) => Kind::Bad(reason),
         };
+    }
+
+    /// True when the packet is to be routed.
+    #[inline]
+    pub(super) fn is_routed(&self, at: usize) -> bool {
+        matches!(self.kinds[at], Kind::V4 | Kind::V6)
     }
 
     /// Looks all destinations up, each family as one batch, and puts the targets in the order of
