@@ -11,6 +11,8 @@ use margay::lab::pod::{Attachment, GATEWAY_V4, HOST_MAC, Pod, PodSpec};
 const PODS: u32 = 1000;
 /// Longest time until all are attached.
 const ATTACHED: Duration = Duration::from_secs(120);
+/// How long after the last answer the daemon counts as idle.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long the idle daemon is watched.
 const WATCHED: Duration = Duration::from_secs(5);
 /// Largest part of one core that it may take meanwhile, in per cent.
@@ -88,7 +90,7 @@ fn a_thousand_pods_forward_and_idle_cheaply() {
     assert!(names.is_empty(), "{} pods do not answer: {names:?}...", silent_pods.len());
 
     let daemon = network.nodes[0].daemon().unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(SETTLED);
     let before = processor_ticks(daemon.pid());
     std::thread::sleep(WATCHED);
     let used = (processor_ticks(daemon.pid()) - before) / TICKS / WATCHED.as_secs_f64() * 100.0;
