@@ -6,7 +6,7 @@
 use super::message::{Replaces, Update};
 use super::{Link, Neighbor, ROUTE_PROTOCOL, Route, RouteKind, Table};
 use ahash::AHashMap;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -200,6 +200,13 @@ impl Mirror {
         self.addresses.iter().copied()
     }
 
+    /// The addresses of a device, with the prefix length of its link.
+    pub fn addresses_of(&self, device: u32) -> impl Iterator<Item = IpNet> {
+        let first = (device, IpNet::V4(Ipv4Net::default()));
+        let own = self.addresses.range(first..).take_while(move |(other, _)| *other == device);
+        own.map(|(_, net)| *net)
+    }
+
     /// All routes.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.values()
@@ -222,5 +229,48 @@ impl Mirror {
     /// All neighbours.
     pub fn neighbors(&self) -> impl Iterator<Item = (u32, IpAddr, Neighbor)> {
         self.neighbors.iter().map(|((device, ip), state)| (*device, *ip, *state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str) -> Update {
+        Update::Link(Link {
+            index,
+            name: name.to_owned(),
+            kind: String::new(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+        })
+    }
+
+    #[test]
+    fn addresses_are_found_by_device() {
+        let mut mirror = Mirror::default();
+        let nets = ["0.0.0.0/0", "10.0.0.1/8", "fe80::1/64"].map(|net| net.parse().unwrap());
+        for (device, net) in [(1, nets[1]), (2, nets[0]), (2, nets[1]), (2, nets[2]), (3, nets[2])]
+        {
+            mirror.apply(Update::Address(device, net));
+        }
+        assert_eq!(mirror.addresses_of(2).collect::<Vec<_>>(), nets);
+        assert_eq!(mirror.addresses_of(9).count(), 0);
+    }
+
+    #[test]
+    fn names_follow_renaming_and_recreation() {
+        let mut mirror = Mirror::default();
+        let find = |mirror: &Mirror, name: &str| mirror.link_by_name(name).map(|link| link.index);
+        mirror.apply(link(1, "a"));
+        mirror.apply(link(1, "b"));
+        assert_eq!((find(&mirror, "a"), find(&mirror, "b")), (None, Some(1)));
+        mirror.apply(link(2, "b"));
+        mirror.apply(Update::LinkGone(1));
+        assert_eq!(find(&mirror, "b"), Some(2), "made anew before the end of the old was told");
+        mirror.apply(Update::LinkGone(2));
+        assert_eq!(mirror, Mirror::default());
     }
 }

@@ -69,7 +69,7 @@ type Pair = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
 /// The addresses of a port, and the node's where it has none (RFC 1812 4.3.2.4).
 fn addresses_of(mirror: &Mirror, link: Option<&Link>, node: Pair) -> Pair {
-    let own = link.map(|link| first(mirror, |device| device == link.index)).unwrap_or_default();
+    let own = link.map(|link| first(mirror.addresses_of(link.index))).unwrap_or_default();
     (own.0.or(node.0), own.1.or(node.1))
 }
 
@@ -77,10 +77,9 @@ fn addresses_of(mirror: &Mirror, link: Option<&Link>, node: Pair) -> Pair {
 /// uplink, then on any device.
 fn node_addresses(config: &Config, model: &Model, mirror: &Mirror) -> Pair {
     let resource = model.nodes.get(&config.node_name).cloned().unwrap_or_default();
-    let uplinks: Vec<u32> =
-        config.uplinks.iter().filter_map(|name| Some(mirror.link_by_name(name)?.index)).collect();
-    let on_uplink = first(mirror, |device| uplinks.contains(&device));
-    let anywhere = first(mirror, |_| true);
+    let uplinks = config.uplinks.iter().filter_map(|name| mirror.link_by_name(name));
+    let on_uplink = first(uplinks.flat_map(|link| mirror.addresses_of(link.index)));
+    let anywhere = first(mirror.addresses().map(|(_, net)| net));
     let v4 = match config.ip {
         Some(IpAddr::V4(ip)) => Some(ip),
         _ => resource.ipv4.map(|net| net.addr()),
@@ -92,10 +91,10 @@ fn node_addresses(config: &Config, model: &Model, mirror: &Mirror) -> Pair {
     (v4.or(on_uplink.0).or(anywhere.0), v6.or(on_uplink.1).or(anywhere.1))
 }
 
-/// The lowest usable addresses on the devices asked for.
-fn first(mirror: &Mirror, on: impl Fn(u32) -> bool) -> Pair {
+/// The first addresses that others may see.
+fn first(addresses: impl Iterator<Item = IpNet>) -> Pair {
     let mut found = (None, None);
-    for (_, net) in mirror.addresses().filter(|(device, _)| on(*device)) {
+    for net in addresses {
         match net {
             IpNet::V4(net) if !net.addr().is_loopback() => {
                 found.0 = found.0.or(Some(net.addr()));
