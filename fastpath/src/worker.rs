@@ -141,10 +141,8 @@ impl Worker {
             let port = self.hot[at];
             let count = self.serve(port);
             moved += count;
-            let Some(slot) = self.slot(port) else {
-                self.hot.swap_remove(at);
-                continue;
-            };
+            // A device that went away has left the list already.
+            let Some(slot) = self.slot(port) else { continue };
             if count > 0 {
                 slot.cold_at_ns = now_ns + COLD_AFTER_NS;
             }

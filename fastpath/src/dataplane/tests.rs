@@ -226,6 +226,8 @@ fn a_device_that_goes_away_is_reported_once() {
     let all = fixture(1, 2, true);
     all.far[0].send(&[]).unwrap();
     assert_eq!(all.events.recv_timeout(PATIENCE), Ok(Event::PortGone { port: PortId(0) }));
+    let report = all.dataplane.report();
+    assert!(!report.workers[0].panicked);
     assert!(all.events.try_recv().is_err());
     all.end();
 }
