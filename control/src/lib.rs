@@ -12,6 +12,7 @@ mod http;
 pub mod kernel;
 mod metrics;
 pub mod model;
+pub mod offline;
 mod ports;
 mod publish;
 pub mod resolve;

@@ -4,6 +4,7 @@ mod capture;
 mod decode;
 mod lab;
 mod output;
+mod replay;
 mod run;
 mod show;
 mod top;
@@ -17,6 +18,7 @@ pub(crate) enum Command {
     /// Decode one message or frame into JSON.
     Decode(decode::Decode),
     Lab(lab::Lab),
+    Replay(replay::Replay),
     Run(run::Run),
     Show(show::Show),
     Top(top::Top),
@@ -29,6 +31,7 @@ impl Command {
             Command::Capture(capture) => capture.execute(),
             Command::Decode(decode) => decode.execute(),
             Command::Lab(lab) => lab.execute(),
+            Command::Replay(replay) => replay.execute(),
             Command::Run(run) => run.execute(),
             Command::Show(show) => show.execute(),
             Command::Top(top) => top.execute(),

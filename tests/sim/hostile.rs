@@ -153,6 +153,12 @@ fn packet(random: &mut Random, ingress: usize) -> Vec<u8> {
     bytes
 }
 
+/// Some packets of a seed.
+pub(crate) fn packets(seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut random = Random(seed);
+    (0..count).map(|_| packet(&mut random, 0)).collect()
+}
+
 /// Packets of each seed.
 const PACKETS: usize = 8_000;
 

@@ -4,3 +4,4 @@
 #[expect(unreachable_pub, reason = "it is a library of its own for the fuzz targets")]
 mod body;
 mod hostile;
+mod replay;
