@@ -42,26 +42,32 @@ impl Scratch {
     fn new(name: &str) -> Scratch {
         let path =
             std::env::temp_dir().join(format!("margay-replay-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(path.join("store")).unwrap();
-        std::fs::write(path.join("store/all.yaml"), STORE).unwrap();
+        std::fs::create_dir_all(path.join("store"))
+            .expect("the scratch directory and the binary are there");
+        std::fs::write(path.join("store/all.yaml"), STORE)
+            .expect("the scratch directory and the binary are there");
         Scratch(path)
     }
 
     fn capture(&self, packets: &[Vec<u8>]) -> PathBuf {
         let path = self.0.join("in.pcapng");
-        let mut writer = Writer::create(&path).unwrap();
-        let interface = writer.interface("in").unwrap();
+        let mut writer =
+            Writer::create(&path).expect("the scratch directory and the binary are there");
+        let interface =
+            writer.interface("in").expect("the scratch directory and the binary are there");
         for (at, packet) in packets.iter().enumerate() {
-            writer.bytes(at as u64 * 1_000_000, interface, packet, None).unwrap();
+            writer
+                .bytes(at as u64 * 1_000_000, interface, packet, None)
+                .expect("the scratch directory and the binary are there");
         }
-        writer.flush().unwrap();
+        writer.flush().expect("the scratch directory and the binary are there");
         path
     }
 
     fn replay(&self, capture: &Path, more: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_margay"));
         command.arg("replay").arg(capture).arg("--store").arg(self.0.join("store"));
-        command.args(more).output().unwrap()
+        command.args(more).output().expect("the scratch directory and the binary are there")
     }
 }
 
