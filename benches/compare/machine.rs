@@ -52,24 +52,23 @@ pub(crate) fn stolen_since(before: (u64, u64)) -> f64 {
     (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64
 }
 
-/// Huge pages of 2 MiB and a mount of them; both as before once this is dropped.
+/// Huge pages of 2 MiB and a mount of them; both go when this is dropped.
 #[derive(Debug)]
 pub(crate) struct HugePages {
-    before: String,
+    added: usize,
     mount: PathBuf,
 }
 
 impl HugePages {
     /// Reserves `count` more pages and mounts them under `directory`.
     pub(crate) fn reserve(count: usize, directory: &Path) -> Result<HugePages> {
-        let before = fs::read_to_string(HUGE_PAGES).context(HUGE_PAGES)?;
-        let had: usize = before.trim().parse().context(HUGE_PAGES)?;
         let mount = directory.join("huge");
         fs::create_dir_all(&mount).context("the mount point of huge pages")?;
-        let pages = HugePages { before, mount };
+        let had = huge_pages()?;
+        let mut pages = HugePages { added: 0, mount };
         fs::write(HUGE_PAGES, (had + count).to_string()).context(HUGE_PAGES)?;
-        let got: usize = fs::read_to_string(HUGE_PAGES)?.trim().parse().context(HUGE_PAGES)?;
-        anyhow::ensure!(got >= had + count, "only {} of {count} huge pages free", got - had);
+        pages.added = huge_pages()?.saturating_sub(had);
+        anyhow::ensure!(pages.added >= count, "only {} of {count} huge pages free", pages.added);
         let place = pages.path();
         process::run_ok(
             process::command("mount", &["-t", "hugetlbfs", "none", &place]),
@@ -85,14 +84,30 @@ impl HugePages {
     }
 }
 
+fn huge_pages() -> Result<usize> {
+    let text = fs::read_to_string(HUGE_PAGES).context(HUGE_PAGES)?;
+    text.trim().parse().context(HUGE_PAGES)
+}
+
 impl Drop for HugePages {
     fn drop(&mut self) {
         let place = self.path();
         // A mount that never came to be cannot be undone.
         process::run(process::command("umount", &[&place]), "", LIMIT).ok();
         fs::remove_dir(&self.mount).ok();
-        if let Err(error) = fs::write(HUGE_PAGES, self.before.trim()) {
-            eprintln!("compare: {HUGE_PAGES} not set back: {error}");
+        // Others may have reserved some meanwhile: only our own go.
+        let back = huge_pages().map(|now| now.saturating_sub(self.added).to_string());
+        if let Err(error) = back.and_then(|count| Ok(fs::write(HUGE_PAGES, count)?)) {
+            eprintln!("compare: {HUGE_PAGES} not set back: {error:#}");
         }
     }
+}
+
+/// Gives a thread of the kernel the bench's own priority, as the peers' processes inherit it.
+pub(crate) fn share_priority(thread: &str) -> Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let own = fields.into_iter().nth(16).unwrap_or("0");
+    process::run_ok(process::command("renice", &["-n", own, "-p", thread]), "", LIMIT)?;
+    Ok(())
 }

@@ -6,7 +6,7 @@ use crate::{Arguments, Measure};
 use anyhow::Result;
 use margay::lab::daemon::DaemonSpec;
 use margay::lab::measure::{IperfSpec, Load, iperf};
-use margay::lab::namespace::LinkSpec;
+use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::node::{Node, Router};
 use margay::lab::pod::{Attachment, PodSpec};
 use margay::lab::scope::Scope;
@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const MTU: u32 = 1500;
+const UPLINK: &str = "uplink0";
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let margay = || Router::Margay(PathBuf::from(env!("CARGO_BIN_EXE_margay")));
@@ -34,19 +35,35 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     Outcome { title: "TCP, pod to pod", unit: "Gbit/s", notes, rows }
 }
 
+/// A node has a way out; its kernel answers ARP for the pods' gateway only if it has one.
+fn plug_uplink(edge: &Namespace, tor: &Namespace) -> Result<()> {
+    let end = |namespace, device, addresses: [&str; 2]| -> Result<LinkEnd<'_>> {
+        let addresses = addresses.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
+        Ok(LinkEnd { namespace, device, mac: None, addresses })
+    };
+    connect(
+        LinkSpec { mtu: MTU, queues: 1 },
+        &end(edge, UPLINK, ["172.31.1.1/24", "fd31:1::1/64"])?,
+        &end(tor, "edge1", ["172.31.1.254/24", "fd31:1::fe/64"])?,
+    )?;
+    edge.ip("route add default via 172.31.1.254\nroute add default via fd31:1::fe")
+}
+
 fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64> {
     let scope = Scope::new()?;
     let store = Store::create(&scope.directory().join("store"))?;
     store.put_pool("pool-v4", "10.65.0.0/16".parse()?, 20)?;
     store.put_pool("pool-v6", "fd65::/48".parse()?, 116)?;
     store.put_node("edge1", "172.30.0.1/24".parse()?, "fd30::1/64".parse()?)?;
-    let mut node = Node::new(1, scope.namespace("edge1")?, router.clone(), store.clone())?;
+    let (edge, tor) = (scope.namespace("edge1")?, scope.namespace("tor")?);
+    plug_uplink(&edge, &tor)?;
+    let mut node = Node::new(1, edge, router.clone(), store.clone())?;
     if let Router::Margay(binary) = router {
         node.start_daemon(DaemonSpec {
             binary,
             node: "edge1".to_owned(),
             store: store.directory().to_owned(),
-            uplinks: Vec::new(),
+            uplinks: vec![UPLINK.to_owned()],
             static_routes: Vec::new(),
             workers: 1,
             directory: scope.directory(),

@@ -5,7 +5,7 @@
 //! ```
 
 use crate::forwarder::{self, FRAME, IN, Macs, OUT};
-use crate::machine::HugePages;
+use crate::machine::{self, HugePages};
 use crate::report::Outcome;
 use crate::testpmd::Testpmd;
 use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
@@ -160,6 +160,7 @@ fn linux(time: Duration) -> Result<f64> {
     let threads = rig.tool("pgrep", &["^napi/in0-"])?;
     for thread in threads.split_whitespace() {
         rig.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), thread])?;
+        machine::share_priority(thread)?;
     }
     ensure!(!threads.trim().is_empty(), "the kernel has no threaded NAPI");
     rig.measure(63, time)
