@@ -252,7 +252,7 @@ impl Config {
         }
         serde_saphyr::from_str(text).map_err(|error| {
             let fault = crate::yaml::Fault::of(&error);
-            let hint = "see the settings in README.md; keys are camelCase and spelled exactly";
+            let hint = "keys are camelCase and spelled exactly; `margay run --help` names the file";
             ConfigError::new(format!("{name}:{}", fault.place()), fault.what, hint)
         })
     }

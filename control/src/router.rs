@@ -46,7 +46,8 @@ pub(crate) struct Router {
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
-    store: Option<store::Report>,
+    store: store::Report,
+    store_known: bool,
     kernel_seen: bool,
     dirty: bool,
     questions: Questions,
@@ -76,7 +77,8 @@ impl Router {
             handle,
             model: Model::default(),
             mirror: Mirror::default(),
-            store: None,
+            store: store::Report::default(),
+            store_known: false,
             kernel_seen: false,
             dirty: true,
             questions: Questions::default(),
@@ -90,9 +92,9 @@ impl Router {
 
     /// The store changed.
     pub(crate) fn take_store(&mut self, batch: Batch) {
-        self.dirty |= self.store.is_none() || !batch.events.is_empty();
+        self.dirty |= !self.store_known || !batch.events.is_empty();
         batch.events.into_iter().for_each(|event| self.model.apply(event));
-        self.store = Some(batch.report);
+        (self.store, self.store_known) = (batch.report, batch.known);
         self.untold = true;
     }
 
@@ -148,7 +150,11 @@ impl Router {
 
     /// Makes ports, packet path and kernel follow the state. Blocks while workers take it up.
     pub(crate) async fn step(&mut self, now: Instant) {
-        if self.store.is_none() || !self.kernel_seen {
+        if !self.store_known || !self.kernel_seen {
+            // Routes of a predecessor stay until it is known which of them are wrong.
+            if std::mem::take(&mut self.untold) {
+                self.report();
+            }
             return;
         }
         let begin = Instant::now();
@@ -330,7 +336,7 @@ impl Router {
         self.status.set(Snapshot {
             node: self.config.node_name.clone(),
             not_ready: self.not_ready(),
-            store: self.store.clone().unwrap_or_default(),
+            store: self.store.clone(),
             ports: ports.collect(),
             endpoints: endpoints.map(|(key, endpoint)| (key.clone(), endpoint.clone())).collect(),
             routes: self.publisher.routes().clone(),
@@ -350,7 +356,12 @@ impl Router {
             }
             _ => None,
         });
-        missing.collect()
+        let unread = (!self.store_known).then(|| match self.store.faults.first() {
+            Some(fault) => format!("store: {fault}"),
+            None => "the store has not been read yet".to_owned(),
+        });
+        let unseen = (!self.kernel_seen).then(|| "the kernel has not answered yet".to_owned());
+        unread.into_iter().chain(unseen).chain(missing).collect()
     }
 
     /// Gives all devices back, and takes margay's routes out of the kernel unless they are to stay.

@@ -31,6 +31,7 @@ pub struct Directory {
     files: BTreeMap<PathBuf, File>,
     current: BTreeMap<Key, Resource>,
     report: Report,
+    readable: bool,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +56,14 @@ impl Directory {
             files: BTreeMap::new(),
             current: BTreeMap::new(),
             report: Report::default(),
+            readable: false,
         }
+    }
+
+    /// True when a scan has seen the whole directory. Until then nothing is known of what is not
+    /// in it.
+    pub fn is_known(&self) -> bool {
+        self.readable
     }
 
     /// The directory's path.
@@ -80,6 +88,7 @@ impl Directory {
                 false
             }
         };
+        self.readable |= complete;
         if complete {
             self.files.retain(|path, _| found.contains(path));
         }

@@ -114,7 +114,9 @@ fn a_directory_that_vanishes_takes_nothing_with_it() {
     std::fs::create_dir(&inner).unwrap();
     std::fs::write(inner.join("a.yaml"), node("a", "10.0.0.1/24")).unwrap();
     let mut directory = Directory::new(&inner);
+    assert!(!directory.is_known());
     assert_eq!(directory.scan().len(), 1);
+    assert!(directory.is_known());
     std::fs::remove_dir_all(&inner).unwrap();
     assert_eq!(directory.scan(), []);
     assert_eq!(directory.report().faults.len(), 1);

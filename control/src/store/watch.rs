@@ -28,6 +28,8 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// State and faults after it.
     pub report: Report,
+    /// The whole store has been read once; before that, what is missing is not known to be gone.
+    pub known: bool,
 }
 
 /// Watches the directory in a task of the current runtime until the receiver is dropped.
@@ -45,14 +47,14 @@ async fn run(mut directory: Directory, sender: mpsc::Sender<Batch>) {
         let poll = if watcher.ensure(&directory) { POLL } else { POLL_ALONE };
         let before = directory.report().clone();
         let events = tokio::task::block_in_place(|| directory.scan());
-        let report = directory.report().clone();
+        let (report, known) = (directory.report().clone(), directory.is_known());
         for fault in report.faults.iter().filter(|fault| !before.faults.contains(fault)) {
             let line = fault.line;
             tracing::warn!(file = %fault.file, line, "{} ({})", fault.what, fault.mend);
         }
         if first || !events.is_empty() || report != before {
             first = false;
-            if sender.send(Batch { events, report }).await.is_err() {
+            if sender.send(Batch { events, report, known }).await.is_err() {
                 return;
             }
         }

@@ -1,45 +1,16 @@
-//! Margay against a real kernel, in network namespaces of the tests' own.
-//!
-//! Each test runs in a thread that enters a new namespace; the threads of its runtime are born
-//! there. Namespaces end with their threads, so nothing is left behind. Needs root.
-#![allow(clippy::unwrap_used)]
+//! The mirror, margay's routes, and neighbours, against a real kernel.
 
+use crate::{in_namespace, sh};
 use ipnet::IpNet;
 use margay_control::kernel::mirror::Mirror;
 use margay_control::kernel::routes::{self, Wanted};
 use margay_control::kernel::watch::{self, Told, Watch};
-use margay_control::kernel::{self, Neighbor, NextHop, ROUTE_PROTOCOL, RouteKind, Table};
+use margay_control::kernel::{self, Neighbor, NextHop, RouteKind, Table};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::IpAddr;
-use std::process::Command;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// Runs a test in a namespace of its own, with `lo` up.
-fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: namespaces need root");
-        return;
-    }
-    let body = move || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        let mut runtime = tokio::runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
-        sh("ip link set lo up");
-        runtime.block_on(test());
-    };
-    std::thread::spawn(body).join().unwrap();
-}
-
-/// Runs commands of `ip`, in the namespace of the calling thread.
-fn sh(script: &str) -> String {
-    let output = Command::new("sh").args(["-ec", script]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {text}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -103,7 +74,7 @@ const PAIR: &str = "ip link add up0 type veth peer name far0 && ip link set up0 
 
 #[test]
 fn the_mirror_follows_the_kernel() {
-    in_namespace(|| async {
+    in_namespace(async || {
         let mut kernel = Follower::new(watch::RECEIVE_BUFFER);
         kernel.follow().await;
         sh(PAIR);
@@ -155,7 +126,7 @@ fn the_mirror_follows_the_kernel() {
 
 #[test]
 fn an_overrun_is_followed_by_a_dump() {
-    in_namespace(|| async {
+    in_namespace(async || {
         let mut kernel = Follower::new(4096);
         kernel.follow().await;
         sh(PAIR);
@@ -173,7 +144,7 @@ fn an_overrun_is_followed_by_a_dump() {
 
 #[test]
 fn routes_are_written_changed_and_removed_and_foreign_ones_left_alone() {
-    in_namespace(|| async {
+    in_namespace(async || {
         sh(PAIR);
         sh("ip route add 10.65.0.1/32 dev up0 proto static; \
             ip route add 10.65.9.0/24 via 192.0.2.9 metric 1024 proto static; \
@@ -238,7 +209,7 @@ fn routes_are_written_changed_and_removed_and_foreign_ones_left_alone() {
 
 #[test]
 fn the_routes_of_a_killed_predecessor_are_taken_over_without_a_gap() {
-    in_namespace(|| async {
+    in_namespace(async || {
         sh(PAIR);
         sh("ip route add 10.65.0.1/32 dev up0 scope link metric 1024 proto 158; \
             ip route add 10.65.0.2/32 dev up0 scope link metric 1024 proto 158");
@@ -265,7 +236,7 @@ fn the_routes_of_a_killed_predecessor_are_taken_over_without_a_gap() {
 
 #[test]
 fn neighbours_are_asked_for_and_given_up() {
-    in_namespace(|| async {
+    in_namespace(async || {
         sh("ip link add up0 type veth peer name far0 && ip link set up0 up && ip link set far0 up");
         sh("ip addr add 192.0.2.1/24 dev up0; sysctl -qw net.ipv4.conf.far0.arp_ignore=0; \
             sysctl -qw net.ipv4.neigh.up0.retrans_time_ms=50");
@@ -292,9 +263,4 @@ fn neighbours_are_asked_for_and_given_up() {
             })
             .await;
     });
-}
-
-#[test]
-fn margays_protocol_number_is_the_one_documented() {
-    assert_eq!(ROUTE_PROTOCOL, 158);
 }
