@@ -3,17 +3,22 @@
 
 use super::spec::FillLevels;
 
-/// How many frames a queue keeps posted: few when idle, twice as many each time they run short.
+/// How many frames a queue keeps posted: few when idle, four times as many each time they run
+/// short, and those for some seconds, since traffic that paused comes back in bursts.
 #[derive(Debug)]
 pub(super) struct Level {
     bounds: FillLevels,
     target: usize,
     received: usize,
+    quiet_looks: u32,
 }
 
 impl Level {
+    /// Looks with little traffic, one after the other, that let the level sink by half.
+    const PATIENCE: u32 = 20;
+
     pub(super) fn new(bounds: FillLevels) -> Level {
-        Level { bounds, target: bounds.idle, received: 0 }
+        Level { bounds, target: bounds.idle, received: 0, quiet_looks: 0 }
     }
 
     /// How many frames to have posted when `held` still are; `None` while it is not worth while:
@@ -21,7 +26,7 @@ impl Level {
     #[inline]
     pub(super) fn wanted(&mut self, held: usize, may_grow: bool) -> Option<usize> {
         if held * 2 < self.target && self.target < self.bounds.most && may_grow {
-            self.target = (self.target * 2).min(self.bounds.most);
+            self.target = (self.target * 4).min(self.bounds.most);
         }
         (held + self.target.div_ceil(8) <= self.target).then_some(self.target)
     }
@@ -32,11 +37,14 @@ impl Level {
         self.received += received;
     }
 
-    /// A look: little traffic since the last one lets the level sink. What is posted already
-    /// comes back with the packets to come.
+    /// A look: little traffic in many of them lets the level sink. What is posted already comes
+    /// back with the packets to come.
     pub(super) fn look(&mut self) {
-        if self.received * 8 < self.target {
+        let quiet = self.received * 8 < self.target;
+        self.quiet_looks = if quiet { self.quiet_looks + 1 } else { 0 };
+        if self.quiet_looks == Self::PATIENCE {
             self.target = (self.target / 2).max(self.bounds.idle);
+            self.quiet_looks = 0;
         }
         self.received = 0;
     }
@@ -69,24 +77,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_level_doubles_when_frames_run_short_and_sinks_in_quiet_times() {
+    fn the_level_grows_when_frames_run_short_and_sinks_in_quiet_times() {
         let mut level = Level::new(FillLevels { idle: 32, most: 200, share: 1 });
         assert_eq!(level.wanted(32, true), None);
         assert_eq!(level.wanted(29, true), None);
         assert_eq!(level.wanted(28, true), Some(32));
         assert_eq!(level.wanted(16, true), Some(32));
         assert_eq!(level.wanted(15, false), Some(32));
-        assert_eq!(level.wanted(15, true), Some(64));
-        assert_eq!([level.wanted(0, true), level.wanted(0, true)], [Some(128), Some(200)]);
-        assert_eq!(level.wanted(0, true), Some(200));
-        level.count(25);
-        level.look();
-        assert_eq!(level.wanted(0, false), Some(200));
-        level.count(24);
-        level.look();
-        assert_eq!(level.wanted(0, false), Some(100));
-        (0..5).for_each(|_| level.look());
-        assert_eq!(level.wanted(0, false), Some(32));
+        assert_eq!(level.wanted(15, true), Some(128));
+        assert_eq!([level.wanted(0, true), level.wanted(0, true)], [Some(200), Some(200)]);
+        let looks = |level: &mut Level, received, count| {
+            for _ in 0..count {
+                level.count(received);
+                level.look();
+            }
+            level.wanted(0, false)
+        };
+        assert_eq!(looks(&mut level, 25, 3 * Level::PATIENCE), Some(200));
+        assert_eq!(looks(&mut level, 24, Level::PATIENCE - 1), Some(200));
+        assert_eq!(looks(&mut level, 25, 1), Some(200), "traffic begins the count anew");
+        assert_eq!(looks(&mut level, 24, Level::PATIENCE), Some(100));
+        assert_eq!(looks(&mut level, 0, 5 * Level::PATIENCE), Some(32));
     }
 
     #[test]

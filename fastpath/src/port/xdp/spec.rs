@@ -25,8 +25,8 @@ pub enum XdpMode {
 pub struct FillLevels {
     /// Without traffic; 1 at least. What idle ports cost of packet memory.
     pub idle: usize,
-    /// With traffic: the level doubles whenever half of it was used between two rounds, while a
-    /// sixteenth of the arena is free.
+    /// With traffic: the level grows fourfold whenever half of it was used between two rounds,
+    /// while a sixteenth of the arena is free.
     pub most: usize,
     /// A queue opened when frames are scarce starts with this part of the free ones, at most:
     /// 256 is one in 256.
