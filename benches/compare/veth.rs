@@ -4,21 +4,21 @@
 //! generator g0 ---- in0 router out0 ---- s0 sink
 //! ```
 
-use crate::forwarder::{self, FRAME, IN, Macs, OUT};
+use crate::forwarder::{self, FRAME};
 use crate::machine::{self, HugePages};
 use crate::report::Outcome;
 use crate::testpmd::Testpmd;
 use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
 use anyhow::{Context, Result, anyhow, ensure};
+use margay::lab::daemon::{Daemon, DaemonSpec};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::process::{self, pause};
 use margay::lab::scope::Scope;
-use margay_fastpath::port::Port;
-use margay_fastpath::port::xdp::{XdpSpec, open};
-use margay_fastpath::steering::Steering;
+use margay::lab::store::Store;
 use margay_fastpath::sys::bpf::generator::{Check, Generator, Sink};
 use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,7 @@ const FLOWS: u32 = 1000;
 /// Frames of one call to the generator; setting one up takes 25 ms.
 const BATCH: u32 = 1 << 18;
 const WARM_UP: Duration = Duration::from_secs(1);
-const FRAMES: usize = 16_384;
-const HUGE_PAGES: usize = 160;
+const HUGE_PAGES: usize = 400;
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// Share of the packets that must have arrived as a router has to send them.
 const GOOD: f64 = 0.999;
@@ -58,6 +57,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
              the router's core alike for all"
         ),
         "testpmd mac rewrites link addresses only: no route, no TTL, no checksum".to_owned(),
+        "margay: the daemon with one worker, 256 static routes, the next hop from the kernel's \
+         neighbours"
+            .to_owned(),
         "Linux: threaded NAPI of the ingress veth on the router's core, permanent neighbour"
             .to_owned(),
         "million packets a second, as the sink counted; more are sent than any peer takes"
@@ -173,23 +175,33 @@ fn testpmd(time: Duration) -> Result<f64> {
     rig.measure(64, time)
 }
 
+/// The daemon, its worker pinned to the router's core.
 fn margay(time: Duration) -> Result<f64> {
     let rig = Rig::new()?;
-    let macs = Macs { ingress: IN_MAC, egress: OUT_MAC, next_hop: SINK_MAC };
-    let dataplane = forwarder::start(macs, FRAMES)?;
-    let steering = Steering::new(dataplane.arena())?;
-    steering.set_local(&["10.10.0.1".parse()?, "10.20.0.1".parse()?])?;
-    let mut devices = Vec::new();
-    for (id, name) in [(IN, "in0"), (OUT, "out0")] {
-        let spec = XdpSpec::uplink(id, name);
-        let (device, parts) = rig.router.enter(|| Ok(open(&steering, &spec)?))?;
-        let part = parts.into_iter().next().context("a device without queues")?;
-        ensure!(dataplane.attach(id, 0, Box::new(part) as Box<dyn Port>), "the worker is stuck");
-        devices.push(device);
+    let directory = rig.scope.directory();
+    let store = Store::create(&directory.join("store"))?;
+    store.put_node("edge1", "10.10.0.1/24".parse()?, "fd10::1/64".parse()?)?;
+    let via = "10.20.0.2".parse()?;
+    let routes = forwarder::routes()?.into_iter().map(|net| (net.into(), via));
+    let spec = DaemonSpec {
+        binary: env!("CARGO_BIN_EXE_margay").into(),
+        node: "edge1".to_owned(),
+        store: store.directory().to_owned(),
+        uplinks: vec!["in0".to_owned(), "out0".to_owned()],
+        static_routes: routes.collect(),
+        workers: 1,
+        directory,
+        detached: false,
+    };
+    let mut daemon = Daemon::start(spec, &rig.router)?;
+    daemon.wait_ready()?;
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    for task in fs::read_dir(&tasks).context(tasks)?.flatten() {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.starts_with("worker-") {
+            let thread = task.file_name().to_string_lossy().into_owned();
+            rig.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), &thread])?;
+        }
     }
-    let rate = rig.measure(63, time);
-    for id in [IN, OUT] {
-        ensure!(dataplane.detach(id), "the worker is stuck");
-    }
-    rate
+    rig.measure(63, time)
 }
