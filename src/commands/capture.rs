@@ -79,6 +79,9 @@ fn copy(mut from: impl BufRead, mut to: impl Write, limit: u64, stop: &AtomicBoo
         if !next_block(&mut from, &mut block)? {
             break;
         }
+        if block.is_empty() {
+            continue;
+        }
         if block_word(&block, 0) == ENHANCED_PACKET {
             packets += 1;
         }
@@ -98,11 +101,14 @@ fn copy(mut from: impl BufRead, mut to: impl Write, limit: u64, stop: &AtomicBoo
     Ok(packets)
 }
 
-/// Reads one block; false at the end of the stream.
+/// Reads one block; none when a signal came first. False at the end of the stream.
 fn next_block(from: &mut impl BufRead, block: &mut Vec<u8>) -> Result<bool> {
     block.clear();
-    if from.fill_buf().context("the daemon's stream")?.is_empty() {
-        return Ok(false);
+    match from.fill_buf() {
+        Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
+        Err(error) => return Err(error).context("the daemon's stream"),
+        Ok([]) => return Ok(false),
+        Ok(_) => {}
     }
     from.take(8).read_to_end(block).context("the daemon's stream")?;
     let length = if block.len() == 8 { block_word(block, 4) } else { 0 };
