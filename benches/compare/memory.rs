@@ -9,6 +9,7 @@ use crate::{Arguments, Measure};
 use anyhow::{Context, Result};
 use margay::lab::process::pause;
 use margay::lab::scope::Scope;
+use margay_fastpath::counters::Stage;
 use margay_fastpath::dataplane::Dataplane;
 use margay_fastpath::port::pcap::{Capture, NullPort, ReplayPort, Writer};
 use margay_tunnels::wire::ethernet::Mac;
@@ -85,7 +86,22 @@ fn margay(capture: &Path, time: Duration) -> Result<f64> {
     let (before, start) = (sunk(&dataplane)?, Instant::now());
     pause(time)?;
     let (after, elapsed) = (sunk(&dataplane)?, start.elapsed());
+    eprintln!("  cycles a packet: {}", stages(&dataplane));
     Ok((after - before) as f64 / elapsed.as_secs_f64() / 1e6)
+}
+
+/// What each stage of the worker has cost.
+fn stages(dataplane: &Dataplane) -> String {
+    let report = dataplane.report();
+    let counters = report.workers.iter().map(|worker| &worker.counters);
+    let costs = counters.flat_map(|counters| {
+        Stage::ALL.iter().map(|stage| {
+            let cost = &counters.stages[*stage as usize];
+            let cycles = cost.cycles.get() as f64 / cost.packets.get().max(1) as f64;
+            format!("{} {cycles:.1}", stage.name())
+        })
+    });
+    costs.collect::<Vec<_>>().join(", ")
 }
 
 fn sunk(dataplane: &Dataplane) -> Result<u64> {

@@ -2,8 +2,9 @@
 //! Every packet has one fate, nothing panics, and no frame is lost.
 
 use crate::body::{Way, mac, mend, views};
+use margay_fastpath::packet::Offload;
 use margay_fastpath::replay::Fate;
-use margay_tunnels::wire::ipv6;
+use margay_tunnels::wire::{ipv4, ipv6};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -202,6 +203,20 @@ fn a_neighbor_solicitation_cut_short_is_ignored() {
         bytes.extend([135, 0, 0, 0].iter().chain([0; 20].iter()).take(usize::from(length)));
         let fate = Way::default().packet(2, &bytes);
         assert!(matches!(fate, Fate::Dropped(_)), "{length}: {fate:?}");
+    }
+}
+
+#[test]
+fn no_checksum_is_written_over_a_header() {
+    let mut bytes = [&mac(2).0[..], &[2, 0, 0, 0, 0, 1, 8, 0]].concat();
+    bytes.extend(ipv4::header([192, 0, 2, 9].into(), [10, 7, 0, 1].into(), 17, 64, 28));
+    bytes.extend([0; 28]);
+    for csum_start in 0..62 {
+        let offload =
+            Offload { needs_csum: true, csum_start, csum_offset: 0, ..Offload::default() };
+        let fate = Way::default().unfinished(2, &bytes, offload);
+        let forwarded = matches!(fate, Fate::Forwarded(_));
+        assert_eq!(forwarded, (34..=60).contains(&csum_start), "{csum_start}: {fate:?}");
     }
 }
 

@@ -8,7 +8,8 @@ use crate::packet::{Offload, Packet};
 use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
 
 /// Completes an unfinished transport checksum over the whole chain; a finished packet stays as it
-/// is. Errs when the checksum field is not inside the packet's first frame.
+/// is. Errs when the checksum does not lie behind the IP header (`l4` must be set), or not in the
+/// first frame: a sender could else have the headers written over, after they were checked.
 pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
     let Offload { needs_csum, csum_start, csum_offset, .. } = packet.offload;
     if !needs_csum {
@@ -16,7 +17,7 @@ pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
     }
     let start = usize::from(csum_start);
     let field = start + usize::from(csum_offset);
-    if field + 2 > packet.head().len() {
+    if start < usize::from(packet.l4) || field + 2 > packet.head().len() {
         return Err(SegmentError::Malformed);
     }
     let value = checksum::finish(sum_from(packet, start));
