@@ -1,7 +1,14 @@
 //! BGP messages as they stand on the wire (RFC 4271 section 4).
 
+pub mod as_path;
+pub mod attribute;
+pub mod community;
 pub mod negotiated;
+pub mod nlri;
 pub mod notification;
+pub mod pack;
+pub mod treatment;
+pub mod update;
 
 pub use negotiated::Negotiated;
 pub use notification::Notification;
