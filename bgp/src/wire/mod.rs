@@ -2,16 +2,22 @@
 
 pub mod as_path;
 pub mod attribute;
+pub mod capability;
 pub mod community;
+pub mod frame;
 pub mod negotiated;
 pub mod nlri;
 pub mod notification;
+pub mod open;
 pub mod pack;
+pub mod route_refresh;
 pub mod treatment;
 pub mod update;
 
 pub use negotiated::Negotiated;
 pub use notification::Notification;
+pub use open::Open;
+pub use route_refresh::RouteRefresh;
 
 /// Length of the header of every message, in bytes.
 pub const HEADER_LEN: usize = 19;
