@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod family;
+pub mod session;
 pub mod wire;
 
 pub use family::{Family, FamilySet};
