@@ -342,3 +342,6 @@ impl fmt::Debug for AsPath {
         write!(out, "AsPath({self})")
     }
 }
+
+#[cfg(test)]
+mod tests;

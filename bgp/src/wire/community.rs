@@ -187,7 +187,8 @@ impl FromStr for ExtendedCommunity {
     fn from_str(text: &str) -> Result<ExtendedCommunity, BadCommunity> {
         let error = || bad(text, "extended community (rt: or soo: and ADMIN:VALUE, or 0x and hex)");
         if let Some(hex) = text.strip_prefix("0x") {
-            let value = (hex.len() == 16).then(|| u64::from_str_radix(hex, 16).ok()).flatten();
+            let is_hex = hex.len() == 16 && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
+            let value = is_hex.then(|| u64::from_str_radix(hex, 16).ok()).flatten();
             return value.map(|value| ExtendedCommunity(value.to_be_bytes())).ok_or_else(error);
         }
         named(text).map(ExtendedCommunity).ok_or_else(error)
@@ -219,3 +220,6 @@ fn named(text: &str) -> Option<[u8; 8]> {
         Err(_) => wide(FOUR_OCTET_AS, admin.parse().ok()?),
     }
 }
+
+#[cfg(test)]
+mod tests;

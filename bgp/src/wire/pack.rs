@@ -222,3 +222,6 @@ fn end_message(start: usize, out: &mut [u8]) {
     let length = (out.len() - start) as u16;
     out[start + 16..start + 18].copy_from_slice(&length.to_be_bytes());
 }
+
+#[cfg(test)]
+mod tests;

@@ -342,3 +342,6 @@ impl<'a> Block<'a> {
         [first, second, third, next_hop, &self.tag]
     }
 }
+
+#[cfg(test)]
+mod tests;

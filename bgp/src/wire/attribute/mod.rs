@@ -124,4 +124,4 @@ pub struct Attributes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -33,8 +33,8 @@ impl NextHop {
     pub fn from_bytes(bytes: &[u8]) -> Result<NextHop, BadNextHop> {
         let error = BadNextHop { length: bytes.len() };
         if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
-            // "This network", multicast and class E are no hosts.
-            let is_host = !matches!(octets[0], 0 | 224..);
+            // "This network" and multicast are no hosts.
+            let is_host = !matches!(octets[0], 0 | 224..=239);
             return if is_host { Ok(NextHop::V4(octets.into())) } else { Err(error) };
         }
         let (first, second) = bytes.split_first_chunk::<16>().ok_or(error)?;
@@ -73,7 +73,7 @@ impl NextHop {
     /// True when no address of it is unspecified or multicast: it may be sent.
     pub fn is_sendable(self) -> bool {
         match self {
-            NextHop::V4(address) => !matches!(address.octets()[0], 0 | 224..),
+            NextHop::V4(address) => !matches!(address.octets()[0], 0 | 224..=239),
             NextHop::V6(address) => host_v6(address.octets()).is_some(),
             NextHop::V6Pair { global, link_local } => {
                 host_v6(global.octets()).is_some() && host_v6(link_local.octets()).is_some()
