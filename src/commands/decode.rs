@@ -1,12 +1,16 @@
 //! `margay decode`: one message or frame, given as hex, as JSON.
 //!
 //! Stateless: needs no daemon, no root and no configuration. With `--batch` each line of standard
-//! input is an object `{"hex": "..."}`, and each answer is one line of standard output, in order.
+//! input is an object `{"hex": "..."}`, with a `"session"` beside it for BGP, and each answer is
+//! one line of standard output, in order.
 
+mod bgp;
 mod layers;
 mod packet;
 mod transport;
+mod update;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Read, Write};
 use std::process::ExitCode;
@@ -27,6 +31,18 @@ pub(crate) struct Decode {
 enum What {
     /// One Ethernet frame, layer by layer.
     Packet(Input),
+    /// One BGP message.
+    Bgp {
+        #[command(flatten)]
+        input: Input,
+        /// What the speakers have agreed on, as in {"asn4":false,"addpath":[[1,1]]}.
+        #[arg(long, value_name = "JSON", conflicts_with = "batch", value_parser = session)]
+        session: Option<bgp::Session>,
+    },
+}
+
+fn session(text: &str) -> Result<bgp::Session, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, clap::Args)]
@@ -34,7 +50,7 @@ struct Input {
     /// The bytes in hex; blanks, colons and a leading 0x are passed over.
     #[arg(required_unless_present = "batch")]
     hex: Option<String>,
-    /// Read {"hex":"..."} objects from standard input, one a line.
+    /// Read {"hex":"..."} objects from standard input, one a line; for BGP with a "session".
     #[arg(long, conflicts_with = "hex")]
     batch: bool,
 }
@@ -43,6 +59,14 @@ struct Input {
 #[serde(deny_unknown_fields)]
 struct Line {
     hex: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BgpLine {
+    hex: String,
+    #[serde(default)]
+    session: bgp::Session,
 }
 
 /// What is wrong with the input.
@@ -65,37 +89,67 @@ struct Malformed {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Answer<T> {
+enum Answer<T, E> {
     Decoded(T),
-    Malformed { error: Malformed },
+    Malformed { error: E },
     BadLine { error: String },
 }
+
+type PacketAnswer = Answer<packet::Decoded, Malformed>;
+type BgpAnswer = Answer<serde_json::Value, bgp::Malformed>;
 
 impl Decode {
     /// Exit status 1 when the input is malformed; a batch goes on after bad lines.
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let What::Packet(input) = self.what;
-        let mut out = std::io::stdout().lock();
-        let Some(hex) = &input.hex else {
-            batch(std::io::stdin().lock(), &mut out)?;
-            return Ok(ExitCode::SUCCESS);
-        };
-        let answer = answer(hex);
-        serde_json::to_writer_pretty(&mut out, &answer)?;
-        writeln!(out)?;
-        let fine = matches!(answer, Answer::Decoded(_));
-        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        match self.what {
+            What::Packet(Input { hex: Some(hex), .. }) => single(&answer(&hex)),
+            What::Packet(_) => batches(|line: Line| answer(&line.hex)),
+            What::Bgp { input: Input { hex: Some(hex), .. }, session } => {
+                single(&bgp_answer(&hex, &session.unwrap_or_default()))
+            }
+            What::Bgp { .. } => batches(|line: BgpLine| bgp_answer(&line.hex, &line.session)),
+        }
     }
 }
 
-fn answer(hex: &str) -> Answer<packet::Decoded> {
+fn single<T: Serialize, E: Serialize>(answer: &Answer<T, E>) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, answer)?;
+    writeln!(out)?;
+    let fine = matches!(answer, Answer::Decoded(_));
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn batches<L: DeserializeOwned, T: Serialize, E: Serialize>(
+    answer: impl Fn(L) -> Answer<T, E>,
+) -> anyhow::Result<ExitCode> {
+    batch(std::io::stdin().lock(), &mut std::io::stdout().lock(), answer)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn answer(hex: &str) -> PacketAnswer {
     match bytes_of(hex).and_then(|bytes| packet::decode(&bytes)) {
         Ok(decoded) => Answer::Decoded(decoded),
         Err(error) => Answer::Malformed { error },
     }
 }
 
-fn batch(mut input: impl BufRead, out: &mut impl Write) -> anyhow::Result<()> {
+fn bgp_answer(hex: &str, session: &bgp::Session) -> BgpAnswer {
+    let bytes = match bytes_of(hex) {
+        Ok(bytes) => bytes,
+        Err(error) => return Answer::BadLine { error: error.detail },
+    };
+    match bgp::decode(&bytes, session) {
+        Ok(decoded) => Answer::Decoded(decoded),
+        Err(error) => Answer::Malformed { error },
+    }
+}
+
+fn batch<L: DeserializeOwned, T: Serialize, E: Serialize>(
+    mut input: impl BufRead,
+    out: &mut impl Write,
+    answer: impl Fn(L) -> Answer<T, E>,
+) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(out);
     let mut line = Vec::new();
     loop {
@@ -110,9 +164,9 @@ fn batch(mut input: impl BufRead, out: &mut impl Write) -> anyhow::Result<()> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let answer = match serde_json::from_slice::<Line>(&line) {
+        let answer = match serde_json::from_slice::<L>(&line) {
             _ if cut => Answer::BadLine { error: format!("line longer than {MAX_LINE} bytes") },
-            Ok(line) => answer(&line.hex),
+            Ok(line) => answer(line),
             Err(error) => Answer::BadLine { error: error.to_string() },
         };
         serde_json::to_writer(&mut out, &answer)?;

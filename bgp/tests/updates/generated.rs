@@ -26,7 +26,7 @@ fn table<P: Prefix>(
         let length = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
         let (message, rest) = bytes.split_at(length);
         bytes = rest;
-        let sections = split(&message[HEADER_LEN..], negotiated).unwrap();
+        let sections = split(&message[HEADER_LEN..], negotiated).expect("sound messages");
         for (family, nlri, block) in sections.announced() {
             assert_eq!(family, P::FAMILY);
             let set = *known.entry(block.material().concat()).or_insert_with(|| {
@@ -37,13 +37,13 @@ fn table<P: Prefix>(
             });
             let add_path = negotiated.add_path_rx.contains(family);
             for nlri in Prefixes::<P>::new(nlri, add_path) {
-                assert_eq!(table.insert(nlri.unwrap().prefix, set), None);
+                assert_eq!(table.insert(nlri.expect("sound messages").prefix, set), None);
             }
         }
         for (family, nlri) in sections.withdrawals() {
             let add_path = negotiated.add_path_rx.contains(family);
             for nlri in Prefixes::<P>::new(nlri, add_path) {
-                assert!(table.remove(&nlri.unwrap().prefix).is_some());
+                assert!(table.remove(&nlri.expect("sound messages").prefix).is_some());
             }
         }
     }
@@ -65,9 +65,9 @@ fn a_generated_table_arrives_whole() {
         let (mut out, mut expected) = (Vec::new(), HashMap::new());
         for shared in Feed::new(1, PREFIXES) {
             let Shared { attributes, prefixes } = &shared;
-            let next_hop = attributes.next_hop.unwrap();
+            let next_hop = attributes.next_hop.expect("sound messages");
             encode_update(attributes, next_hop, prefixes.iter().copied(), &negotiated, &mut out)
-                .unwrap();
+                .expect("sound messages");
             let canonical = attributes.to_canonical().into_vec();
             expected.extend(prefixes.iter().map(|nlri| (nlri.prefix, canonical.clone())));
         }
@@ -84,12 +84,12 @@ fn a_generated_ipv6_table_arrives_whole_and_goes_whole() {
         for shared in Feed::new(2, PREFIXES) {
             let prefixes = shared.prefixes_v6();
             encode_update(&shared.attributes, NEXT_HOP_V6, prefixes, &negotiated, &mut out)
-                .unwrap();
+                .expect("sound messages");
         }
         let (announced, _) = table::<Ipv6Net>(&out, &negotiated);
         assert_eq!(announced.len(), PREFIXES);
         let all = announced.keys().map(|prefix| Nlri::new(*prefix));
-        encode_withdrawal(all, &negotiated, &mut out).unwrap();
+        encode_withdrawal(all, &negotiated, &mut out).expect("sound messages");
         assert_eq!(table::<Ipv6Net>(&out, &negotiated).0.len(), 0);
     }
 }
@@ -98,7 +98,7 @@ fn a_generated_ipv6_table_arrives_whole_and_goes_whole() {
 fn the_generated_table_is_shaped_like_the_recorded_one() {
     let sets: Vec<Shared> = Feed::new(3, 500_000).collect();
     let single = sets.iter().filter(|shared| shared.prefixes.len() == 1).count();
-    let largest = sets.iter().map(|shared| shared.prefixes.len()).max().unwrap();
+    let largest = sets.iter().map(|shared| shared.prefixes.len()).max().expect("sound messages");
     let (mean, single) = (500_000 / sets.len(), 100 * single / sets.len());
     assert!((5..=9).contains(&mean), "{mean} prefixes a set");
     assert!((45..=60).contains(&single), "{single} % of the sets have one prefix");

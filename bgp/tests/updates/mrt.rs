@@ -49,7 +49,11 @@ pub(crate) fn entries(file: &Path) -> (Vec<Entry>, usize) {
     let raw = std::fs::read(file).expect("a readable capture");
     let mut bytes = Vec::new();
     match raw.starts_with(&[0x1f, 0x8b]) {
-        true => drop(flate2::read::MultiGzDecoder::new(&raw[..]).read_to_end(&mut bytes).unwrap()),
+        true => drop(
+            flate2::read::MultiGzDecoder::new(&raw[..])
+                .read_to_end(&mut bytes)
+                .expect("a readable capture"),
+        ),
         false => bytes = raw,
     }
     let (mut entries, mut bad) = (Vec::new(), 0);

@@ -31,7 +31,8 @@ fn vectors(text: &str) -> Vec<(Vec<u8>, Option<Value>)> {
         match (parts.next(), parts.next()) {
             (Some("raw"), Some(hex)) => vectors.push((bytes_of(hex), None)),
             (Some("json"), Some(text)) => {
-                vectors.last_mut().unwrap().1 = Some(serde_json::from_str(text).unwrap());
+                vectors.last_mut().expect("a readable vector").1 =
+                    Some(serde_json::from_str(text).expect("JSON"));
             }
             _ => (),
         }
@@ -76,7 +77,8 @@ fn said(body: &[u8], with: &Negotiated) -> Result<Option<Value>, String> {
         let mut again = Vec::new();
         decoded.attributes.encode(with, &mut again);
         assert_eq!(again, normal::canonical(&raw, bytes == sections.nlri));
-        let next_hop = decoded.attributes.next_hop.unwrap().address().to_string();
+        let next_hop =
+            decoded.attributes.next_hop.expect("a readable vector").address().to_string();
         update.insert("attribute".into(), attributes(&decoded.attributes));
         let announce = update.entry("announce").or_insert(json!({}));
         announce[names(family)] = json!({ next_hop: nlri(family, bytes)? });
@@ -167,17 +169,18 @@ fn exabgp_messages_say_what_they_say_to_exabgp() {
     let Some(data) = data("exabgp_messages_say_what_they_say_to_exabgp") else { return };
     let (mut compared, mut refused) = (0, 0);
     let mut files: Vec<_> = std::fs::read_dir(data.join("exabgp-vectors/encoding"))
-        .unwrap()
-        .map(|file| file.unwrap().path())
+        .expect("a readable vector")
+        .map(|file| file.expect("a readable vector").path())
         .collect();
     files.sort();
     for file in files {
-        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let name = file.file_name().expect("a readable vector").to_string_lossy().into_owned();
         let with_paths = ["conf-addpath.ci", "conf-path-information.ci"].contains(&&*name);
         let all = FamilySet::from_iter(Family::ALL);
         let add_path_rx = if with_paths { all } else { FamilySet::EMPTY };
         let with = Negotiated { add_path_rx, ..session(name != "conf-no-asn4.ci") };
-        let counts = check(&name, &std::fs::read_to_string(&file).unwrap(), &with);
+        let counts =
+            check(&name, &std::fs::read_to_string(&file).expect("a readable vector"), &with);
         (compared, refused) = (compared + counts.0, refused + counts.1);
     }
     println!("{compared} compared, {refused} refused");
@@ -189,10 +192,10 @@ fn exabgp_messages_say_what_they_say_to_exabgp() {
 fn exabgp_decoding_vectors_say_what_they_say_to_exabgp() {
     let Some(data) = data("exabgp_decoding_vectors_say_what_they_say_to_exabgp") else { return };
     let said_of = |file: &Path| {
-        let text = std::fs::read_to_string(file).unwrap();
+        let text = std::fs::read_to_string(file).expect("a readable vector");
         let mut lines = text.lines().skip(1);
-        let message = bytes_of(lines.next().unwrap());
-        let json: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+        let message = bytes_of(lines.next().expect("a readable vector"));
+        let json: Value = serde_json::from_str(lines.next().expect("a readable vector")).unwrap();
         (said(&message[HEADER_LEN..], &session(true)), expected(&json))
     };
     for name in ["ipv4-unicast-1", "ipv4-unicast-2"] {

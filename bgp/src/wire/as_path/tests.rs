@@ -118,7 +118,8 @@ proptest! {
 
     #[test]
     fn what_a_two_octet_speaker_passes_on_is_the_path_again(
-        asns in vec(prop_oneof![1u32..65_536, 65_536u32..], 0..300), added in vec(1u32..65_536, 0..5),
+        asns in vec(prop_oneof![1u32..65_536, 65_536u32..], 0..300),
+        added in vec(1u32..65_536, 0..5),
     ) {
         let path = AsPath::from_sequence(&asns);
         let mut narrow = Vec::new();

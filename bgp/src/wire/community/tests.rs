@@ -51,7 +51,9 @@ fn other_text_is_refused() {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again(value: u32, large: [u8; 12], extended: [u8; 8], kind in 0u8..4) {
+    fn what_is_written_is_read_again(
+        value: u32, large: [u8; 12], extended: [u8; 8], kind in 0u8..4,
+    ) {
         let community = Community(value);
         prop_assert_eq!(community.to_string().parse(), Ok(community));
         let community = LargeCommunity::from_bytes(large);
