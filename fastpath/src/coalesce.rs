@@ -157,7 +157,7 @@ impl Segment {
     /// `None` when it must go alone.
     fn of(packet: &Packet, tcp: tcp::View<'_>) -> Option<Segment> {
         let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
-        let Offload { needs_csum, gso, csum_start, csum_offset, .. } = packet.offload;
+        let Offload { needs_csum, gso, csum_start, csum_offset, .. } = packet.offload();
         let headers = l4 + tcp.header_len();
         let marked = usize::from(csum_start) == l4 && usize::from(csum_offset) == CHECKSUM;
         let ip = &packet.head()[l3..];
@@ -232,7 +232,7 @@ impl Run {
 
 fn checksum_is_right(packet: &Packet) -> bool {
     let l4 = usize::from(packet.l4);
-    packet.offload.needs_csum
+    packet.offload().needs_csum
         || pseudo_header(packet.head(), usize::from(packet.l3), l4)
             .is_some_and(|(_, pseudo)| checksum::fold(pseudo + sum_from(packet, l4)) == 0xffff)
 }
@@ -323,13 +323,13 @@ fn finish(packet: &mut Packet, size: u16, last_flags: u8) {
         let field = checksum::fold(pseudo).to_be_bytes();
         head[l4 + CHECKSUM..l4 + CHECKSUM + 2].copy_from_slice(&field);
     }
-    packet.offload = Offload {
+    packet.set_offload(Offload {
         needs_csum: true,
         gso: if is_v4 { Gso::Tcp4 } else { Gso::Tcp6 },
         gso_size: size,
         csum_start: packet.l4,
         csum_offset: CHECKSUM as u16,
-    };
+    });
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub fn complete(
     pool: &mut FramePool,
     out: &mut Vec<Packet>,
 ) -> Result<(), DropReason> {
-    if packet.offload.gso == Gso::None && packet.is_large() && !offloads.large_frames {
+    if packet.offload().gso == Gso::None && packet.is_large() && !offloads.large_frames {
         packet = segment::into_small(packet, pool).map_err(|packet| {
             packet.free(pool);
             DropReason::NoFrame

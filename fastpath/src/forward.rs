@@ -47,14 +47,22 @@ pub fn may_fragment(packet: &Packet) -> bool {
     is_v4(packet) && ipv4::View::new(ip(packet)).is_some_and(|view| !view.dont_fragment())
 }
 
-/// The destination and source of a link header, as they stand on the wire.
-pub type LinkAddresses = [u8; 12];
+/// The destination and source of a link header, as they stand on the wire: in two words, since
+/// twelve single bytes are written as such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkAddresses {
+    first: u64,
+    last: u32,
+}
 
 /// The addresses for a next hop.
 #[inline]
 pub fn link_addresses(dst: Mac, src: Mac) -> LinkAddresses {
     let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (dst.0, src.0);
-    [a, b, c, d, e, f, g, h, i, j, k, l]
+    LinkAddresses {
+        first: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        last: u32::from_ne_bytes([i, j, k, l]),
+    }
 }
 
 /// Writes the link header and takes one from the TTL where the step asks for it. False, with
@@ -75,6 +83,7 @@ pub fn rewrite(packet: &mut Packet, addresses: &LinkAddresses, step: Step) -> bo
             return false;
         }
     }
-    link[..addresses.len()].copy_from_slice(addresses);
+    link[..8].copy_from_slice(&addresses.first.to_ne_bytes());
+    link[8..12].copy_from_slice(&addresses.last.to_ne_bytes());
     true
 }

@@ -61,10 +61,10 @@ impl TxOffloads {
     /// True when a packet in this state may be given to the port as it is.
     #[inline]
     pub fn takes(&self, packet: &Packet) -> bool {
-        let offload = &packet.offload;
-        if !offload.needs_csum && offload.gso == Gso::None && !packet.is_large() {
+        if packet.is_finished() && !packet.is_large() {
             return true;
         }
+        let offload = packet.offload();
         (self.csum || !offload.needs_csum)
             && (self.large_frames || !packet.is_large())
             && match offload.gso {

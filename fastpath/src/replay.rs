@@ -142,7 +142,7 @@ impl Replay {
             self.pipeline.counters.count_drop(DropReason::NoFrame);
             return Fate::Dropped(DropReason::NoFrame);
         };
-        packet.offload = offload;
+        packet.set_offload(offload);
         let before = Totals::of(self.counters());
         self.burst.push(packet);
         let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };

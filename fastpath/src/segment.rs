@@ -58,18 +58,18 @@ pub enum Checksums {
 #[inline]
 pub fn largest_ip_len(packet: &Packet) -> usize {
     let whole = packet.len().saturating_sub(usize::from(packet.l3));
-    if packet.offload.gso == Gso::None {
+    if packet.offload().gso == Gso::None {
         return whole;
     }
     let l4 = usize::from(packet.l4);
     let headers = transport_len(packet).map_or(0, |length| l4 + length);
-    whole.min((headers + usize::from(packet.offload.gso_size)).saturating_sub(packet.l3.into()))
+    whole.min((headers + usize::from(packet.offload().gso_size)).saturating_sub(packet.l3.into()))
 }
 
 /// Length of the transport header of a super-packet, if it is all there.
 fn transport_len(packet: &Packet) -> Option<usize> {
     let segment = packet.head().get(usize::from(packet.l4)..)?;
-    let length = match packet.offload.gso {
+    let length = match packet.offload().gso {
         Gso::Udp => udp::HEADER_LEN,
         _ => tcp::View::new(segment)?.header_len(),
     };
@@ -86,7 +86,7 @@ pub fn segment(
     checksums: Checksums,
 ) -> Result<(), SegmentError> {
     let before = out.len();
-    let done = if packet.offload.gso == Gso::None {
+    let done = if packet.offload().gso == Gso::None {
         Ok(true)
     } else {
         Plan::of(&packet).and_then(|plan| match plan.count() {
@@ -96,7 +96,7 @@ pub fn segment(
     };
     let whole = done.and_then(|whole| {
         if whole {
-            packet.offload = Offload { gso: Gso::None, gso_size: 0, ..packet.offload };
+            packet.set_offload(Offload { gso: Gso::None, gso_size: 0, ..packet.offload() });
             if checksums == Checksums::Finish {
                 finish_checksum(&mut packet)?;
             }
@@ -126,7 +126,7 @@ pub fn copy(packet: &Packet, pool: &mut FramePool) -> Option<Packet> {
     let mut bytes = Bytes::after(packet, 0);
     let mut copy = build(pool, &[], &mut bytes, packet.len(), packet.in_port)?;
     (copy.l3, copy.l4) = (packet.l3, packet.l4);
-    copy.offload = packet.offload;
+    copy.set_offload(packet.offload());
     Some(copy)
 }
 
@@ -150,7 +150,7 @@ impl Plan {
 
     fn checked(packet: &Packet) -> Option<Plan> {
         let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
-        let Offload { gso, gso_size, needs_csum, .. } = packet.offload;
+        let Offload { gso, gso_size, needs_csum, .. } = packet.offload();
         let headers = l4 + transport_len(packet)?;
         let (protocol, pseudo) = pseudo_header(packet.head(), l3, l4)?;
         let is_v6 = packet.head()[l3] >> 4 == 6;
@@ -201,7 +201,7 @@ impl Plan {
             let mut part = part.ok_or(SegmentError::NoFrame)?;
             (part.l3, part.l4) = (packet.l3, packet.l4);
             self.write_ip(&mut part, index);
-            match packet.offload.gso {
+            match packet.offload().gso {
                 Gso::Udp => self.write_udp(&mut part),
                 _ => self.write_tcp(&mut part, index, index + 1 == count),
             }
@@ -254,9 +254,12 @@ impl Plan {
         let field = checksum::fold(base + (part.len() - self.l4) as u64);
         let at = self.l4 + offset;
         part.head_mut()[at..at + 2].copy_from_slice(&field.to_be_bytes());
-        part.offload.needs_csum = true;
-        part.offload.csum_start = self.l4 as u16;
-        part.offload.csum_offset = offset as u16;
+        part.set_offload(Offload {
+            needs_csum: true,
+            csum_start: self.l4 as u16,
+            csum_offset: offset as u16,
+            ..part.offload()
+        });
     }
 }
 

@@ -13,7 +13,6 @@ use crate::neighbor::Neighbor;
 use crate::packet::Packet;
 use crate::pipeline::{Pipeline, View};
 use crate::port::{BURST, Port, PortId, PortReport, RxState};
-use crate::sys::clock::cycles;
 use crate::sys::wait::WaitSet;
 use crate::tables::Tables;
 use crossbeam::channel::{Receiver, Sender};
@@ -157,7 +156,7 @@ impl Worker {
     }
 
     fn serve(&mut self, id: PortId) -> usize {
-        let start = cycles();
+        self.pipeline.start_lap();
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return 0;
         };
@@ -168,7 +167,7 @@ impl Worker {
             slot.counters.rx_packets.add(count as u64);
             let bytes: usize = self.burst.iter().map(Packet::len).sum();
             slot.counters.rx_bytes.add(bytes as u64);
-            self.pipeline.counters.stage(Stage::Rx, cycles() - start, count);
+            self.pipeline.end_lap(Stage::Rx, count);
             let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
             self.pipeline.process(view, id, &mut self.burst);
             self.flush();
@@ -190,6 +189,7 @@ impl Worker {
     fn tick(&mut self) {
         self.last_tick_ns = self.now_ns;
         let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+        self.pipeline.start_lap();
         self.pipeline.tick(view);
         self.flush();
         let held = self.pipeline.held() as u64;
@@ -257,6 +257,7 @@ impl Worker {
                 Command::NeighborResult(neighbor, resolved) => {
                     self.shared.published.catch_up(self.index, &mut self.tables);
                     let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+                    self.pipeline.start_lap();
                     self.pipeline.neighbor_result(view, &neighbor, resolved);
                     self.flush();
                     self.ask_for_neighbors();

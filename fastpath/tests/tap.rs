@@ -240,7 +240,7 @@ fn treat(burst: &mut Vec<Packet>, pool: &mut FramePool, between: Between, seen: 
     seen.packets += burst.len() as u64;
     seen.bursts += 1;
     for packet in burst.iter() {
-        match packet.offload.gso {
+        match packet.offload().gso {
             Gso::None => {}
             Gso::Udp => seen.udp_super_packets += 1,
             _ => seen.tcp_super_packets += 1,
@@ -255,7 +255,7 @@ fn treat(burst: &mut Vec<Packet>, pool: &mut FramePool, between: Between, seen: 
         // As many as a port takes at once, as the pipeline would give them.
         if between == Between::CutAndJoined {
             coalesce(&mut out);
-            let joined = out.iter().filter(|packet| packet.offload.gso != Gso::None);
+            let joined = out.iter().filter(|packet| packet.offload().gso != Gso::None);
             seen.made_by_joining += joined.count() as u64;
         }
         *burst = out;

@@ -115,6 +115,12 @@ impl Burst {
         }
     }
 
+    /// The target of each packet, after [`Burst::look_up`], and the places for its port.
+    #[inline]
+    pub(super) fn targets_and_egress(&mut self) -> (&[TargetId; BURST], &mut [PortId; BURST]) {
+        (&self.targets_v4, &mut self.egress)
+    }
+
     /// The target of each packet, after [`Burst::look_up`].
     #[inline]
     pub(super) fn targets(&self) -> &[TargetId; BURST] {

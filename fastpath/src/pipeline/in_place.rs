@@ -34,23 +34,24 @@ pub(super) fn forward_in_place(
     found: &mut Burst,
     burst: &mut [Packet],
 ) -> Option<PortId> {
-    let mut egress = [PortId::NONE; BURST];
     let mut known = NOWHERE;
     let mut hop = None;
-    for ((packet, target), noted) in burst.iter_mut().zip(found.targets()).zip(&mut egress) {
+    let (targets, egress) = found.targets_and_egress();
+    for ((packet, target), noted) in burst.iter_mut().zip(targets).zip(&mut *egress) {
         if *target != known {
             known = *target;
             hop = Hop::of(view.tables, known);
         }
-        if let Some(hop) = &hop
-            && segment::largest_ip_len(packet) <= hop.mtu
-            && forward::rewrite(packet, &hop.addresses, Step::Forward)
-        {
-            *noted = hop.egress;
-        }
+        *noted = match &hop {
+            Some(hop)
+                if segment::largest_ip_len(packet) <= hop.mtu
+                    && forward::rewrite(packet, &hop.addresses, Step::Forward) =>
+            {
+                hop.egress
+            }
+            _ => PortId::NONE,
+        };
     }
-    let first = egress[0];
-    let one = egress[..burst.len().min(BURST)].iter().all(|noted| *noted == first);
-    found.egress = egress;
-    (one && first != PortId::NONE).then_some(first)
+    let (first, rest) = egress[..burst.len().min(BURST)].split_first()?;
+    (*first != PortId::NONE && rest.iter().all(|noted| noted == first)).then_some(*first)
 }

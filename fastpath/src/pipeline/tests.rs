@@ -575,7 +575,7 @@ fn super_packets_are_measured_by_their_parts() {
         let bytes = v4(SRC, "172.16.3.4", 64, &[1; 3000]);
         router.packet(&bytes, PODS)
     };
-    packet.offload = Offload { gso: Gso::Udp, gso_size: 1000, ..Offload::default() };
+    packet.set_offload(Offload { gso: Gso::Udp, gso_size: 1000, ..Offload::default() });
     let mut burst = vec![packet];
     router.with(|pipeline, view| pipeline.process(view, PODS, &mut burst));
     let sent = router.sent();

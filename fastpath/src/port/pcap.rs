@@ -59,6 +59,23 @@ impl ReplayPort {
         self.next += 1;
         Some(self.next - 1)
     }
+
+    /// A packet that has not one line only; false when there is no frame for it now.
+    #[inline(never)]
+    fn receive_long(&mut self, index: usize, pool: &mut FramePool, out: &mut Vec<Packet>) -> bool {
+        let (_, bytes) = self.capture.packet(index);
+        if bytes.len() > MAX_SEGMENTS * (SMALL_CHUNK - HEADROOM) {
+            self.oversized += 1;
+            return true;
+        }
+        let Some(packet) = fill(pool, bytes, self.id) else {
+            self.next = index;
+            return false;
+        };
+        self.received += 1;
+        out.push(packet);
+        true
+    }
 }
 
 impl Port for ReplayPort {
@@ -67,23 +84,20 @@ impl Port for ReplayPort {
         out.reserve(budget);
         for _ in 0..budget {
             let Some(index) = self.advance() else { break };
-            let packet = match self.capture.short_packet(index) {
-                Some((line, len)) => fill_line(pool, line, len, self.id),
-                None => {
-                    let (_, bytes) = self.capture.packet(index);
-                    if bytes.len() > MAX_SEGMENTS * (SMALL_CHUNK - HEADROOM) {
-                        self.oversized += 1;
-                        continue;
-                    }
-                    fill(pool, bytes, self.id)
+            let Some((line, len)) = self.capture.short_packet(index) else {
+                if !self.receive_long(index, pool, out) {
+                    break;
                 }
+                continue;
             };
-            let Some(packet) = packet else {
+            let Some(mut frame) = pool.alloc() else {
                 self.next = index;
                 break;
             };
+            let offset = coloured(pool, &frame);
+            frame.bytes_mut(offset, LINE).copy_from_slice(line);
             self.received += 1;
-            out.push(packet);
+            out.push(Packet::new(frame, offset, len, self.id));
         }
         RxState::Up
     }
@@ -125,15 +139,6 @@ impl Port for ReplayPort {
 #[inline]
 fn coloured(pool: &FramePool, frame: &Frame) -> usize {
     HEADROOM + pool.arena().index(frame) % COLOURS * COLOUR_STEP
-}
-
-/// A packet of the first `len` bytes of `line`.
-#[inline]
-fn fill_line(pool: &mut FramePool, line: &[u8; LINE], len: usize, id: PortId) -> Option<Packet> {
-    let mut frame = pool.alloc()?;
-    let offset = coloured(pool, &frame);
-    frame.bytes_mut(offset, LINE).copy_from_slice(line);
-    Some(Packet::new(frame, offset, len, id))
 }
 
 /// A packet with a copy of `bytes`, in as many small frames as it takes.

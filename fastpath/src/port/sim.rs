@@ -269,7 +269,7 @@ impl Port for SimPort {
             if !offloads.takes(&packet) {
                 // A wire does not carry the state: what was not finished arrives wrong, as it
                 // would from a NIC that was asked for what it can't do.
-                packet.offload = Offload::default();
+                packet.set_offload(Offload::default());
             }
             if works && !outgoing.closed {
                 outgoing.send(packet, &self.config, now_ns, pool);

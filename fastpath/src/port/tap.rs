@@ -232,7 +232,7 @@ impl TapPort {
             self.no_frames += u64::from(copy.is_none());
             packet = copy?;
         }
-        packet.offload = offload;
+        packet.set_offload(offload);
         Some(packet)
     }
 

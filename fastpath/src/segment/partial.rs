@@ -11,7 +11,7 @@ use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
 /// is. Errs when the checksum does not lie behind the IP header (`l4` must be set), or not in the
 /// first frame: a sender could else have the headers written over, after they were checked.
 pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
-    let Offload { needs_csum, csum_start, csum_offset, .. } = packet.offload;
+    let Offload { needs_csum, csum_start, csum_offset, .. } = packet.offload();
     if !needs_csum {
         return Ok(());
     }
@@ -27,7 +27,7 @@ pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
         _ => value,
     };
     packet.head_mut()[field..field + 2].copy_from_slice(&value.to_be_bytes());
-    packet.offload.needs_csum = false;
+    packet.set_offload(Offload { needs_csum: false, ..packet.offload() });
     Ok(())
 }
 
@@ -66,9 +66,12 @@ pub fn detect_partial(packet: &mut Packet) -> bool {
     if u16::from_be_bytes([high, low]) != checksum::fold(pseudo) {
         return false;
     }
-    packet.offload.needs_csum = true;
-    packet.offload.csum_start = packet.l4;
-    packet.offload.csum_offset = offset as u16;
+    packet.set_offload(Offload {
+        needs_csum: true,
+        csum_start: packet.l4,
+        csum_offset: offset as u16,
+        ..packet.offload()
+    });
     true
 }
 

@@ -97,13 +97,13 @@ pub(crate) fn as_super(packet: &mut Packet, l4: usize, gso: Gso, gso_size: u16) 
     let (_, pseudo) = pseudo_header(packet.head(), 14, l4).unwrap();
     let field = checksum::fold(pseudo).to_be_bytes();
     packet.head_mut()[l4 + offset..l4 + offset + 2].copy_from_slice(&field);
-    packet.offload = Offload {
+    packet.set_offload(Offload {
         needs_csum: true,
         gso,
         gso_size,
         csum_start: l4 as u16,
         csum_offset: offset as u16,
-    };
+    });
 }
 
 pub(crate) fn assert_all_back(arena: &Arena, mut pool: FramePool, out: Vec<Packet>) {
@@ -142,8 +142,8 @@ proptest! {
         prop_assert_eq!(out.len(), length.div_ceil(usize::from(size)));
         let (mut all, count) = (Vec::new(), out.len());
         for (index, part) in out.iter_mut().enumerate() {
-            prop_assert_eq!(part.offload.gso, Gso::None);
-            prop_assert_eq!(part.offload.needs_csum, leave);
+            prop_assert_eq!(part.offload().gso, Gso::None);
+            prop_assert_eq!(part.offload().needs_csum, leave);
             prop_assert_eq!(part.in_port, PortId(3));
             prop_assert!(part.len() - 14 <= longest);
             finish_checksum(part).unwrap();
@@ -176,9 +176,9 @@ proptest! {
         let (bytes, l4) = written(v6, udp, &[], &payload);
         let mut one = packet(&mut pool, &bytes, first, step);
         as_super(&mut one, l4, kind(v6, udp), 0);
-        one.offload = Offload::default();
+        one.set_offload(Offload::default());
         prop_assert!(detect_partial(&mut one));
-        prop_assert_eq!(usize::from(one.offload.csum_start), l4);
+        prop_assert_eq!(usize::from(one.offload().csum_start), l4);
         finish_checksum(&mut one).unwrap();
         prop_assert_eq!(bytes_of(&one), bytes);
         assert_all_back(&arena, pool, vec![one]);
@@ -198,7 +198,7 @@ proptest! {
         (one.l3, one.l4) = (l3, l4);
         let gso = [Gso::None, Gso::Tcp4, Gso::Tcp6, Gso::Udp][gso];
         let (needs_csum, csum_start, csum_offset) = csum;
-        one.offload = Offload { needs_csum, gso, gso_size, csum_start, csum_offset };
+        one.set_offload(Offload { needs_csum, gso, gso_size, csum_start, csum_offset });
         largest_ip_len(&one);
         if !needs_csum {
             detect_partial(&mut one);
@@ -218,8 +218,8 @@ fn one_part_goes_through_unchanged() {
     as_super(&mut one, l4, Gso::Tcp4, 1000);
     let mut out = Vec::new();
     segment(one, &mut pool, &mut out, Checksums::Finish).unwrap();
-    assert_eq!((out.len(), out[0].offload), (1, Offload { gso_size: 0, ..out[0].offload }));
-    assert_eq!(out[0].offload.gso, Gso::None);
+    assert_eq!((out.len(), out[0].offload()), (1, Offload { gso_size: 0, ..out[0].offload() }));
+    assert_eq!(out[0].offload().gso, Gso::None);
     assert_eq!(bytes_of(&out[0]), bytes);
     assert_all_back(&arena, pool, out);
 }
@@ -243,7 +243,7 @@ fn fragments_are_not_looked_at_for_checksums() {
     let (bytes, l4) = written(false, true, &[], b"payload");
     let mut one = packet(&mut pool, &bytes, 4000, 1);
     as_super(&mut one, l4, Gso::Udp, 0);
-    one.offload = Offload::default();
+    one.set_offload(Offload::default());
     one.head_mut()[20] = 0x20;
     assert!(!detect_partial(&mut one));
     one.head_mut()[20] = 0;
@@ -290,9 +290,9 @@ fn a_large_frame_is_copied_into_small_ones() {
     let mut one = packet(&mut pool, &bytes, 20_000, 1);
     as_super(&mut one, l4, Gso::Tcp4, 1448);
     let whole = bytes_of(&one);
-    let offload = one.offload;
+    let offload = one.offload();
     let small = into_small(one, &mut pool).unwrap();
-    assert_eq!((small.segment_count(), small.offload, small.l4), (3, offload, l4 as u16));
+    assert_eq!((small.segment_count(), small.offload(), small.l4), (3, offload, l4 as u16));
     assert_eq!(bytes_of(&small), whole);
     let kept: Vec<Frame> = std::iter::from_fn(|| pool.alloc()).collect();
     assert!(kept.len() > BATCH);

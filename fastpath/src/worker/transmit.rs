@@ -7,7 +7,6 @@ use crate::drop_reason::DropReason;
 use crate::egress;
 use crate::packet::Packet;
 use crate::port::{BURST, PortId};
-use crate::sys::clock::cycles;
 use std::sync::atomic::Ordering;
 
 impl Worker {
@@ -25,14 +24,14 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return self.hand_over(id, burst);
         };
-        let (pipeline, start, queued) = (&mut self.pipeline, cycles(), burst.len());
+        let (pipeline, queued) = (&mut self.pipeline, burst.len());
         if let Some(tap) = &pipeline.tap {
             let now_ns = self.now_ns;
             burst.iter().for_each(|packet| tap.copy(packet, id, Point::Tx, now_ns));
         }
         let offloads = slot.port.tx_offloads();
         egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
-        let prepared = cycles();
+        pipeline.end_lap(Stage::Offload, queued);
         let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
         slot.port.tx(&mut pipeline.pool, burst);
         let left_bytes: usize = burst.iter().map(Packet::len).sum();
@@ -48,8 +47,7 @@ impl Worker {
         if !std::mem::replace(&mut slot.hot, true) {
             self.hot.push(id);
         }
-        pipeline.counters.stage(Stage::Offload, prepared - start, queued);
-        pipeline.counters.stage(Stage::Tx, cycles() - prepared, packets);
+        pipeline.end_lap(Stage::Tx, packets);
     }
 
     /// Gives packets to the worker that owns their egress port.
@@ -79,17 +77,19 @@ impl Worker {
 
     /// Sends what other workers have handed over; the number of packets.
     pub(super) fn take_handed_over(&mut self) -> usize {
-        let shared = self.shared.clone();
-        let inbox = &shared.workers[self.index].inbox;
+        let inbox = &self.shared.workers[self.index].inbox;
+        // A look costs less than a pop that fails: it needs no fence.
+        if inbox.is_empty() {
+            return 0;
+        }
+        self.pipeline.start_lap();
         let mut count = 0;
         while count < BURST {
             let Some((id, packet)) = inbox.pop() else { break };
             self.pipeline.egress.push(id, packet);
             count += 1;
         }
-        if count > 0 {
-            self.flush();
-        }
+        self.flush();
         count
     }
 }

@@ -103,11 +103,11 @@ fn a_state_that_the_link_does_not_take_is_lost() {
         let config = LinkConfig { offloads, ..Default::default() };
         let (mut a, mut b, _) = link(config, &clock, IDS);
         let mut one = packet(&mut pool, &[1; 5000], 3000, 4000);
-        one.offload.needs_csum = true;
+        one.set_offload(Offload { needs_csum: true, ..Offload::default() });
         a.tx(&mut pool, &mut vec![one]);
         let mut out = Vec::new();
         b.rx(&mut pool, &mut out, BURST);
-        assert_eq!(out[0].offload.needs_csum, left);
+        assert_eq!(out[0].offload().needs_csum, left);
         assert_eq!(bytes_of(&out[0]), [1; 5000]);
         out.into_iter().for_each(|one| one.free(&mut pool));
     }

@@ -36,7 +36,7 @@ pub(super) fn decode(header: &[u8; HEADER_LEN], len: usize) -> Option<Offload> {
 
 /// The header of a packet.
 pub(super) fn encode(packet: &Packet) -> [u8; HEADER_LEN] {
-    let Offload { needs_csum, gso, gso_size, csum_start, csum_offset } = packet.offload;
+    let Offload { needs_csum, gso, gso_size, csum_start, csum_offset } = packet.offload();
     let mut header = [0; HEADER_LEN];
     let mut put = |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_ne_bytes());
     if needs_csum {
@@ -80,13 +80,13 @@ mod tests {
                 let mut one = packet(&mut pool, &bytes, 4000, 1);
                 as_super(&mut one, l4, gso, size);
                 if size == 0 {
-                    one.offload.gso = Gso::None;
+                    one.set_offload(Offload { gso: Gso::None, ..one.offload() });
                 }
                 let header = encode(&one);
-                assert_eq!(decode(&header, one.len()), Some(one.offload));
+                assert_eq!(decode(&header, one.len()), Some(one.offload()));
                 // `written` sets CWR in TCP.
                 assert_eq!(header[1] & GSO_ECN != 0, !udp && size > 0);
-                one.offload = Offload::default();
+                one.set_offload(Offload::default());
                 assert_eq!(encode(&one), [0; HEADER_LEN]);
                 one.free(&mut pool);
             }

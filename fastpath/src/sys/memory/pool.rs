@@ -59,6 +59,12 @@ impl FramePool {
             return;
         }
         self.small.push(frame);
+        self.spill();
+    }
+
+    /// Gives what is too much back to the arena.
+    #[inline]
+    fn spill(&mut self) {
         if self.small.len() > Self::HIGH_WATER {
             self.arena.give(false, &mut self.small, Self::HIGH_WATER - BATCH);
         }
@@ -67,7 +73,14 @@ impl FramePool {
     /// Takes the frames of all packets back; leaves `burst` empty.
     #[inline]
     pub fn free_burst(&mut self, burst: &mut Vec<Packet>) {
-        burst.drain(..).for_each(|packet| packet.free(self));
+        for packet in burst.drain(..) {
+            match packet.into_single() {
+                Ok((frame, ..)) if !frame.is_large() => self.small.push(frame),
+                Ok((frame, ..)) => self.free(frame),
+                Err(packet) => packet.free(self),
+            }
+        }
+        self.spill();
     }
 
     /// Small frames in the cache.
