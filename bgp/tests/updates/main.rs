@@ -5,7 +5,11 @@
 #[path = "../../../tests/data/bgp_feed.rs"]
 mod bgp_feed;
 mod captures;
+#[path = "../../../tests/fuzz/src/bgp.rs"]
+#[expect(unreachable_pub, reason = "it is part of a library for the fuzz targets")]
+mod fuzz_body;
 mod generated;
+mod hostile;
 mod malformed;
 mod mrt;
 mod normal;

@@ -1,3 +1,5 @@
-//! The fuzz targets' shared part; `tests/sim` runs the same body under `cargo test`.
+//! The fuzz targets' shared parts; `tests/sim` and `bgp/tests` run the same bodies under
+//! `cargo test`.
 
+pub mod bgp;
 pub mod body;
