@@ -3,6 +3,7 @@
 //! that the rest of margay shares with it.
 #![forbid(unsafe_code)]
 
+pub mod bfd;
 pub mod family;
 pub mod session;
 pub mod wire;
