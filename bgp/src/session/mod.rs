@@ -150,7 +150,9 @@ impl Session {
 
     /// The answer to [`Action::Connect`]: the connection is there.
     pub fn connected(&mut self, conn: ConnId, now_ns: u64) {
-        self.event(Event::Connected(conn), now_ns);
+        if self.connection(conn).is_none() {
+            self.event(Event::Connected(conn), now_ns);
+        }
     }
 
     /// The other answer.
