@@ -25,17 +25,31 @@ pub(crate) fn facts() -> Vec<(&'static str, String)> {
         ("cpu", format!("{model}, {cores} cores")),
         ("kernel", kernel.trim().to_owned()),
         ("rustc", line("rustc", &["--version"])),
-        (
-            "margay",
-            format!(
-                "{} {}",
-                env!("CARGO_PKG_VERSION"),
-                line("git", &["rev-parse", "--short", "HEAD"])
-            ),
-        ),
+        ("margay", format!("{} {}", env!("CARGO_PKG_VERSION"), revision())),
         ("dpdk", line("pkg-config", &["--modversion", "libdpdk"])),
         ("iperf3", line("iperf3", &["--version"])),
     ]
+}
+
+/// The revision of the sources, and whether this binary can be of it.
+fn revision() -> String {
+    let git = |args: &[&str]| {
+        let output = process::run_ok(process::command("git", args), "", LIMIT);
+        output.map(|text| text.trim().to_owned()).unwrap_or_default()
+    };
+    let committed = git(&["log", "-1", "--format=%ct"]).parse().map(Duration::from_secs);
+    let built = std::env::current_exe().and_then(|path| fs::metadata(path)?.modified());
+    let older = match (committed, built) {
+        (Ok(committed), Ok(built)) => built < std::time::UNIX_EPOCH + committed,
+        _ => false,
+    };
+    let changed = !git(&["status", "--porcelain", "--untracked-files=no"]).is_empty();
+    let note = match (older, changed) {
+        (true, _) => " (but built before that)",
+        (_, true) => " with changes",
+        _ => "",
+    };
+    git(&["rev-parse", "--short", "HEAD"]) + note
 }
 
 /// Ticks that the hypervisor gave to others, and all ticks, since the start.

@@ -3,6 +3,7 @@
 //! Fragments are new packets: payload is copied, so that one frame never has two owners. The first
 //! fragment keeps all options, later ones only those whose "copied" flag is set.
 
+use crate::drop_reason::DropReason;
 use crate::packet::Packet;
 use crate::sys::memory::{FramePool, HEADROOM, SMALL_CHUNK};
 use margay_tunnels::wire::ipv4;
@@ -12,11 +13,31 @@ const OPTION_END: u8 = 0;
 const OPTION_NOP: u8 = 1;
 
 /// Cuts a parsed IPv4 packet without DF, all of whose checksums are complete, into fragments of at
-/// most `mtu` bytes, appended to `out`. False, with nothing appended, when no frame is free or the
-/// MTU leaves no room for payload; the packet is not consumed.
-pub fn fragment(packet: &Packet, mtu: usize, pool: &mut FramePool, out: &mut Vec<Packet>) -> bool {
+/// most `mtu` bytes, appended to `out`. An error, with nothing appended, when no frame is free, the
+/// MTU leaves no room for payload, or the packet is itself a fragment that ends behind the last
+/// byte of any datagram; the packet is not consumed.
+pub fn fragment(
+    packet: &Packet,
+    mtu: usize,
+    pool: &mut FramePool,
+    out: &mut Vec<Packet>,
+) -> Result<(), DropReason> {
+    let before = out.len();
+    let done = append_fragments(packet, mtu, pool, out);
+    if done.is_err() {
+        out.drain(before..).for_each(|piece| piece.free(pool));
+    }
+    done
+}
+
+fn append_fragments(
+    packet: &Packet,
+    mtu: usize,
+    pool: &mut FramePool,
+    out: &mut Vec<Packet>,
+) -> Result<(), DropReason> {
     let l3 = usize::from(packet.l3);
-    let Some(view) = ipv4::View::new(&packet.head()[l3..]) else { return false };
+    let view = ipv4::View::new(&packet.head()[l3..]).ok_or(DropReason::BadHeader)?;
     let header_len = view.header_len();
     let first_header = packet.head()[l3..l3 + header_len].to_vec();
     let later_header = header_of_later_fragments(&first_header);
@@ -24,36 +45,32 @@ pub fn fragment(packet: &Packet, mtu: usize, pool: &mut FramePool, out: &mut Vec
     let more_after = word & ipv4::MORE_FRAGMENTS != 0;
     let base = word & ipv4::OFFSET_MASK;
     let payload = packet.len() - l3 - header_len;
-    let before = out.len();
+    // The offsets of its parts would not fit into their field.
+    if usize::from(base) + payload / 8 > usize::from(ipv4::OFFSET_MASK) {
+        return Err(DropReason::BadHeader);
+    }
     let mut done = 0;
     while done < payload {
         let header = if done == 0 { &first_header } else { &later_header };
         let room = mtu.saturating_sub(header.len()) & !7;
         if room == 0 {
-            return undo(out, before, pool);
+            return Err(DropReason::TooBig);
         }
         let length = (payload - done).min(room);
         let last = done + length == payload && !more_after;
         let flags = if last { 0 } else { ipv4::MORE_FRAGMENTS };
-        let Some(mut piece) = with_header(packet, header, pool) else {
-            return undo(out, before, pool);
-        };
+        let mut piece = with_header(packet, header, pool).ok_or(DropReason::NoFrame)?;
         let at = base + (done / 8) as u16;
         let total = (header.len() + length) as u16;
         ipv4::set_fragment(&mut piece.head_mut()[l3..], total, id, at | flags);
         if !piece.copy_in(packet, l3 + header_len + done, length, pool) {
             piece.free(pool);
-            return undo(out, before, pool);
+            return Err(DropReason::NoFrame);
         }
         out.push(piece);
         done += length;
     }
-    true
-}
-
-fn undo(out: &mut Vec<Packet>, keep: usize, pool: &mut FramePool) -> bool {
-    out.drain(keep..).for_each(|packet| packet.free(pool));
-    false
+    Ok(())
 }
 
 /// A packet of link header and IP header, nothing behind it.
@@ -162,7 +179,7 @@ mod tests {
             let whole = packet(&[], &payload, offset | flags, pool);
             let mut out = Vec::new();
             prop_assume!(payload.len() / ((mtu - 20) & !7) < FRAMES);
-            prop_assert!(fragment(&whole, mtu, pool, &mut out));
+            prop_assert_eq!(fragment(&whole, mtu, pool, &mut out), Ok(()));
             let mut joined = Vec::new();
             for (at, piece) in out.iter().enumerate() {
                 let bytes = ip_bytes(piece);
@@ -187,7 +204,7 @@ mod tests {
         let options = [131, 7, 4, 10, 0, 0, 9, 1, 68, 4, 5, 0];
         let whole = packet(&options, &[5; 2000], 0, pool);
         let mut out = Vec::new();
-        assert!(fragment(&whole, 1000, pool, &mut out));
+        assert_eq!(fragment(&whole, 1000, pool, &mut out), Ok(()));
         assert_eq!(ip_bytes(&out[0])[20..32], options);
         let later = ip_bytes(&out[1]);
         assert_eq!((later[0], &later[20..28]), (0x47, &[131, 7, 4, 10, 0, 0, 9, 0][..]));
@@ -195,12 +212,34 @@ mod tests {
     }
 
     #[test]
+    fn rfc_791_a_fragment_that_ends_behind_the_longest_datagram_is_not_cut_again() {
+        let pool = &mut FramePool::new(Arena::new(FRAMES, 0).unwrap());
+        let last = packet(&[], &[5; 1496], ipv4::OFFSET_MASK - 187, pool);
+        let beyond = packet(&[], &[5; 1496], ipv4::OFFSET_MASK - 186, pool);
+        let mut out = Vec::new();
+        assert_eq!(fragment(&beyond, 576, pool, &mut out), Err(DropReason::BadHeader));
+        assert!(out.is_empty());
+        assert_eq!(fragment(&last, 576, pool, &mut out), Ok(()));
+        let words = out.iter().map(|piece| {
+            let bytes = ip_bytes(piece);
+            let word = ipv4::View::new(&bytes).unwrap().flags_fragment();
+            (word & ipv4::MORE_FRAGMENTS != 0, word & ipv4::OFFSET_MASK)
+        });
+        let base = ipv4::OFFSET_MASK - 187;
+        assert_eq!(
+            words.collect::<Vec<_>>(),
+            [(true, base), (true, base + 69), (false, base + 138)]
+        );
+        out.into_iter().chain([last, beyond]).for_each(|packet| packet.free(pool));
+    }
+
+    #[test]
     fn without_frames_or_room_nothing_is_left_behind() {
         let pool = &mut FramePool::new(Arena::new(4, 0).unwrap());
         let whole = packet(&[], &[5; 3000], 0, pool);
         let mut out = Vec::new();
-        assert!(!fragment(&whole, 576, pool, &mut out));
-        assert!(!fragment(&whole, 27, pool, &mut out));
+        assert_eq!(fragment(&whole, 576, pool, &mut out), Err(DropReason::NoFrame));
+        assert_eq!(fragment(&whole, 27, pool, &mut out), Err(DropReason::TooBig));
         assert!(out.is_empty());
         whole.free(pool);
         assert_eq!(pool.arena().free_small() + pool.cached(), 4);

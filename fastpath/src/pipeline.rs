@@ -328,8 +328,9 @@ impl Pipeline {
         }
         for part in parts {
             let mut pieces = Vec::new();
-            if !crate::fragment::fragment(&part, usize::from(mtu), &mut self.pool, &mut pieces) {
-                self.drop(view, part, DropReason::NoFrame);
+            let cut = crate::fragment::fragment(&part, mtu.into(), &mut self.pool, &mut pieces);
+            if let Err(reason) = cut {
+                self.drop(view, part, reason);
                 continue;
             }
             part.free(&mut self.pool);
