@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::frame::{self, Kind};
 use super::{HEADER_LEN, MAX_LEN};
+use crate::family::Family;
 
 /// Error code 1: the message header.
 pub const MESSAGE_HEADER: u8 = 1;
@@ -57,6 +58,15 @@ impl Notification {
             data.extend_from_slice(text.as_bytes());
         }
         Notification { code: CEASE, subcode, data }
+    }
+
+    /// One that ends a session for too many prefixes (RFC 4486 section 4): the data field is the
+    /// family and the limit.
+    pub fn maximum_prefixes(family: Family, limit: u32) -> Notification {
+        let mut data = family.afi().to_be_bytes().to_vec();
+        data.push(family.safi());
+        data.extend_from_slice(&limit.to_be_bytes());
+        Notification { code: CEASE, subcode: MAXIMUM_PREFIXES, data }
     }
 
     /// The text of a shutdown or reset. Bytes that are not UTF-8 are shown as U+FFFD and control
@@ -265,6 +275,14 @@ mod tests {
         assert_eq!(reset.communication().as_deref(), Some(&long[..254]));
         let silent = Notification::with_communication(ADMINISTRATIVE_SHUTDOWN, "");
         assert_eq!((silent.communication(), silent.data), (None, vec![]));
+    }
+
+    /// RFC 4486 section 4.
+    #[test]
+    fn too_many_prefixes_are_told_with_their_family_and_limit() {
+        let found = Notification::maximum_prefixes(Family::Ipv6Unicast, 1000);
+        assert_eq!((found.code, found.subcode), (6, 1));
+        assert_eq!(found.data, [0, 2, 1, 0, 0, 3, 0xe8]);
     }
 
     #[test]
