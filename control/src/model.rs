@@ -1,8 +1,13 @@
 //! What the datastore says now: the sum of all its events.
 
+use crate::resource::bgp_configuration::BgpConfiguration;
+use crate::resource::bgp_filter::BgpFilter;
+use crate::resource::bgp_peer::BgpPeer;
 use crate::resource::block::{BlockAffinity, IpamBlock};
 use crate::resource::ip_pool::IpPool;
 use crate::resource::node::Node;
+use crate::resource::secret::Secret;
+use crate::resource::service::{EndpointSlice, Service};
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::resource::{Key, Resource};
 use crate::store::Event;
@@ -22,6 +27,18 @@ pub struct Model {
     pub blocks: BTreeMap<String, IpamBlock>,
     /// Endpoints by namespace and name.
     pub endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+    /// BGP configurations: `default`, and `node.NAME`.
+    pub bgp_configurations: BTreeMap<String, BgpConfiguration>,
+    /// Peerings by name.
+    pub bgp_peers: BTreeMap<String, BgpPeer>,
+    /// Filters by name.
+    pub bgp_filters: BTreeMap<String, BgpFilter>,
+    /// Services by namespace and name.
+    pub services: BTreeMap<(String, String), Service>,
+    /// Endpoint slices by namespace and name.
+    pub endpoint_slices: BTreeMap<(String, String), EndpointSlice>,
+    /// Secrets by namespace and name.
+    pub secrets: BTreeMap<(String, String), Secret>,
 }
 
 impl Model {
@@ -34,30 +51,41 @@ impl Model {
     }
 
     fn put(&mut self, key: Key, resource: Resource) {
+        let Key { namespace, name, .. } = key;
         match resource {
-            Resource::Node(node) => drop(self.nodes.insert(key.name, node)),
-            Resource::IpPool(pool) => drop(self.pools.insert(key.name, pool)),
-            Resource::BlockAffinity(affinity) => {
-                drop(self.affinities.insert(key.name, affinity));
-            }
-            Resource::IpamBlock(block) => drop(self.blocks.insert(key.name, block)),
+            Resource::Node(node) => drop(self.nodes.insert(name, node)),
+            Resource::IpPool(pool) => drop(self.pools.insert(name, pool)),
+            Resource::BlockAffinity(affinity) => drop(self.affinities.insert(name, affinity)),
+            Resource::IpamBlock(block) => drop(self.blocks.insert(name, block)),
             Resource::WorkloadEndpoint(endpoint) => {
-                drop(self.endpoints.insert((key.namespace, key.name), *endpoint));
+                drop(self.endpoints.insert((namespace, name), *endpoint));
             }
+            Resource::BgpConfiguration(own) => drop(self.bgp_configurations.insert(name, *own)),
+            Resource::BgpPeer(peer) => drop(self.bgp_peers.insert(name, *peer)),
+            Resource::BgpFilter(filter) => drop(self.bgp_filters.insert(name, *filter)),
+            Resource::Service(service) => drop(self.services.insert((namespace, name), *service)),
+            Resource::EndpointSlice(slice) => {
+                drop(self.endpoint_slices.insert((namespace, name), *slice));
+            }
+            Resource::Secret(secret) => drop(self.secrets.insert((namespace, name), secret)),
             Resource::Other => {}
         }
     }
 
     fn remove(&mut self, key: &Key) {
+        let in_namespace = || (key.namespace.clone(), key.name.clone());
         match key.kind.as_str() {
             "Node" => drop(self.nodes.remove(&key.name)),
             "IPPool" => drop(self.pools.remove(&key.name)),
             "BlockAffinity" => drop(self.affinities.remove(&key.name)),
             "IPAMBlock" => drop(self.blocks.remove(&key.name)),
-            "WorkloadEndpoint" => {
-                let name = (key.namespace.clone(), key.name.clone());
-                drop(self.endpoints.remove(&name));
-            }
+            "WorkloadEndpoint" => drop(self.endpoints.remove(&in_namespace())),
+            "BGPConfiguration" => drop(self.bgp_configurations.remove(&key.name)),
+            "BGPPeer" => drop(self.bgp_peers.remove(&key.name)),
+            "BGPFilter" => drop(self.bgp_filters.remove(&key.name)),
+            "Service" => drop(self.services.remove(&in_namespace())),
+            "EndpointSlice" => drop(self.endpoint_slices.remove(&in_namespace())),
+            "Secret" => drop(self.secrets.remove(&in_namespace())),
             _ => {}
         }
     }

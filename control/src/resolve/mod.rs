@@ -5,6 +5,7 @@
 //! datastore's, then the kernel's. A next hop on a device that margay has no port on goes through
 //! the host's stack, which has the device.
 
+pub mod bgp;
 mod kernel;
 mod link;
 pub mod ports;

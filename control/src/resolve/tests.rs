@@ -36,7 +36,7 @@ fn key(kind: &str, name: &str) -> Key {
 }
 
 fn node(name: &str, v4: &str) -> Input {
-    let node = Node { ipv4: v4.parse().ok(), ipv6: None };
+    let node = Node { ipv4: v4.parse().ok(), ..Node::default() };
     Input::Store(Event::Put(key("Node", name), Resource::Node(node)))
 }
 
@@ -62,6 +62,7 @@ fn endpoint(node: &str, interface: &str, address: &str, tap: bool) -> Input {
         addresses: vec![ip(address)],
         mac: None,
         attachment,
+        labels: Default::default(),
     };
     let key = key("WorkloadEndpoint", &format!("{node}-{interface}"));
     Input::Store(Event::Put(key, Resource::WorkloadEndpoint(Box::new(endpoint))))

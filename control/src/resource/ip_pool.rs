@@ -1,7 +1,8 @@
 //! IPPool: the ranges that pods' addresses come from.
 //!
-//! Routing needs the range only; the other fields are checked so that a pool that Calico would
-//! refuse is refused here too. Overlap between pools is a matter of the whole set and not checked.
+//! Routing needs the range, and BGP its export and encapsulation; the other fields are checked so
+//! that a pool that Calico would refuse is refused here too. Overlap between pools is a matter of
+//! the whole set and not checked.
 
 use super::{Invalid, Object};
 use ipnet::IpNet;
@@ -22,6 +23,8 @@ pub struct IpPool {
     pub nat_outgoing: bool,
     /// No new allocations.
     pub disabled: bool,
+    /// Its routes are not told to BGP peers.
+    pub disable_bgp_export: bool,
 }
 
 /// When packets between nodes are encapsulated.
@@ -46,6 +49,8 @@ pub(crate) struct Spec {
     vxlan_mode: Option<EncapMode>,
     nat_outgoing: bool,
     disabled: bool,
+    #[serde(rename = "disableBGPExport")]
+    disable_bgp_export: bool,
     node_selector: Option<String>,
     namespace_selector: Option<String>,
 }
@@ -67,6 +72,7 @@ impl TryFrom<Object<Spec>> for IpPool {
             vxlan_mode: spec.vxlan_mode.unwrap_or_default(),
             nat_outgoing: spec.nat_outgoing,
             disabled: spec.disabled,
+            disable_bgp_export: spec.disable_bgp_export,
         };
         if pool.ipip_mode != EncapMode::Never {
             if pool.vxlan_mode != EncapMode::Never {

@@ -2,11 +2,17 @@
 //!
 //! Field names, defaults and limits are those of Calico's v3 API (projectcalico.org/v3, or the
 //! crd.projectcalico.org/v1 form where IPAM lives). Fields without meaning here are ignored. Left
-//! out so far: policies, profiles, BGP, encapsulation.
+//! out so far: policies, profiles, encapsulation.
 
+pub mod bgp_configuration;
+pub mod bgp_filter;
+pub mod bgp_peer;
 pub mod block;
+pub mod field;
 pub mod ip_pool;
 pub mod node;
+pub mod secret;
+pub mod service;
 pub mod workload_endpoint;
 
 use serde::Deserialize;
@@ -45,6 +51,18 @@ pub enum Resource {
     IpamBlock(block::IpamBlock),
     /// A pod's interface.
     WorkloadEndpoint(Box<workload_endpoint::WorkloadEndpoint>),
+    /// What holds for all BGP sessions, or those of one node.
+    BgpConfiguration(Box<bgp_configuration::BgpConfiguration>),
+    /// Who peers with whom.
+    BgpPeer(Box<bgp_peer::BgpPeer>),
+    /// Rules for routes of sessions.
+    BgpFilter(Box<bgp_filter::BgpFilter>),
+    /// A Kubernetes service.
+    Service(Box<service::Service>),
+    /// Endpoints of a service.
+    EndpointSlice(Box<service::EndpointSlice>),
+    /// Passwords.
+    Secret(secret::Secret),
     /// A kind that has no meaning here yet.
     Other,
 }
@@ -73,11 +91,16 @@ pub(crate) struct Metadata {
     pub(crate) name: String,
     pub(crate) namespace: Option<String>,
     pub(crate) annotations: Option<BTreeMap<String, String>>,
+    pub(crate) labels: Option<BTreeMap<String, String>>,
 }
 
 impl Metadata {
     pub(crate) fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(name).map(String::as_str)
     }
 }
 

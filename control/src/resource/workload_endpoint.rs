@@ -9,6 +9,7 @@ use crate::config::DEVICE_NAME_MAX;
 use ipnet::IpNet;
 use margay_tunnels::wire::ethernet::Mac;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -27,6 +28,8 @@ pub struct WorkloadEndpoint {
     pub mac: Option<Mac>,
     /// How it is attached.
     pub attachment: Attachment,
+    /// Its own labels, which selectors see.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How a pod is attached.
@@ -87,6 +90,7 @@ impl TryFrom<Object<Spec>> for WorkloadEndpoint {
             interface: spec.interface_name,
             addresses: networks.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
             mac,
+            labels: object.metadata.labels.unwrap_or_default(),
         })
     }
 }

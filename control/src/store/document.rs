@@ -4,11 +4,17 @@
 //! document is read twice, for its kind and for its type. Items of lists go by way of JSON values.
 
 use super::Fault;
+use crate::resource::bgp_configuration::BgpConfiguration;
+use crate::resource::bgp_filter::BgpFilter;
+use crate::resource::bgp_peer::BgpPeer;
 use crate::resource::block::{AffinitySpec, BlockAffinity, BlockSpec, IpamBlock};
 use crate::resource::ip_pool::IpPool;
 use crate::resource::node::Node;
+use crate::resource::secret::{self, Secret};
+use crate::resource::service::{EndpointSlice, Service, ServiceDocument, SliceDocument};
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::resource::{Header, Invalid, Key, Object, Resource};
+use crate::resource::{bgp_configuration, bgp_filter, bgp_peer};
 use crate::resource::{ip_pool, node, workload_endpoint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -119,6 +125,21 @@ fn typed(kind: &str, source: &Source) -> Result<Resource, Failure> {
             let endpoint = checked::<Object<workload_endpoint::Spec>, WorkloadEndpoint>(source)?;
             Resource::WorkloadEndpoint(Box::new(endpoint))
         }
+        "BGPConfiguration" => {
+            let own = checked::<Object<Option<bgp_configuration::Spec>>, BgpConfiguration>(source)?;
+            Resource::BgpConfiguration(Box::new(own))
+        }
+        "BGPPeer" => {
+            Resource::BgpPeer(Box::new(checked::<Object<bgp_peer::Spec>, BgpPeer>(source)?))
+        }
+        "BGPFilter" => {
+            Resource::BgpFilter(Box::new(checked::<Object<bgp_filter::Spec>, BgpFilter>(source)?))
+        }
+        "Service" => Resource::Service(Box::new(checked::<ServiceDocument, Service>(source)?)),
+        "EndpointSlice" => {
+            Resource::EndpointSlice(Box::new(checked::<SliceDocument, EndpointSlice>(source)?))
+        }
+        "Secret" => Resource::Secret(checked::<secret::Document, Secret>(source)?),
         _ => Resource::Other,
     })
 }

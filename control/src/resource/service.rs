@@ -1,0 +1,189 @@
+//! Kubernetes Service and EndpointSlice, as far as advertising a service's addresses needs them.
+
+use super::{Invalid, Metadata};
+use serde::Deserialize;
+use std::net::IpAddr;
+
+/// A service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its type has addresses of the cluster: ClusterIP, NodePort or LoadBalancer.
+    pub has_addresses: bool,
+    /// Its type is LoadBalancer.
+    pub is_load_balancer: bool,
+    /// Addresses inside the cluster.
+    pub cluster_ips: Vec<IpAddr>,
+    /// External addresses.
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses that a load balancer has given, of the status.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// The address asked of a load balancer.
+    pub wanted_load_balancer_ip: Option<IpAddr>,
+    /// externalTrafficPolicy is Local.
+    pub is_local: bool,
+    /// Its families are IPv4, IPv6.
+    pub families: [bool; 2],
+}
+
+/// A part of a service's endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Name of its service, in its namespace; empty for slices of none.
+    pub service: String,
+    /// Its addresses are IPv6.
+    pub is_v6: bool,
+    /// An endpoint without a node is ready.
+    pub ready_elsewhere: bool,
+    /// Nodes with a ready endpoint, sorted, each once.
+    pub ready_nodes: Vec<String>,
+}
+
+/// The document of a service.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct ServiceDocument {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    spec: ServiceSpec,
+    #[serde(default)]
+    status: Option<Status>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ServiceSpec {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(rename = "clusterIP")]
+    cluster_ip: Option<String>,
+    #[serde(rename = "clusterIPs")]
+    cluster_ips: Option<Vec<String>>,
+    #[serde(rename = "externalIPs")]
+    external_ips: Option<Vec<String>>,
+    #[serde(rename = "loadBalancerIP")]
+    load_balancer_ip: Option<String>,
+    external_traffic_policy: Option<String>,
+    ip_families: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    load_balancer: Option<Ingresses>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Ingresses {
+    ingress: Option<Vec<Ingress>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Ingress {
+    ip: Option<String>,
+}
+
+impl TryFrom<ServiceDocument> for Service {
+    type Error = Invalid;
+
+    fn try_from(document: ServiceDocument) -> Result<Service, Invalid> {
+        super::check_name(&document.metadata.name)?;
+        let spec = document.spec;
+        let cluster = match spec.cluster_ips.filter(|list| !list.is_empty()) {
+            Some(list) => list,
+            None => spec.cluster_ip.into_iter().collect(),
+        };
+        let cluster: Vec<String> =
+            cluster.into_iter().filter(|text| !text.is_empty() && text != "None").collect();
+        let cluster_ips = addresses("spec.clusterIPs", &cluster)?;
+        let status = document.status.and_then(|status| status.load_balancer).unwrap_or_default();
+        let given: Vec<String> =
+            status.ingress.unwrap_or_default().into_iter().filter_map(|one| one.ip).collect();
+        let wanted: Vec<String> = spec.load_balancer_ip.into_iter().collect();
+        let is_local = match spec.external_traffic_policy.as_deref() {
+            Some("Local") => true,
+            None | Some("" | "Cluster") => false,
+            Some(text) => {
+                let what = format!("'{text}' is no policy");
+                return Err(Invalid::new("spec.externalTrafficPolicy", what, "Cluster or Local"));
+            }
+        };
+        let families = match spec.ip_families.filter(|list| !list.is_empty()) {
+            Some(list) => ["IPv4", "IPv6"].map(|name| list.iter().any(|one| one == name)),
+            None => {
+                [cluster_ips.iter().any(IpAddr::is_ipv4), cluster_ips.iter().any(IpAddr::is_ipv6)]
+            }
+        };
+        let kind = spec.kind.unwrap_or_else(|| "ClusterIP".to_owned());
+        Ok(Service {
+            has_addresses: ["ClusterIP", "NodePort", "LoadBalancer"].contains(&kind.as_str()),
+            is_load_balancer: kind == "LoadBalancer",
+            cluster_ips,
+            external_ips: addresses("spec.externalIPs", &spec.external_ips.unwrap_or_default())?,
+            load_balancer_ips: addresses("status.loadBalancer.ingress", &given)?,
+            wanted_load_balancer_ip: addresses("spec.loadBalancerIP", &wanted)?.pop(),
+            is_local,
+            families,
+        })
+    }
+}
+
+fn addresses(field: &'static str, list: &[String]) -> Result<Vec<IpAddr>, Invalid> {
+    let present = list.iter().filter(|text| !text.is_empty());
+    let parsed = present.map(|text| {
+        text.parse().map_err(|_| {
+            Invalid::new(field, format!("'{text}' is no address"), "IPv4 or IPv6 addresses")
+        })
+    });
+    parsed.collect()
+}
+
+/// The document of an endpoint slice.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SliceDocument {
+    #[serde(default)]
+    metadata: Metadata,
+    address_type: String,
+    endpoints: Option<Vec<Endpoint>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Endpoint {
+    conditions: Option<Conditions>,
+    node_name: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Conditions {
+    ready: Option<bool>,
+}
+
+impl TryFrom<SliceDocument> for EndpointSlice {
+    type Error = Invalid;
+
+    fn try_from(document: SliceDocument) -> Result<EndpointSlice, Invalid> {
+        super::check_name(&document.metadata.name)?;
+        // An endpoint that says nothing of its readiness is ready.
+        let is_ready = |endpoint: &Endpoint| {
+            endpoint.conditions.as_ref().and_then(|known| known.ready).unwrap_or(true)
+        };
+        let mut slice = EndpointSlice {
+            service: document.metadata.label("kubernetes.io/service-name").unwrap_or("").to_owned(),
+            is_v6: document.address_type == "IPv6",
+            ..EndpointSlice::default()
+        };
+        for endpoint in document.endpoints.unwrap_or_default().into_iter().filter(is_ready) {
+            match endpoint.node_name {
+                Some(node) => slice.ready_nodes.push(node),
+                None => slice.ready_elsewhere = true,
+            }
+        }
+        slice.ready_nodes.sort();
+        slice.ready_nodes.dedup();
+        Ok(slice)
+    }
+}
