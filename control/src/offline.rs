@@ -9,6 +9,7 @@ use crate::kernel::message::{Replaces, Update};
 use crate::kernel::mirror::Mirror;
 use crate::kernel::{Link, NextHop, Route as KernelRoute, RouteKind, Table};
 use crate::model::Model;
+use crate::resolve::bgp::{BgpPlan, LocalFacts};
 use crate::resolve::{self, Hop, Inputs, Target as Wanted};
 use crate::store::directory::Directory;
 use ipnet::IpNet;
@@ -65,14 +66,17 @@ pub struct Offline {
     pub fib: Arc<Fib>,
 }
 
+/// Reads a directory of resources, and plans the BGP that `node` would have.
+pub fn bgp(store: &Path, node: &str, facts: &LocalFacts) -> Result<BgpPlan, OfflineError> {
+    let model = read(store)?;
+    check_node(&model, node)?;
+    Ok(resolve::bgp::plan(&model, node, facts))
+}
+
 /// Reads a directory of resources, and makes the packet path that `node` would have.
 pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
     let model = read(store)?;
-    if !model.nodes.contains_key(node) {
-        let names: Vec<&str> = model.nodes.keys().map(String::as_str).collect();
-        let known = if names.is_empty() { "no nodes".to_owned() } else { names.join(", ") };
-        return Err(OfflineError::Node { name: node.to_owned(), known });
-    }
+    check_node(&model, node)?;
     let interfaces = model.local_endpoints(node).map(|(_, endpoint)| endpoint.interface.as_str());
     let names: Vec<Arc<str>> = std::iter::once(UPLINK).chain(interfaces).map(Arc::from).collect();
     let mirror = made_up_kernel(&model, node, &names);
@@ -93,6 +97,15 @@ pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
         writer.insert(prefix, target).map_err(|source| OfflineError::Route { prefix, source })?;
     }
     Ok(Offline { tables, writer, fib })
+}
+
+fn check_node(model: &Model, node: &str) -> Result<(), OfflineError> {
+    if model.nodes.contains_key(node) {
+        return Ok(());
+    }
+    let names: Vec<&str> = model.nodes.keys().map(String::as_str).collect();
+    let known = if names.is_empty() { "no nodes".to_owned() } else { names.join(", ") };
+    Err(OfflineError::Node { name: node.to_owned(), known })
 }
 
 fn read(store: &Path) -> Result<Model, OfflineError> {

@@ -1,5 +1,6 @@
 //! `margay show`: the state of the running daemon, from its socket.
 
+mod bgp;
 mod tables;
 
 use crate::commands::output::{Format, print};
@@ -39,6 +40,9 @@ enum What {
     Workers,
     /// Dropped packets by reason
     Drops,
+    /// BGP
+    #[command(subcommand)]
+    Bgp(bgp::Bgp),
 }
 
 impl Show {
@@ -68,6 +72,7 @@ impl Show {
                 let answer: Vec<_> = client::get(socket, "/v1/workers")?;
                 print(output, &answer, |answer| tables::workers(answer, wide))?;
             }
+            What::Bgp(bgp) => return bgp.execute(output),
             What::Drops => {
                 let answer = client::get(socket, "/v1/drops")?;
                 print(output, &answer, tables::drops)?;

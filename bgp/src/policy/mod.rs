@@ -6,6 +6,7 @@
 //! [`RouteFacts`], allocates nothing once a [`Verdict`] is reused, and can be remembered by
 //! attributes: [`Policy::prefix_class`] says all that a verdict takes from the prefix.
 
+mod display;
 mod evaluate;
 mod pattern;
 mod prefix_set;
