@@ -4,6 +4,7 @@
 //! [`resolve`] (pure) -> [`publish`]; [`status`] and [`api`] tell of it.
 
 pub mod api;
+pub mod bgp;
 pub mod config;
 pub mod daemon;
 mod devices;
