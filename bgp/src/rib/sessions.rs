@@ -1,0 +1,398 @@
+//! Peers that come, go, and say something.
+
+use super::group::{Group, Key, Told};
+use super::import::{self, Judge};
+use super::member::Member;
+use super::path::Source;
+use super::peer::{Live, Peer};
+use super::table::{Core, Marks, Table};
+use super::{MAX_PEERS, OwnRoutes, PeerId, PeerOptions, Rib};
+use crate::family::{Family, FamilySet};
+use crate::session::Up;
+use crate::wire::Notification;
+use crate::wire::nlri::Prefix;
+use crate::wire::route_refresh::{RouteRefresh, Subtype};
+use crate::wire::treatment::Treatment;
+use crate::wire::update::{Sections, split};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// After so many new generations of a peer's paths the old ones must have been swept.
+const GENERATIONS: u8 = 200;
+
+impl Rib {
+    /// Adds a peer, whose session is down. `None` when there are [`MAX_PEERS`].
+    pub fn add_peer(&mut self, options: PeerOptions) -> Option<PeerId> {
+        let peers = &mut self.core.peers;
+        let retired = |at: &usize| !self.retired.contains(&(*at as Source));
+        let vacant = peers.iter().position(Option::is_none).filter(retired);
+        let at = vacant.unwrap_or(peers.len());
+        if at >= MAX_PEERS {
+            return None;
+        }
+        if at == peers.len() {
+            peers.push(None);
+        }
+        peers[at] = Some(Peer::new(options));
+        Some(PeerId(at as Source))
+    }
+
+    /// Changes a peer. Its session goes on: what it has announced is judged anew, and it hears of
+    /// whatever changes for it. AS numbers only count from the next session on.
+    pub fn set_peer(&mut self, id: PeerId, options: PeerOptions) {
+        let Some(peer) = self.core.peer_mut(id.0) else { return };
+        let old = std::mem::replace(&mut peer.options, options.clone());
+        if old.import != options.import || old.allowed_own_as != options.allowed_own_as {
+            self.judge_again.push(id.0);
+            self.ask_for_sweep();
+        }
+        if old.client_of != options.client_of {
+            // Who hears of its routes is another question now.
+            self.v4.judge_all();
+            self.v6.judge_all();
+        }
+        let (router_id, cluster_id) = (self.options.router_id, self.options.cluster_id);
+        let reflector = Some(cluster_id.unwrap_or(router_id));
+        self.v4.regroup(&mut self.core, id.0, reflector);
+        self.v6.regroup(&mut self.core, id.0, reflector);
+    }
+
+    /// Removes a peer with all that it has said.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        self.down(id, FamilySet::EMPTY);
+        self.drop_stale(id, Family::ALL.into_iter().collect());
+        if self.core.peer(id.0).is_some() && !self.retired.contains(&id.0) {
+            self.retired.push(id.0);
+            self.ask_for_sweep();
+        }
+    }
+
+    /// The session is up; `local` is our address on its connection.
+    pub fn up(&mut self, id: PeerId, up: &Up, local: IpAddr) {
+        self.down(id, up.stale);
+        let others = Family::ALL.into_iter().filter(|family| !up.stale.contains(*family));
+        self.drop_stale(id, others.collect());
+        let Some(peer) = self.core.peer_mut(id.0) else { return };
+        peer.live = Some(Live { agreed: up.agreed, local });
+        peer.router_id = up.peer.router_id;
+        peer.ended = FamilySet::EMPTY;
+        let reflector = Some(self.options.cluster_id.unwrap_or(self.options.router_id));
+        for family in up.agreed.families.iter() {
+            match family {
+                Family::Ipv4Unicast => self.v4.join(&self.core, id.0, reflector),
+                Family::Ipv6Unicast => self.v6.join(&self.core, id.0, reflector),
+            }
+        }
+    }
+
+    /// The session is down. Routes of the families in `retain` stay, until they come again or
+    /// [`Rib::drop_stale`].
+    pub fn down(&mut self, id: PeerId, retain: FamilySet) {
+        self.v4.leave(&mut self.core, id.0);
+        self.v6.leave(&mut self.core, id.0);
+        let Some(peer) = self.core.peer_mut(id.0) else { return };
+        if peer.live.take().is_none() {
+            return;
+        }
+        // What was stale already, and has not come again, stays no longer.
+        Family::ALL.into_iter().for_each(|one| self.advance(id.0, one, retain.contains(one)));
+        self.ask_for_sweep();
+    }
+
+    /// Begins a new generation of a peer's paths.
+    fn advance(&mut self, source: Source, family: Family, keep: bool) {
+        let Some(peer) = self.core.peer_mut(source) else { return };
+        peer.generations[family as usize].advance(keep);
+        if peer.generation(family).current % GENERATIONS == 0 {
+            // Numbers come again: before that nothing old may be left.
+            self.ask_for_sweep();
+            while self.v4.sweep_left + self.v6.sweep_left > 0 {
+                self.work(usize::MAX >> 1);
+            }
+        }
+    }
+
+    /// Stale routes of these families go.
+    pub fn drop_stale(&mut self, id: PeerId, families: FamilySet) {
+        let Some(peer) = self.core.peer_mut(id.0) else { return };
+        let mut any = false;
+        for family in families.iter() {
+            any |= std::mem::take(&mut peer.generations[family as usize].keeps_last);
+        }
+        if any {
+            self.ask_for_sweep();
+        }
+    }
+
+    /// The peer asks for our routes again, or marks where its own begin and end (RFC 7313).
+    pub fn refresh(&mut self, id: PeerId, refresh: &RouteRefresh) {
+        match refresh.subtype {
+            Subtype::Request => {
+                let live = self.core.peer(id.0).and_then(|peer| peer.live);
+                let enhanced = live.is_some_and(|live| live.agreed.enhanced_refresh);
+                match refresh.family {
+                    Family::Ipv4Unicast => self.v4.resend(id.0, enhanced),
+                    Family::Ipv6Unicast => self.v6.resend(id.0, enhanced),
+                }
+            }
+            Subtype::Begin => self.advance(id.0, refresh.family, true),
+            Subtype::End => self.drop_stale(id, FamilySet::EMPTY.with(refresh.family)),
+        }
+    }
+
+    /// The body of an UPDATE. An error ends the session, and says what the peer is told.
+    pub fn update(&mut self, id: PeerId, body: &[u8]) -> Result<(), Notification> {
+        let Some(live) = self.core.peer(id.0).and_then(|peer| peer.live) else { return Ok(()) };
+        let sections = split(body, &live.agreed).map_err(|error| error.notification())?;
+        if let Some(peer) = self.core.peer_mut(id.0) {
+            peer.counts.updates_in += 1;
+        }
+        if let Some(family) = sections.is_end_of_rib() {
+            return self.end_of_rib(id, family);
+        }
+        let (announced, withdrawn, damaged) = self.sections(id.0, &sections, &live)?;
+        let Some(peer) = self.core.peer_mut(id.0) else { return Ok(()) };
+        peer.counts.announced_in += announced;
+        peer.counts.withdrawn_in += withdrawn;
+        peer.counts.erroneous_in += u64::from(damaged);
+        match peer.options.max_prefixes {
+            Some(limit) if peer.counts.received > u64::from(limit) => {
+                let family = live.agreed.families.iter().next().unwrap_or(Family::Ipv4Unicast);
+                Err(Notification::maximum_prefixes(family, limit))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end_of_rib(&mut self, id: PeerId, family: Family) -> Result<(), Notification> {
+        let Some(peer) = self.core.peer_mut(id.0) else { return Ok(()) };
+        peer.ended = peer.ended.with(family);
+        if peer.generation(family).keeps_last {
+            self.drop_stale(id, FamilySet::EMPTY.with(family));
+        }
+        Ok(())
+    }
+
+    /// Prefixes announced and withdrawn, and whether errors have cost any or their attributes.
+    fn sections(
+        &mut self,
+        source: Source,
+        sections: &Sections<'_>,
+        live: &Live,
+    ) -> Result<(u64, u64, bool), Notification> {
+        let fault = |error: crate::wire::update::UpdateError| error.notification();
+        let Rib { core, v4, v6, blocks, options, verdict, .. } = self;
+        let (mut announced, mut withdrawn, mut damaged) = (0, 0, !sections.errors.is_empty());
+        for (family, section) in sections.withdrawals() {
+            withdrawn += match import::is_v4(family) {
+                true => import::withdraw(v4, core, section, source),
+                false => import::withdraw(v6, core, section, source),
+            }
+            .map_err(fault)?;
+        }
+        if let Some(block) = sections.orphans() {
+            // RFC 7606 section 5.2: what would withdraw routes cannot name them.
+            match import::receive(core, blocks, &block, &live.agreed)? {
+                Some(taken) => core.release(taken.received),
+                None => return Err(Notification::new(3, 1)),
+            }
+        }
+        let all_bad = sections.treatment() == Treatment::TreatAsWithdraw;
+        for (family, section, block) in sections.announced() {
+            let taken = match all_bad {
+                true => None,
+                false => import::receive(core, blocks, &block, &live.agreed)?,
+            };
+            let Some(taken) = taken else {
+                damaged = true;
+                withdrawn += match import::is_v4(family) {
+                    true => import::withdraw(v4, core, section, source),
+                    false => import::withdraw(v6, core, section, source),
+                }
+                .map_err(fault)?;
+                continue;
+            };
+            damaged |= taken.damaged;
+            let route = (source, taken.received);
+            let done = match Judge::new(core, options, route, verdict) {
+                None => Ok(0),
+                Some(mut judge) if import::is_v4(family) => {
+                    import::announce(v4, core, section, &mut judge)
+                }
+                Some(mut judge) => import::announce(v6, core, section, &mut judge),
+            };
+            core.release(taken.received);
+            announced += done.map_err(fault)?;
+        }
+        Ok((announced, withdrawn, damaged))
+    }
+
+    /// True while a peer is to be told something.
+    pub fn has_output(&self, id: PeerId) -> bool {
+        !self.holding && (self.v4.has_output(id.0) || self.v6.has_output(id.0))
+    }
+
+    /// Appends whole messages for a peer, about `room` bytes of them; nothing when there is nothing
+    /// to say now.
+    pub fn fill(&mut self, id: PeerId, room: usize, out: &mut Vec<u8>) {
+        if self.holding {
+            return;
+        }
+        let start = out.len();
+        self.v4.fill(&self.core, id.0, room, out);
+        let used = out.len() - start;
+        self.v6.fill(&self.core, id.0, room.saturating_sub(used), out);
+        let bytes = (out.len() - start) as u64;
+        if let Some(peer) = self.core.peer_mut(id.0) {
+            peer.counts.bytes_out += bytes;
+        }
+    }
+}
+
+/// What one table has to do with sessions.
+impl<P: Prefix + Into<IpNet>> Table<P> {
+    fn key(core: &Core, source: Source, reflector_id: Option<std::net::Ipv4Addr>) -> Option<Key> {
+        let peer = core.peer(source)?;
+        let live = peer.live?;
+        if !live.agreed.families.contains(P::FAMILY) {
+            return None;
+        }
+        let options = &peer.options;
+        let agreed = crate::wire::Negotiated {
+            families: FamilySet::EMPTY.with(P::FAMILY),
+            add_path_rx: FamilySet::EMPTY,
+            max_rx: 0,
+            route_refresh: false,
+            enhanced_refresh: false,
+            restart: None,
+            ..live.agreed
+        };
+        Some(Key {
+            family: P::FAMILY,
+            ibgp: peer.is_ibgp(),
+            local_asn: options.local_asn,
+            cluster_id: options.client_of.filter(|_| peer.is_ibgp()),
+            reflector_id: options.client_of.or(reflector_id),
+            next_hop: options.next_hop,
+            local: live.local,
+            policy: Arc::clone(&options.export),
+            agreed,
+        })
+    }
+
+    fn group_for(&mut self, key: Key) -> &mut Group<P> {
+        let same = |group: &Option<Group<P>>| group.as_ref().is_some_and(|one| one.key == key);
+        let at = match self.groups.iter().position(same) {
+            Some(at) => at,
+            None => {
+                let vacant = self.groups.iter().position(Option::is_none);
+                let at = vacant.unwrap_or(self.groups.len());
+                if at == self.groups.len() {
+                    self.groups.push(None);
+                }
+                at
+            }
+        };
+        self.groups[at].get_or_insert_with(|| Group::new(key))
+    }
+
+    fn join(&mut self, core: &Core, source: Source, reflector: Option<std::net::Ipv4Addr>) {
+        let Some(key) = Self::key(core, source, reflector) else { return };
+        let group = self.group_for(key);
+        let member = Member::new(source, group);
+        group.members.push(member);
+    }
+
+    fn place(&self, source: Source) -> Option<(usize, usize)> {
+        let groups = self.groups.iter().enumerate();
+        groups.filter_map(|(at, group)| Some((at, group.as_ref()?))).find_map(|(at, group)| {
+            let member = group.members.iter().position(|member| member.peer == source)?;
+            Some((at, member))
+        })
+    }
+
+    fn leave(&mut self, core: &mut Core, source: Source) {
+        let Some((at, member)) = self.place(source) else { return };
+        if let Some(group) = &mut self.groups[at] {
+            group.members.swap_remove(member);
+            if group.members.is_empty() {
+                group.clear(core);
+                self.groups[at] = None;
+            } else {
+                group.drop_read();
+            }
+        }
+    }
+
+    /// Moves a peer to the group that it belongs to now.
+    fn regroup(&mut self, core: &mut Core, source: Source, reflector: Option<std::net::Ipv4Addr>) {
+        let Some((at, member)) = self.place(source) else { return };
+        let Some(key) = Self::key(core, source, reflector) else { return };
+        let Some(group) = &mut self.groups[at] else { return };
+        if group.key == key {
+            return;
+        }
+        let only_policy = Key { policy: Arc::clone(&key.policy), ..group.key.clone() } == key;
+        if group.members.len() == 1 && only_policy {
+            return group.set_policy(core, key.policy);
+        }
+        // Everything that it may have heard is owed to it anew.
+        let mut owed = Marks::default();
+        let told = group.told.iter().enumerate().filter(|(_, told)| **told != Told::NOTHING);
+        told.for_each(|(node, _)| owed.mark(node as u32));
+        let unread = group.log.iter().flat_map(|chunk| &chunk.nodes);
+        unread.for_each(|node| owed.mark(*node));
+        let _ = member;
+        self.leave(core, source);
+        let group = self.group_for(key);
+        let member = Member::moved(source, group, owed);
+        group.members.push(member);
+    }
+
+    /// Every route is judged anew for every group.
+    fn judge_all(&mut self) {
+        self.groups.iter_mut().flatten().for_each(|group| group.first_walk = Some(0));
+    }
+
+    fn resend(&mut self, source: Source, enhanced: bool) {
+        if let Some((at, member)) = self.place(source)
+            && let Some(group) = &mut self.groups[at]
+        {
+            group.members[member].refresh(enhanced);
+        }
+    }
+
+    fn has_output(&self, source: Source) -> bool {
+        self.place(source).is_some_and(|(at, member)| {
+            self.groups[at].as_ref().is_some_and(|group| group.has_output(member))
+        })
+    }
+
+    fn fill(&mut self, core: &Core, source: Source, room: usize, out: &mut Vec<u8>) {
+        let Some((at, member)) = self.place(source) else { return };
+        if let Some(group) = &mut self.groups[at] {
+            group.fill(core, &self.nodes, member, room, out);
+        }
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.groups.iter().flatten().any(|group| group.has_work())
+    }
+
+    pub(super) fn flush(&mut self, core: &mut Core, own: &OwnRoutes, budget: usize) -> usize {
+        let Table { groups, nodes, .. } = self;
+        let mut steps = 0;
+        for group in groups.iter_mut().flatten() {
+            steps += group.flush(core, own, nodes, budget.saturating_sub(steps));
+        }
+        steps
+    }
+
+    /// Has all hear of a prefix, though its path may look the same.
+    pub(super) fn mark(&mut self, prefix: P) {
+        let Some(at) = self.find(prefix) else { return };
+        self.for_fib.mark(at);
+        self.groups.iter_mut().flatten().for_each(|group| group.mark(at));
+    }
+}

@@ -1,0 +1,187 @@
+//! Looking at the RIB: for people, and for the FIB.
+
+use super::attributes::AttrId;
+use super::decide::Step;
+use super::path::{OURS, Path};
+use super::table::{Core, Node, Table};
+use super::{Best, Change, PeerId, Rib};
+use crate::wire::attribute::Attributes;
+use crate::wire::nlri::Prefix;
+use ipnet::IpNet;
+
+/// Which routes to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Direction {
+    /// All that peers have announced and that counts, and our own.
+    #[default]
+    All,
+    /// Only those in use.
+    Best,
+    /// What the peer of the filter has announced.
+    In,
+    /// What the peer of the filter has been told.
+    Out,
+}
+
+/// Which routes to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouteFilter {
+    /// Only this prefix.
+    pub prefix: Option<IpNet>,
+    /// Prefixes inside it too.
+    pub longer: bool,
+    /// Only paths of this peer, or what it has been told.
+    pub peer: Option<PeerId>,
+    /// Which.
+    pub direction: Direction,
+}
+
+/// One path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteView {
+    /// The destination.
+    pub prefix: IpNet,
+    /// Who announced it; `None` for this node.
+    pub peer: Option<PeerId>,
+    /// It is the best.
+    pub best: bool,
+    /// It is in use, beside the best one or as it.
+    pub used: bool,
+    /// The step of the decision process that it lost by, or the best one won by; `None` when it
+    /// was not in the race.
+    pub step: Option<Step>,
+    /// The import policy has refused it, or it has looped.
+    pub refused: bool,
+    /// Its next hop can be reached.
+    pub reachable: bool,
+    /// Kept from before the peer's restart.
+    pub stale: bool,
+    /// Path identifier of the peer.
+    pub path_id: u32,
+    /// The attributes, after the import policy where it took the route; towards a peer, as told.
+    pub attributes: Attributes,
+}
+
+impl Rib {
+    /// Up to `most` paths that the filter names.
+    pub fn routes(&self, filter: &RouteFilter, most: usize) -> Vec<RouteView> {
+        let mut out = Vec::new();
+        self.v4.routes(&self.core, filter, most, &mut out);
+        self.v6.routes(&self.core, filter, most, &mut out);
+        out
+    }
+}
+
+fn wanted(filter: &RouteFilter, prefix: IpNet) -> bool {
+    match filter.prefix {
+        None => true,
+        Some(wanted) if filter.longer => wanted.contains(&prefix),
+        Some(wanted) => wanted == prefix,
+    }
+}
+
+impl<P: Prefix + Into<IpNet>> Table<P> {
+    /// The newest state of one prefix that has changed; false when none has.
+    pub(super) fn take_change(&mut self, core: &Core, most: usize, out: &mut Vec<Change>) -> bool {
+        let Some(at) = self.for_fib.take() else { return false };
+        let node = &self.nodes[at as usize];
+        let used = &node.paths.as_slice()[..usize::from(node.used)];
+        let paths = used.iter().take(most.max(1)).filter_map(|path| best(core, path));
+        out.push(Change { prefix: node.prefix.into(), paths: paths.collect() });
+        true
+    }
+
+    fn routes(&self, core: &Core, filter: &RouteFilter, most: usize, out: &mut Vec<RouteView>) {
+        for (at, node) in self.nodes.iter().enumerate() {
+            if out.len() >= most {
+                return;
+            }
+            if !wanted(filter, node.prefix.into()) {
+                continue;
+            }
+            match filter.direction {
+                Direction::Out => out.extend(self.told_to(core, filter.peer, at as u32)),
+                direction => {
+                    let views = views(core, node);
+                    out.extend(views.into_iter().filter(|view| match direction {
+                        Direction::Best => view.used,
+                        _ => filter.peer.is_none() || view.peer == filter.peer,
+                    }));
+                }
+            }
+        }
+    }
+
+    fn told_to(&self, core: &Core, peer: Option<PeerId>, at: u32) -> Option<RouteView> {
+        let peer = peer?;
+        let is_member = |one: &super::member::Member| one.peer == peer.0;
+        let mut groups = self.groups.iter().flatten();
+        let group = groups.find(|group| group.members.iter().any(is_member))?;
+        let told = group.told.get(at as usize)?;
+        if told.attributes == AttrId::NONE || told.source == peer.0 {
+            return None;
+        }
+        Some(RouteView {
+            prefix: self.nodes[at as usize].prefix.into(),
+            peer: (told.source != OURS).then_some(PeerId(told.source)),
+            best: true,
+            used: true,
+            step: None,
+            refused: false,
+            reachable: true,
+            stale: false,
+            path_id: 0,
+            attributes: core.sets.attributes(told.attributes),
+        })
+    }
+}
+
+fn best(core: &Core, path: &Path) -> Option<Best> {
+    let summary = core.sets.summary(path.taken);
+    Some(Best {
+        peer: PeerId(path.source),
+        next_hop: core.hops.address(summary.next_hop)?,
+        local_pref: summary.local_pref,
+        elevated: path.elevated,
+        ibgp: core.peer(path.source)?.is_ibgp(),
+    })
+}
+
+fn views<P: Prefix + Into<IpNet>>(core: &Core, node: &Node<P>) -> Vec<RouteView> {
+    let paths = node.paths.as_slice();
+    let counts = |path: &Path| {
+        path.source == OURS || core.peer(path.source).is_some_and(|peer| peer.has(P::FAMILY, path))
+    };
+    let context = core.context();
+    let in_race = |path: &Path| {
+        let hop = core.sets.summary(path.taken).next_hop;
+        path.taken != AttrId::NONE && counts(path) && core.hops.metric(hop).is_some()
+    };
+    let second = paths.iter().skip(1).find(|path| in_race(path));
+    let step = |at: usize, path: &Path| match (node.best(), second) {
+        (Some(_), None) if at == 0 => Some(Step::Only),
+        (Some(best), Some(second)) if at == 0 => context.step_between(best, second),
+        (Some(best), _) if in_race(path) => context.step_between(best, path),
+        _ => None,
+    };
+    let view = |(at, path): (usize, &Path)| {
+        let refused = path.taken == AttrId::NONE;
+        let set = if refused { path.received } else { path.taken };
+        let hop = core.sets.summary(set).next_hop;
+        let generation = core.peer(path.source).map(|peer| *peer.generation(P::FAMILY));
+        RouteView {
+            prefix: node.prefix.into(),
+            peer: (path.source != OURS).then_some(PeerId(path.source)),
+            best: at == 0 && node.used > 0,
+            used: at < usize::from(node.used),
+            step: step(at, path),
+            refused,
+            reachable: core.hops.metric(hop).is_some(),
+            stale: generation.is_some_and(|one| one.is_stale(path.generation)),
+            path_id: path.path_id,
+            attributes: core.sets.attributes(set),
+        }
+    };
+    let paths = paths.iter().enumerate().filter(|(_, path)| counts(path));
+    paths.map(view).collect()
+}
