@@ -163,6 +163,7 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         if self.is_held_up() {
             return 0;
         }
+        self.drop_oldest();
         let mut changes = Vec::new();
         let mut steps = 0;
         while steps < budget {
@@ -174,10 +175,11 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
                 core.release(new.attributes);
                 continue;
             }
+            self.note_told(core, node, new);
             changes.push(Change { node, old, new });
         }
         self.write(core, nodes, changes);
-        self.drop_oldest();
+        self.drop_read();
         steps
     }
 
@@ -250,7 +252,7 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
     }
 
     /// Encodes changes, withdrawals first, routes with the same attributes together.
-    fn write(&mut self, core: &mut Core, nodes: &[Node<P>], mut changes: Vec<Change>) {
+    fn write(&mut self, core: &Core, nodes: &[Node<P>], mut changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }
@@ -258,10 +260,7 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
             (change.new.attributes, change.new.source, change.old.source, change.node)
         });
         let mut chunk = Chunk { parts: Vec::new(), nodes: Vec::new(), bytes: 0 };
-        for change in &changes {
-            self.note_told(core, change);
-            chunk.nodes.push(change.node);
-        }
+        chunk.nodes.extend(changes.iter().map(|change| change.node));
         let prefix = |change: &Change| Nlri::new(nodes[change.node as usize].prefix);
         // No longer to be heard at all, or by the one whose own route it is now.
         let is_member = |source: Source| self.members.iter().any(|member| member.peer == source);
@@ -288,19 +287,18 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         self.log.push_back(chunk);
     }
 
-    fn note_told(&mut self, core: &mut Core, change: &Change) {
-        let at = change.node as usize;
+    fn note_told(&mut self, core: &mut Core, node: u32, new: Told) {
+        let at = node as usize;
         if at >= self.told.len() {
             self.told.resize(at + 1, Told::NOTHING);
         }
-        core.release(self.told[at].attributes);
-        self.told[at] = change.new;
+        let old = std::mem::replace(&mut self.told[at], new);
+        core.release(old.attributes);
     }
 
     /// Chunks that all have read go; so do the oldest when somebody waits for more than the log
     /// may hold: whoever has not read them gets a list.
     fn drop_oldest(&mut self) {
-        self.drop_read();
         let end = self.log_end();
         while self.log_bytes > LOG_LIMIT && self.members.iter().any(|member| member.at == end) {
             let Some(chunk) = self.log.pop_front() else { return };

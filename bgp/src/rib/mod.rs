@@ -1,10 +1,10 @@
 //! The routing information base (RFC 4271 section 9): all peers' routes, the choice among them, and
 //! what each peer is told. Without I/O and without a clock.
 //!
-//! The owner brings messages and session events in ([`Rib::update`], [`Rib::up`], ...), lets it work
-//! in slices ([`Rib::work`]), and takes out what changes for the FIB ([`Rib::take_changes`]) and the
-//! bytes for each peer ([`Rib::fill`]). No step walks a table: a peer that goes down costs one
-//! number, and a sweep in slices does the rest.
+//! The owner brings messages and session events in ([`Rib::update`], [`Rib::up`], ...), lets it
+//! work in slices ([`Rib::work`]), and takes out what changes for the FIB ([`Rib::take_changes`])
+//! and the bytes for each peer ([`Rib::fill`]). No step walks a table: a peer that goes down costs
+//! one number, and a sweep in slices does the rest.
 
 mod attributes;
 mod decide;

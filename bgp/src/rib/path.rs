@@ -32,6 +32,8 @@ pub(super) enum Paths {
     #[default]
     None,
     One(Path),
+    /// Boxed twice, so that the common cases take 16 bytes.
+    #[allow(clippy::box_collection)]
     Many(Box<Vec<Path>>),
 }
 

@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Which paths of a family count.
 ///
-/// A path bears the number that was current when it was announced. A session that comes or goes, or
-/// a refresh that begins, makes a new number: a whole table becomes old at once, and is swept later.
+/// A path bears the number that was current when it was announced. A session that comes or goes,
+/// or a refresh that begins, makes a new number: a whole table becomes old at once, and is swept
+/// later.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Generation {
     pub(super) current: u8,

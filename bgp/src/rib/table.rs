@@ -149,7 +149,7 @@ impl<P: Prefix> Table<P> {
     }
 
     fn find_or_add(&mut self, prefix: P) -> u32 {
-        let Table { nodes, free, index, hasher, .. } = self;
+        let Table { nodes, free, index, hasher, sweep_left, .. } = self;
         let hash = hasher.hash_one(prefix);
         if let Some(known) = index.find(hash, |at| nodes[*at as usize].prefix == prefix) {
             return *known;
@@ -162,6 +162,8 @@ impl<P: Prefix> Table<P> {
             }
             None => {
                 nodes.push(node);
+                // The sweep will come by here, and must not end one short of where it began.
+                *sweep_left += usize::from(*sweep_left > 0);
                 (nodes.len() - 1) as u32
             }
         };

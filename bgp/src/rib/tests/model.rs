@@ -170,21 +170,13 @@ impl Both {
         let Both { rib, twin, ids, far } = self;
         match event {
             Event::Announce { peer, first, count, path, pref, med, hop: number } => {
-                if !twin.up[peer] {
-                    return;
-                }
                 let internal = asn(peer) == OUR_AS;
                 let path = if internal { path } else { [vec![asn(peer)], path].concat() };
                 let one = Attributes {
                     med: (med > 0).then_some(u32::from(med)),
                     ..attributes(&path, hop(number), internal.then_some(99 + u32::from(pref)))
                 };
-                let nets = Both::nets(first, count);
-                announce(rib, ids[peer], &one, &nets, &agreed(asn(peer)));
-                for net in nets {
-                    let route = Route { attributes: one.clone(), stale: false };
-                    twin.routes.insert((net.into(), peer), route);
-                }
+                self.announce(peer, &one, &Both::nets(first, count));
             }
             Event::Withdraw { peer, first, count } => {
                 if twin.up[peer] {
@@ -223,16 +215,7 @@ impl Both {
                     rib.refresh(ids[peer], &request);
                 }
             }
-            Event::Own { net: number, local_pref } => {
-                let prefix = net(number).into();
-                let route =
-                    local_pref.map(|local_pref| OwnRoute { local_pref, ..OwnRoute::default() });
-                rib.originate(prefix, route);
-                match local_pref {
-                    Some(local_pref) => drop(twin.own.insert(prefix, local_pref)),
-                    None => drop(twin.own.remove(&prefix)),
-                }
-            }
+            Event::Own { net: number, local_pref } => self.own(net(number).into(), local_pref),
             Event::Hop { hop: number, reachable } => {
                 let address = IpAddr::from(hop(number));
                 if reachable {
@@ -250,6 +233,26 @@ impl Both {
             Event::Work(budget) => drop(rib.work(budget)),
         }
         self.answer();
+    }
+
+    fn announce(&mut self, peer: usize, one: &Attributes, nets: &[Ipv4Net]) {
+        if !self.twin.up[peer] {
+            return;
+        }
+        announce(&mut self.rib, self.ids[peer], one, nets, &agreed(asn(peer)));
+        for net in nets {
+            let route = Route { attributes: one.clone(), stale: false };
+            self.twin.routes.insert(((*net).into(), peer), route);
+        }
+    }
+
+    fn own(&mut self, prefix: IpNet, local_pref: Option<u32>) {
+        let route = |local_pref| OwnRoute { local_pref, ..OwnRoute::default() };
+        self.rib.originate(prefix, local_pref.map(route));
+        match local_pref {
+            Some(local_pref) => drop(self.twin.own.insert(prefix, local_pref)),
+            None => drop(self.twin.own.remove(&prefix)),
+        }
     }
 
     fn up(&mut self, peer: usize) {
@@ -279,8 +282,12 @@ impl Both {
                 continue;
             }
             self.far[peer].read(&mut self.rib, self.ids[peer], &agreed(asn(peer)));
-            let expected = self.twin.heard_by(peer);
-            assert_eq!(self.far[peer].heard, expected, "what peer {peer} has heard");
+            let (heard, expected) = (&self.far[peer].heard, self.twin.heard_by(peer));
+            let mut nets = heard.keys().chain(expected.keys());
+            if let Some(net) = nets.find(|net| heard.get(net) != expected.get(net)) {
+                let (heard, expected) = (heard.get(net), expected.get(net));
+                panic!("peer {peer}, {net}: heard {heard:?}, not {expected:?}");
+            }
             assert!(self.far[peer].end_of_rib, "peer {peer} waits for End-of-RIB");
         }
     }
@@ -309,7 +316,7 @@ proptest! {
             both.rib.remove_peer(both.ids[peer]);
         }
         for net in 0..NETS {
-            both.step(Event::Own { net: net as u32, local_pref: None });
+            both.step(Event::Own { net, local_pref: None });
         }
         settle(&mut both.rib);
         both.rib.take_changes(usize::MAX >> 1, &mut changes);
