@@ -5,9 +5,12 @@
 //! ignored, as Felix ignores them. A wrong setting is an error that says where it stands and what
 //! would be right.
 
+mod bgp;
 mod environment;
 #[cfg(test)]
 mod tests;
+
+pub use bgp::{BgpSettings, RouterId, Switch};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -65,6 +68,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// Liveness and readiness.
     pub health: HealthConfig,
+    /// BGP, as far as the datastore does not say it.
+    pub bgp: BgpSettings,
     /// Packet frames of 4096 bytes for all ports together, at least [`FRAMES_MIN`].
     pub frames: usize,
     /// Frames of 72 KiB for super-packets of TAPs.
@@ -186,6 +191,7 @@ impl Default for Config {
             socket: "/run/margay/margay.sock".into(),
             metrics: MetricsConfig::default(),
             health: HealthConfig::default(),
+            bgp: BgpSettings::default(),
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),

@@ -3,7 +3,7 @@
 //! Felix reads any of its settings from `FELIX_<NAME>`; those of metrics, health and interface
 //! names are taken here. An empty variable counts as not set.
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Switch};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -31,7 +31,40 @@ pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(),
     if let Some(prefixes) = text("FELIX_INTERFACEPREFIX") {
         config.interface_prefix = prefixes.split(',').next().unwrap_or("cali").trim().to_owned();
     }
+    bgp(config, environment)?;
     metrics_and_health(config, environment)
+}
+
+/// Calico's names for what BGP takes from the environment. `CALICO_NETWORKING_BACKEND` with
+/// anything but `bird` is a network without BGP.
+fn bgp(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
+    let text = |name: &str| environment(name).filter(|value| !value.is_empty());
+    match text("CALICO_NETWORKING_BACKEND").as_deref() {
+        None | Some("bird") => {}
+        Some("none" | "vxlan") => config.bgp.enabled = Switch::Off,
+        Some(other) => {
+            let what = format!("'{other}' is no networking backend");
+            let name = "CALICO_NETWORKING_BACKEND";
+            return Err(ConfigError::new(name, what, "'bird', 'vxlan' or 'none'"));
+        }
+    }
+    if let Some(id) = text("CALICO_ROUTER_ID") {
+        let bad = |what| {
+            ConfigError::new("CALICO_ROUTER_ID", what, "an address such as 10.0.0.7, or 'hash'")
+        };
+        config.bgp.router_id = Some(id.parse().map_err(bad)?);
+    }
+    if let Some(list) = text("CALICO_ADVERTISE_CLUSTER_IPS") {
+        let name = "CALICO_ADVERTISE_CLUSTER_IPS";
+        let prefix = |word: &str| {
+            let what = format!("'{word}' is no prefix");
+            let bad = |_| ConfigError::new(name, what, "prefixes such as 10.96.0.0/12, by commas");
+            word.parse::<ipnet::IpNet>().map(|net| net.trunc()).map_err(bad)
+        };
+        let words = list.split(',').map(str::trim).filter(|word| !word.is_empty());
+        config.bgp.cluster_ips = words.map(prefix).collect::<Result<_, _>>()?;
+    }
+    Ok(())
 }
 
 fn metrics_and_health(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {

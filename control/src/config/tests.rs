@@ -27,6 +27,7 @@ health: {port: 0, host: 127.0.0.1}
 frames: 8192
 xdpMode: generic
 busyPoll: true
+bgp: {enabled: false, routerId: hash, kernelRoutes: 5000, maxPaths: 4}
 ";
     let config = Config::parse(text, "margay.yaml").unwrap();
     config.check().unwrap();
@@ -38,11 +39,50 @@ busyPoll: true
     assert_eq!((config.metrics.port, config.health.port), (19091, 0));
     assert_eq!(config.xdp_mode, XdpMode::Generic);
     assert!(config.keep_routes && config.busy_poll);
+    assert_eq!((config.bgp.enabled, config.bgp.router_id), (Switch::Off, Some(RouterId::Hash)));
+    assert_eq!((config.bgp.kernel_routes, config.bgp.max_paths), (Some(5000), 4));
 }
 
 #[test]
 fn an_empty_file_is_the_default() {
     assert_eq!(Config::parse("\n", "x").unwrap(), Config::default());
+}
+
+#[test]
+fn calicos_environment_speaks_of_bgp() {
+    let load = |pairs: &[(&str, &str)]| {
+        let mut config = Config::default();
+        environment::apply(&mut config, &environment(pairs)).map(|()| config.bgp)
+    };
+    assert_eq!(load(&[]).unwrap(), BgpSettings::default());
+    let bgp = load(&[
+        ("CALICO_NETWORKING_BACKEND", "bird"),
+        ("CALICO_ROUTER_ID", "192.0.2.7"),
+        ("CALICO_ADVERTISE_CLUSTER_IPS", "10.96.0.0/12, fd96::/108"),
+    ]);
+    let bgp = bgp.unwrap();
+    assert_eq!(bgp.enabled, BgpSettings::default().enabled);
+    assert_eq!(bgp.router_id, Some(RouterId::Address([192, 0, 2, 7].into())));
+    assert_eq!(bgp.cluster_ips.len(), 2);
+    for backend in ["none", "vxlan"] {
+        let bgp = load(&[("CALICO_NETWORKING_BACKEND", backend)]).unwrap();
+        assert_eq!(bgp.enabled, Switch::Off);
+    }
+    for wrong in [
+        ("CALICO_NETWORKING_BACKEND", "ospf"),
+        ("CALICO_ROUTER_ID", "seven"),
+        ("CALICO_ADVERTISE_CLUSTER_IPS", "10.96.0.0"),
+    ] {
+        assert_eq!(load(&[wrong]).unwrap_err().place, wrong.0);
+    }
+}
+
+#[test]
+fn a_hashed_router_id_is_calicos() {
+    // FIPS 180-4: the digest of "a" begins with ca 97 81 12.
+    assert_eq!(RouterId::Hash.of("a"), std::net::Ipv4Addr::new(0xca, 0x97, 0x81, 0x12));
+    let ids = (0..200).map(|node| RouterId::Hash.of(&format!("node-{node}")));
+    assert!(ids.into_iter().all(|id| id.octets()[0] < 224), "none in the multicast range");
 }
 
 #[test]
