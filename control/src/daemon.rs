@@ -183,6 +183,7 @@ async fn take(router: &mut Router, inputs: &mut Inputs) -> Result<(), DaemonErro
         }
         batch = inputs.store.recv() => router.take_store(batch.ok_or_else(|| lost("store"))?),
         Some(event) = inputs.events.recv() => router.take_event(event, Instant::now()),
+        output = router.next_bgp() => router.take_bgp(output),
     }
     Ok(())
 }

@@ -88,6 +88,7 @@ pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
         static_routes: &[],
         host_device: HOST_DEVICE,
         attached: &attached,
+        bgp: None,
     });
     let (mut writer, fib) = FibWriter::with_limits(Default::default())?;
     let mut tables = Tables { ports: ports(&model, node, &names), ..Tables::default() };

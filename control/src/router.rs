@@ -4,8 +4,10 @@
 //! it: which ports, which routes, what the kernel should have. So a step that fails halfway is made
 //! good by the next, and the order of inputs makes no difference.
 
+pub(crate) mod bgp;
 mod neighbors;
 mod port_entries;
+mod report;
 
 use crate::config::Config;
 use crate::devices::{Devices, OpenError, Request, TAP_MTU};
@@ -13,18 +15,19 @@ use crate::kernel::mirror::{Change, Mirror};
 use crate::kernel::watch::Told;
 use crate::kernel::{routes, sysctl};
 use crate::model::Model;
-use crate::ports::{Open, Phase, Ports};
-use crate::publish::{Attach, Done, Publication, Publisher};
+use crate::ports::{Open, Ports};
+use crate::publish::{Attach, Done, Publication, PublishedPort, Publisher};
 use crate::resolve::ports::PortKind;
 use crate::resolve::{self, Inputs, Wanted};
-use crate::status::{PortState, Snapshot, Status};
+use crate::status::Status;
 use crate::store;
 use crate::store::watch::Batch;
+use bgp::Bgp;
 use margay_fastpath::dataplane::{Dataplane, Event};
 use margay_fastpath::fib::FibWriter;
 use margay_tunnels::wire::ethernet::Mac;
 use neighbors::Questions;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +46,8 @@ pub(crate) struct Router {
     devices: Devices,
     publisher: Publisher,
     ports: Ports,
+    port_entries: BTreeMap<Arc<str>, PublishedPort>,
+    bgp: Bgp,
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
@@ -71,6 +76,8 @@ impl Router {
         Ok(Router {
             publisher: Publisher::new(dataplane.clone(), fib, &config.node_name),
             ports: Ports::new(dataplane.worker_count()),
+            port_entries: BTreeMap::new(),
+            bgp: Bgp::new(),
             config,
             dataplane,
             devices,
@@ -93,6 +100,7 @@ impl Router {
     /// The store changed.
     pub(crate) fn take_store(&mut self, batch: Batch) {
         self.dirty |= !self.store_known || !batch.events.is_empty();
+        self.bgp.replan();
         batch.events.into_iter().for_each(|event| self.model.apply(event));
         (self.store, self.store_known) = (batch.report, batch.known);
         self.untold = true;
@@ -145,7 +153,8 @@ impl Router {
 
     /// When the next step is due although nothing changed.
     pub(crate) fn next_step(&self) -> Option<Instant> {
-        self.ports.next_try()
+        let work = self.bgp.has_work().then(Instant::now);
+        [work, self.bgp.retry(), self.ports.next_try()].into_iter().flatten().min()
     }
 
     /// Makes ports, packet path and kernel follow the state. Blocks while workers take it up.
@@ -158,6 +167,7 @@ impl Router {
             return;
         }
         let begin = Instant::now();
+        self.dirty |= self.bgp.retry().is_some_and(|retry| retry <= now);
         let wanted_ports = resolve::ports::wanted(&self.config, &self.model);
         let mut plan = self.ports.plan(&wanted_ports, &self.mirror, now);
         if !plan.close.is_empty() {
@@ -169,11 +179,13 @@ impl Router {
         if self.dirty || !attach.is_empty() {
             self.dirty = false;
             self.errors.clear();
+            self.follow_plan().await;
             let wanted = self.publish(attach);
             let refused =
                 routes::reconcile(&self.handle, &wanted.kernel_routes, &mut self.mirror).await;
             self.note(refused.iter().map(ToString::to_string));
         }
+        self.work_bgp(now);
         self.answer(now);
         if changed {
             self.steps += 1;
@@ -280,24 +292,32 @@ impl Router {
         }
         let attached: BTreeSet<Arc<str>> =
             self.ports.open().map(|(name, ..)| name.clone()).collect();
+        let policies = self.bgp.policies();
         let mut wanted = resolve::resolve(Inputs {
             node: &self.config.node_name,
             model: &self.model,
             mirror: &self.mirror,
-            static_routes: &self.config.static_routes,
+            static_routes: &self.bgp.static_routes(&self.config),
             host_device: &self.config.host_device,
             attached: &attached,
+            bgp: policies.as_ref(),
         });
-        let ports = port_entries::build(&self.config, &self.model, &self.mirror, &self.ports);
+        self.port_entries =
+            port_entries::build(&self.config, &self.model, &self.mirror, &self.ports);
         let known = self.unresolved();
+        let before = self.publisher.routes().clone();
+        self.bgp.resolved(std::mem::take(&mut wanted.table));
         let done = self.publisher.publish(Publication {
-            ports: &ports,
+            ports: &self.port_entries,
             host: &self.config.host_device,
             routes: Arc::new(std::mem::take(&mut wanted.routes)),
+            learned: &mut bgp::write(self.bgp.routes()),
             mirror: &self.mirror,
             attach,
         });
         self.note_publication(&done);
+        self.follow_found();
+        self.follow_others(&before);
         let unresolved = self.unresolved();
         let new = unresolved.difference(&known).copied();
         neighbors::request_all(&self.handle, self.with_devices(new));
@@ -321,55 +341,13 @@ impl Router {
         }
     }
 
-    fn report(&self) {
-        let tables = self.publisher.tables();
-        let ports = self.ports.iter().map(|(name, state)| {
-            let (open, why) = match &state.phase {
-                Phase::Open(open) => {
-                    (tables.port(open.id).map(|entry| (open.id, entry.clone())), String::new())
-                }
-                Phase::Waiting { why, .. } => (None, why.clone()),
-            };
-            (name.clone(), PortState { kind: state.kind.clone(), open, why })
-        });
-        let endpoints = self.model.local_endpoints(&self.config.node_name);
-        self.status.set(Snapshot {
-            node: self.config.node_name.clone(),
-            not_ready: self.not_ready(),
-            store: self.store.clone(),
-            ports: ports.collect(),
-            endpoints: endpoints.map(|(key, endpoint)| (key.clone(), endpoint.clone())).collect(),
-            routes: self.publisher.routes().clone(),
-            neighbors: self.neighbors(),
-            kernel_routes: self.mirror.own_routes().count(),
-            errors: self.errors.clone(),
-            steps: self.steps,
-            step_time: self.step_time,
-        });
-    }
-
-    /// Uplinks and the way to the host must work; a pod's device may come later.
-    fn not_ready(&self) -> Vec<String> {
-        let missing = self.ports.iter().filter_map(|(name, state)| match &state.phase {
-            Phase::Waiting { why, .. } if !state.kind.is_workload() => {
-                Some(format!("port {name}: {why}"))
-            }
-            _ => None,
-        });
-        let unread = (!self.store_known).then(|| match self.store.faults.first() {
-            Some(fault) => format!("store: {fault}"),
-            None => "the store has not been read yet".to_owned(),
-        });
-        let unseen = (!self.kernel_seen).then(|| "the kernel has not answered yet".to_owned());
-        unread.into_iter().chain(unseen).chain(missing).collect()
-    }
-
     /// Gives all devices back, and takes margay's routes out of the kernel unless they are to stay.
     pub(crate) async fn stop(mut self) {
         let names: Vec<Arc<str>> = self.ports.open().map(|(name, ..)| name.clone()).collect();
         let now = Instant::now();
         let open: Vec<_> =
             names.iter().filter_map(|name| self.ports.closed(name, "", now)).collect();
+        self.stop_bgp().await;
         if !self.config.keep_routes {
             for error in routes::remove_all(&self.handle).await {
                 tracing::warn!("{error}");

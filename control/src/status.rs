@@ -3,12 +3,15 @@
 //! Readers (API, metrics, health) take the snapshot and ask the packet path for its counters; they
 //! never wait for the control loop.
 
-use crate::kernel::Neighbor;
+use crate::bgp::Handle;
+use crate::kernel::{Neighbor, export};
 use crate::resolve::Route;
+use crate::resolve::bgp::BgpPlan;
 use crate::resolve::ports::PortKind;
 use crate::resource::workload_endpoint::WorkloadEndpoint;
+use crate::router::bgp::SharedRoutes;
 use crate::store;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use margay_fastpath::dataplane::Dataplane;
 use margay_fastpath::port::PortId;
@@ -43,6 +46,14 @@ pub(crate) struct Snapshot {
     pub(crate) neighbors: Vec<(Arc<str>, IpAddr, Neighbor)>,
     /// Routes of margay in the kernel.
     pub(crate) kernel_routes: usize,
+    /// BGP as the datastore wants it.
+    pub(crate) bgp_plan: Arc<BgpPlan>,
+    /// Why BGP does not run although it should.
+    pub(crate) bgp_fault: Option<String>,
+    /// Routes of BGP peers.
+    pub(crate) learned: SharedRoutes,
+    /// Those of them in the kernel; `None` while BGP does not run.
+    pub(crate) kernel_learned: Option<export::Counter>,
     /// What the kernel or the packet path refused at the last step.
     pub(crate) errors: Vec<String>,
     /// Steps taken.
@@ -67,6 +78,7 @@ pub(crate) struct PortState {
 pub(crate) struct Status {
     snapshot: ArcSwap<Snapshot>,
     dataplane: Arc<Dataplane>,
+    bgp: ArcSwapOption<Handle>,
     start: Instant,
     turned_ms: AtomicU64,
 }
@@ -82,6 +94,7 @@ impl Status {
         Status {
             snapshot: ArcSwap::from_pointee(snapshot),
             dataplane,
+            bgp: ArcSwapOption::empty(),
             start: Instant::now(),
             turned_ms: AtomicU64::new(0),
         }
@@ -95,6 +108,16 @@ impl Status {
     /// Replaces the snapshot.
     pub(crate) fn set(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// The thread of BGP, while it runs.
+    pub(crate) fn bgp(&self) -> Option<Arc<Handle>> {
+        self.bgp.load_full()
+    }
+
+    /// BGP's thread runs from now on, or no longer.
+    pub(crate) fn set_bgp(&self, handle: Option<Arc<Handle>>) {
+        self.bgp.store(handle);
     }
 
     /// The packet path.

@@ -1,6 +1,6 @@
 //! rtnetlink messages as updates of the mirror. What has no meaning for it becomes nothing.
 
-use super::{Link, Neighbor, NextHop, Route, RouteKind, Table};
+use super::{BGP_ROUTE_PROTOCOL, Link, Neighbor, NextHop, Route, RouteKind, Table};
 use ipnet::IpNet;
 use margay_tunnels::wire::ethernet::Mac;
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
@@ -69,9 +69,9 @@ pub fn decode(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Update> {
             address(&message).map(|net| Update::AddressGone(message.header.index, net))
         }
         RouteNetlinkMessage::NewRoute(message) => {
-            route(&message).map(|route| Update::Route(route, replaces))
+            told(&message).map(|route| Update::Route(route, replaces))
         }
-        RouteNetlinkMessage::DelRoute(message) => route(&message).map(Update::RouteGone),
+        RouteNetlinkMessage::DelRoute(message) => told(&message).map(Update::RouteGone),
         RouteNetlinkMessage::NewNeighbour(message) => {
             let (device, ip, state) = neighbor(&message)?;
             Some(Update::Neighbor(device, ip, state))
@@ -137,6 +137,12 @@ pub fn address(message: &AddressMessage) -> Option<IpNet> {
         }
     }
     IpNet::new(local.or(other)?, message.header.prefix_len).ok()
+}
+
+/// A route that counts: those of BGP peers are many, and known to who writes them.
+pub(super) fn told(message: &RouteMessage) -> Option<Route> {
+    let is_learned = u8::from(message.header.protocol) == BGP_ROUTE_PROTOCOL;
+    if is_learned { None } else { route(message) }
 }
 
 /// A route of the main or local table.

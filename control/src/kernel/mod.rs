@@ -2,10 +2,11 @@
 //! writes to it.
 //!
 //! [`watch`] feeds a [`mirror::Mirror`] from dumps and multicast events, [`routes`] writes margay's
-//! own routes, [`neighbors`] asks for resolution, [`sysctl`] sets what Calico sets on the devices
-//! of pods.
+//! own routes, `export` those of BGP peers, [`neighbors`] asks for resolution, [`sysctl`] sets what
+//! Calico sets on the devices of pods.
 //! Only the main and local tables are looked at; policy routing is left out.
 
+pub(crate) mod export;
 pub mod message;
 pub mod mirror;
 pub mod neighbors;
@@ -20,6 +21,8 @@ use std::net::IpAddr;
 /// rtnetlink's protocol number of every route that margay writes; routes with another number are
 /// never touched.
 pub const ROUTE_PROTOCOL: u8 = 158;
+/// The number of routes that come from BGP peers.
+pub const BGP_ROUTE_PROTOCOL: u8 = 159;
 /// Metric of margay's routes, Calico's normal route priority.
 pub const ROUTE_METRIC: u32 = 1024;
 

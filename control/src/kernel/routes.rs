@@ -32,7 +32,7 @@ pub struct Wanted {
 
 /// One step towards the wanted routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     Create(Route),
     Replace(Route),
     Remove(Route),
@@ -108,7 +108,7 @@ fn same(known: &Route, wanted: &Route) -> bool {
         && (known.kind != RouteKind::Unicast || sorted(known) == sorted(wanted))
 }
 
-async fn execute(handle: &Handle, step: Step) -> Result<Update, KernelError> {
+pub(super) async fn execute(handle: &Handle, step: Step) -> Result<Update, KernelError> {
     let request = handle.route();
     match step {
         Step::Create(route) => {
@@ -142,7 +142,7 @@ fn message(route: &Route) -> RouteMessage {
     let destination = (route.prefix.addr(), route.prefix.prefix_len());
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .table_id(254)
-        .protocol(ROUTE_PROTOCOL.into())
+        .protocol(route.protocol.into())
         .priority(route.metric)
         .kind(match route.kind {
             RouteKind::Unicast => RouteType::Unicast,

@@ -208,7 +208,7 @@ pub async fn dump(handle: &Handle) -> Result<Mirror, KernelError> {
         request.header.address_family = (family as u8).into();
         let mut routes = handle.route().get(request).execute();
         while let Some(message) = routes.try_next().await.map_err(failed("dump of routes"))? {
-            if let Some(route) = message::route(&message) {
+            if let Some(route) = message::told(&message) {
                 mirror.apply(Update::Route(route, message::Replaces::Beside));
             }
         }

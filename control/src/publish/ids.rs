@@ -13,6 +13,7 @@ pub(crate) struct Ids<K> {
     slots: Vec<Slot<K>>,
     free: Vec<u32>,
     retired: Vec<u32>,
+    grown: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -23,7 +24,13 @@ struct Slot<K> {
 
 impl<K: Clone + Eq + Hash> Ids<K> {
     pub(crate) fn new() -> Ids<K> {
-        Ids { numbers: AHashMap::new(), slots: Vec::new(), free: Vec::new(), retired: Vec::new() }
+        Ids {
+            numbers: AHashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            retired: Vec::new(),
+            grown: false,
+        }
     }
 
     /// Begins a round: what is not asked for before [`Ids::sweep`] is out of use.
@@ -49,7 +56,13 @@ impl<K: Clone + Eq + Hash> Ids<K> {
             }
         };
         self.numbers.insert(value.clone(), number);
+        self.grown = true;
         number
+    }
+
+    /// Whether numbers were given to new values since the last call.
+    pub(crate) fn take_grown(&mut self) -> bool {
+        std::mem::take(&mut self.grown)
     }
 
     /// Takes the values out that this round did not ask for; true when there were some. Their

@@ -3,14 +3,18 @@
 //! One publication is: the snapshot with all that is new (and still all that is old), new ports to
 //! their workers, FIB entries that are new or different, FIB entries that go, the snapshot without
 //! what nothing leads to any more. Numbers are given on only when every worker has the last
-//! snapshot, so a FIB entry never leads to a target that it was not written for.
+//! snapshot, so a FIB entry never leads to a target that it was not written for. Routes of BGP
+//! peers are beside these, and published by the prefix: see [`learned`].
 
 pub(crate) mod ids;
+mod learned;
 #[cfg(test)]
 mod tests;
 
 use crate::kernel::mirror::Mirror;
+use crate::resolve::learned::{Learned, SetId};
 use crate::resolve::{Hop, Route, Target};
+use ahash::AHashMap;
 use ids::Ids;
 use ipnet::IpNet;
 use margay_fastpath::dataplane::Dataplane;
@@ -21,7 +25,7 @@ use margay_fastpath::tables::{
     Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target as Entry, TargetId,
 };
 use margay_tunnels::wire::ethernet::Mac;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -57,6 +61,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) host: &'a str,
     /// All routes.
     pub(crate) routes: Arc<BTreeMap<IpNet, Route>>,
+    /// Routes of BGP peers. What of them has changed was told to [`Publisher::update`].
+    pub(crate) learned: &'a mut Learned,
     /// For link addresses.
     pub(crate) mirror: &'a Mirror,
     /// Ports that come with it.
@@ -76,6 +82,14 @@ pub(crate) struct Done {
     pub(crate) stuck: bool,
 }
 
+/// What a target's number stands for. Those of sets stay when the set leads elsewhere, so that no
+/// FIB entry changes then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Plain(Entry),
+    Set(SetId),
+}
+
 /// Names a group: its members with their weights.
 type Members = Vec<(AdjacencyId, u8)>;
 
@@ -83,11 +97,14 @@ type Members = Vec<(AdjacencyId, u8)>;
 pub(crate) struct Publisher {
     dataplane: Arc<Dataplane>,
     fib: FibWriter,
-    targets: Ids<Entry>,
+    targets: Ids<Key>,
+    sets: AHashMap<SetId, Entry>,
     adjacencies: Ids<(PortId, IpAddr)>,
     groups: Ids<Members>,
     published: Arc<BTreeMap<IpNet, Route>>,
     written: BTreeMap<IpNet, TargetId>,
+    /// Routes of BGP peers that the FIB had no room for.
+    unwritten: BTreeSet<IpNet>,
     tables: Tables,
     seed: u64,
 }
@@ -107,15 +124,17 @@ impl Publisher {
     /// For an empty packet path. `node` is this node's name: each node spreads flows otherwise.
     pub(crate) fn new(dataplane: Arc<Dataplane>, fib: FibWriter, node: &str) -> Publisher {
         let mut targets = Ids::new();
-        targets.number(&Entry::NoRoute);
+        targets.number(&Key::Plain(Entry::NoRoute));
         Publisher {
             dataplane,
             fib,
             targets,
+            sets: AHashMap::new(),
             adjacencies: Ids::new(),
             groups: Ids::new(),
             published: Arc::default(),
             written: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
             tables: Tables::default(),
             seed: stable_hash(node),
         }
@@ -132,15 +151,14 @@ impl Publisher {
     }
 
     /// Makes the packet path do what the publication says. Blocks until all workers do so.
-    pub(crate) fn publish(&mut self, publication: Publication) -> Done {
+    pub(crate) fn publish(&mut self, mut publication: Publication) -> Done {
         let wanted = self.number_all(&publication);
         let mut done = Done::default();
         done.stuck |= !self.show(&publication);
-        for attach in publication.attach {
+        for attach in publication.attach.drain(..) {
             self.dataplane.attach(attach.id, attach.worker, attach.port);
         }
-        self.write(&wanted, &mut done);
-        let publication = Publication { attach: Vec::new(), ..publication };
+        self.write(&wanted, publication.learned, &mut done);
         let mut swept = self.targets.sweep();
         swept |= self.groups.sweep();
         swept |= self.adjacencies.sweep();
@@ -155,7 +173,12 @@ impl Publisher {
             self.groups.reuse();
             self.adjacencies.reuse();
         }
-        self.published = publication.routes;
+        publication.learned.sweep();
+        self.published = publication.routes.clone();
+        let again: Vec<IpNet> = self.unwritten.iter().take(learned::RETRIES).copied().collect();
+        if !again.is_empty() {
+            done.add(self.update(publication, &again));
+        }
         done
     }
 
@@ -164,13 +187,18 @@ impl Publisher {
         self.targets.begin();
         self.groups.begin();
         self.adjacencies.begin();
-        self.targets.number(&Entry::NoRoute);
+        self.targets.number(&Key::Plain(Entry::NoRoute));
+        self.number_sets(publication);
         if let Some(host) = publication.ports.get(publication.host) {
             self.adjacencies.number(&host_key(host));
         }
         let route = |(prefix, route): (&IpNet, &Route)| {
-            let entry = self.entry(publication.ports, &route.target);
-            (*prefix, TargetId(self.targets.number(&entry)))
+            let set = publication.learned.get(prefix).filter(|(_, set, _)| set.beats(route));
+            let key = match set {
+                Some((id, ..)) => Key::Set(id),
+                None => Key::Plain(self.entry(publication.ports, &route.target)),
+            };
+            (*prefix, TargetId(self.targets.number(&key)))
         };
         publication.routes.iter().map(route).collect()
     }
@@ -235,11 +263,7 @@ impl Publisher {
         let host = host.and_then(|key| self.adjacencies.values().position(|at| at == Some(&key)));
         let tables = Tables {
             ports: entries,
-            targets: self
-                .targets
-                .values()
-                .map(|entry| entry.copied().unwrap_or_default())
-                .collect(),
+            targets: self.targets.values().map(|key| self.entry_of(key)).collect(),
             ecmp_groups: self.groups.values().map(group).collect(),
             adjacencies,
             host: host.map(|at| AdjacencyId(at as u32)),
@@ -270,7 +294,7 @@ impl Publisher {
     }
 
     /// Makes the FIB equal to `wanted`: additions and changes first.
-    fn write(&mut self, wanted: &BTreeMap<IpNet, TargetId>, done: &mut Done) {
+    fn write(&mut self, wanted: &BTreeMap<IpNet, TargetId>, learned: &Learned, done: &mut Done) {
         for (prefix, target) in wanted {
             if self.written.get(prefix) == Some(target) {
                 continue;
@@ -286,18 +310,23 @@ impl Publisher {
         let gone: Vec<IpNet> =
             self.written.keys().filter(|prefix| !wanted.contains_key(*prefix)).copied().collect();
         for prefix in gone {
-            self.fib.remove(prefix);
             self.written.remove(&prefix);
-            done.removed += 1;
+            let set = learned.get(&prefix).map(|(id, ..)| self.targets.number(&Key::Set(id)));
+            match set.map(|target| self.fib.insert(prefix, TargetId(target))) {
+                Some(Ok(_)) => done.written += 1,
+                Some(Err(error)) => self.refuse(prefix, &error, done),
+                None => {
+                    self.fib.remove(prefix);
+                    done.removed += 1;
+                }
+            }
         }
     }
 
     /// A route that the FIB has no room for must not stay with a target that is out of use.
     fn refuse(&mut self, prefix: IpNet, error: &FibError, done: &mut Done) {
-        if self.written.remove(&prefix).is_some() {
-            self.fib.remove(prefix);
-            done.removed += 1;
-        }
+        self.written.remove(&prefix);
+        done.removed += usize::from(self.fib.remove(prefix).is_some());
         done.refused.push((prefix, error.to_string()));
     }
 }

@@ -11,6 +11,7 @@ struct Bench {
     fib: Arc<Fib>,
     ports: BTreeMap<Arc<str>, PublishedPort>,
     mirror: Mirror,
+    learned: Learned,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -48,7 +49,7 @@ fn bench() -> Bench {
         (host.station, host.device) = (Some(Mac([2, 0, 0, 0, 0, 99])), None);
     }
     let publisher = Publisher::new(Arc::new(dataplane), writer, "me");
-    Bench { publisher, fib, ports, mirror: Mirror::default() }
+    Bench { publisher, fib, ports, mirror: Mirror::default(), learned: Learned::default() }
 }
 
 fn via(hops: &[(&str, &str)]) -> Target {
@@ -59,12 +60,13 @@ fn via(hops: &[(&str, &str)]) -> Target {
 impl Bench {
     fn publish(&mut self, routes: &[(&str, Target)]) -> Done {
         let route = |(prefix, target): &(&str, Target)| {
-            (net(prefix), Route { origin: Origin::Store, target: target.clone() })
+            (net(prefix), Route { origin: Origin::Store, target: target.clone(), metric: 1024 })
         };
         self.publisher.publish(Publication {
             ports: &self.ports,
             host: "margay0",
             routes: Arc::new(routes.iter().map(route).collect()),
+            learned: &mut self.learned,
             mirror: &self.mirror,
             attach: Vec::new(),
         })
@@ -226,4 +228,112 @@ proptest! {
             }
         }
     }
+}
+
+/// Next hops `192.0.2.N` on `up0`, and what the table says of them.
+fn hops_table(last: &[u8]) -> crate::resolve::table::Table {
+    let hop = |last: &u8| (format!("192.0.2.{last}"), "up0");
+    crate::resolve::learned::tests::table(last.iter().map(hop))
+}
+
+fn set(last: &[u8], metric: u32) -> crate::resolve::learned::PathSet {
+    let hops = last.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect();
+    crate::resolve::learned::PathSet::found(hops, metric)
+}
+
+impl Bench {
+    fn learn(
+        &mut self,
+        routes: impl IntoIterator<Item = (IpNet, Option<crate::resolve::learned::PathSet>)>,
+        table: &crate::resolve::table::Table,
+    ) -> Done {
+        let mut changed = Vec::new();
+        for (prefix, set) in routes {
+            let is_new = match set {
+                Some(set) => self.learned.put(prefix, set, table),
+                None => self.learned.remove(&prefix),
+            };
+            changed.extend(is_new.then_some(prefix));
+        }
+        let publication = Publication {
+            ports: &self.ports,
+            host: "margay0",
+            routes: self.publisher.published.clone(),
+            learned: &mut self.learned,
+            mirror: &self.mirror,
+            attach: Vec::new(),
+        };
+        self.publisher.update(publication, &changed)
+    }
+}
+
+#[test]
+fn the_better_metric_has_a_prefix_and_the_other_comes_back() {
+    let mut bench = bench();
+    let table = hops_table(&[7]);
+    let own = [("10.0.0.5/32", via(&[("up1", "192.0.2.2")])), ("10.0.0.0/26", Target::Blackhole)];
+    bench.publish(&own);
+    bench.learn([(net("10.0.0.0/26"), Some(set(&[7], 1024)))], &table);
+    assert_eq!(bench.found("10.0.0.9"), Entry::Blackhole, "the own block is no worse");
+    bench.learn([(net("10.0.0.5/32"), Some(set(&[7], 512)))], &table);
+    assert_eq!(bench.next_hop("10.0.0.5").neighbor, ip("192.0.2.7"), "a route that is elevated");
+    bench.publish(&own);
+    assert_eq!(bench.next_hop("10.0.0.5").neighbor, ip("192.0.2.7"), "as well anew");
+    bench.learn([(net("10.0.0.5/32"), None)], &table);
+    assert_eq!(bench.next_hop("10.0.0.5").neighbor, ip("192.0.2.2"));
+    bench.publish(&[]);
+    assert_eq!(bench.next_hop("10.0.0.9").neighbor, ip("192.0.2.7"), "the own one is gone");
+    bench.learn([(net("10.0.0.0/26"), None)], &table);
+    assert_eq!(bench.found("10.0.0.9"), Entry::NoRoute);
+}
+
+#[test]
+fn a_set_that_moves_is_no_change_of_the_fib() {
+    let mut bench = bench();
+    let table = hops_table(&[2, 3]);
+    let routes = (0..64u8).map(|at| (net(&format!("10.{at}.0.0/16")), Some(set(&[2, 3], 1024))));
+    let done = bench.learn(routes, &table);
+    assert_eq!((done.written, done.stuck), (64, false));
+    let Entry::Ecmp(_) = bench.found("10.1.1.1") else { panic!() };
+    let moved = bench.learned.resolve(&hops_table(&[3]));
+    assert_eq!(moved.len(), 1);
+    assert_eq!(bench.publish(&[]), Done::default());
+    assert_eq!(bench.next_hop("10.63.1.1").neighbor, ip("192.0.2.3"));
+    bench.learned.resolve(&hops_table(&[]));
+    bench.publish(&[]);
+    assert_eq!(bench.found("10.63.1.1"), Entry::Unreachable);
+}
+
+/// A full table comes in batches. The work for a batch is as large as the batch: the last of a
+/// hundred takes about as long as the first.
+#[test]
+fn batches_of_a_large_table_take_what_a_batch_takes() {
+    let mut bench = bench();
+    let table = hops_table(&[2, 3, 4]);
+    let batch = |at: u32| {
+        (0..1000u32).map(move |number| {
+            let address = std::net::Ipv4Addr::from(((at * 1000 + number) << 8) + (1 << 24));
+            let prefix = IpNet::new(address.into(), 24).unwrap();
+            (prefix, Some(set(&[2 + (number % 3) as u8], 1024)))
+        })
+    };
+    let mut times = Vec::new();
+    for at in 0..100 {
+        let begin = std::time::Instant::now();
+        let done = bench.learn(batch(at), &table);
+        times.push(begin.elapsed());
+        assert_eq!((done.written, done.refused.len(), done.stuck), (1000, 0, false));
+    }
+    let typical = |times: &[std::time::Duration]| {
+        let mut times = times.to_vec();
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (first, last) = (typical(&times[10..40]), typical(&times[70..]));
+    assert!(last < first * 4 + std::time::Duration::from_millis(2), "{first:?}, {last:?}");
+    assert_eq!(bench.learned.len(), [100_000, 0]);
+    let before: std::time::Duration = times.iter().sum();
+    let begin = std::time::Instant::now();
+    assert_eq!(bench.publish(&[]), Done::default(), "a whole publication leaves them alone");
+    assert!(begin.elapsed() < before / 4 + std::time::Duration::from_millis(5));
 }

@@ -24,6 +24,7 @@ pub(super) fn add_unicast(inputs: Inputs, table: &mut Table) {
             RouteKind::Prohibit => Target::Prohibit,
         };
         let mut entry = Entry::new(Origin::Kernel, target);
+        entry.route.metric = route.metric;
         if route.kind == RouteKind::Unicast {
             entry.ways.clone_from(&route.next_hops);
         }

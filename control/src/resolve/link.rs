@@ -3,7 +3,7 @@
 
 use super::table::{Entry, Table};
 use super::{Hop, Inputs, Origin, Target, host_prefix, is_never_forwarded};
-use crate::kernel::Neighbor;
+use crate::kernel::{Neighbor, NextHop};
 
 pub(super) fn add_neighbors(inputs: Inputs, table: &mut Table) {
     for (device, address, state) in inputs.mirror.neighbors() {
@@ -21,7 +21,9 @@ pub(super) fn add_neighbors(inputs: Inputs, table: &mut Table) {
         );
         if on_link {
             let hop = Hop { port: port.clone(), address };
-            table.force(prefix, Entry::new(Origin::Neighbor, Target::Via(vec![hop])));
+            let way = NextHop { device, gateway: None, weight: 1 };
+            let entry = Entry::new(Origin::Neighbor, Target::Via(vec![hop]));
+            table.force(prefix, entry.with_ways(&[way]));
         }
     }
 }

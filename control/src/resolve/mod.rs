@@ -2,16 +2,17 @@
 //!
 //! [`resolve`] knows nothing of what was published before, so its output cannot depend on history.
 //! Of several routes to one prefix the host's own addresses win, then static routes, then the
-//! datastore's, then the kernel's. A next hop on a device that margay has no port on goes through
-//! the host's stack, which has the device.
+//! datastore's, then the kernel's; routes of BGP peers are beside them, see [`learned`]. A next hop
+//! on a device that margay has no port on goes through the host's stack, which has the device.
 
 pub mod bgp;
 mod kernel;
+pub(crate) mod learned;
 mod link;
 pub mod ports;
 mod static_routes;
 mod store;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::kernel::mirror::Mirror;
 use crate::kernel::routes::Wanted as KernelRoute;
 use crate::model::Model;
 use ipnet::IpNet;
+use margay_bgp::policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -40,6 +42,9 @@ pub struct Inputs<'a> {
     pub host_device: &'a str,
     /// Names of the ports that work.
     pub attached: &'a BTreeSet<Arc<str>>,
+    /// What BGP programs, IPv4 and IPv6: the ways to other nodes that it has are not taken from
+    /// the datastore. `None` without BGP.
+    pub bgp: Option<&'a [Arc<Policy>; 2]>,
 }
 
 /// What should be.
@@ -49,6 +54,8 @@ pub struct Wanted {
     pub routes: BTreeMap<IpNet, Route>,
     /// Routes of margay in the kernel.
     pub kernel_routes: BTreeMap<IpNet, KernelRoute>,
+    /// The same routes, for the next hops of others.
+    pub(crate) table: table::Table,
 }
 
 /// A route of the packet path.
@@ -58,6 +65,8 @@ pub struct Route {
     pub origin: Origin,
     /// What it does.
     pub target: Target,
+    /// Rank beside a route of a BGP peer, whose metric must be lower to win.
+    pub metric: u32,
 }
 
 /// Who wants a route.
@@ -68,6 +77,8 @@ pub enum Origin {
     Kernel,
     /// A host on a link that answered there.
     Neighbor,
+    /// A BGP peer.
+    Bgp,
     /// The datastore.
     Store,
     /// The configuration.
@@ -112,7 +123,8 @@ pub fn resolve(inputs: Inputs) -> Wanted {
     store::add(inputs, &base, &mut all, &mut wanted);
     kernel::add_local(inputs, &mut all);
     link::add_neighbors(inputs, &mut all);
-    wanted.routes = all.into_routes();
+    wanted.routes = all.routes();
+    wanted.table = all;
     wanted
 }
 

@@ -3,10 +3,10 @@
 //! An endpoint is a /32 (IPv6 /128) here, and so is one elsewhere that borrowed its address from a
 //! block of another node. A block goes to the node that owns it, and here it is a blackhole, so
 //! that packets to addresses that nobody has do not turn in circles; a block of a single address
-//! is none, for the hole would be the pod.
+//! is none, for the hole would be the pod. Ways to other nodes that BGP tells are left to it.
 
 use super::table::{Entry, Table};
-use super::{Hop, Inputs, Origin, Target, Wanted, host_prefix};
+use super::{Hop, Inputs, Origin, Target, Wanted, host_prefix, learned};
 use crate::kernel::routes::Wanted as KernelRoute;
 use crate::kernel::{NextHop, RouteKind};
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
@@ -27,6 +27,9 @@ pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut 
     }
     for (block, owner) in &owners {
         if *owner != inputs.node {
+            if is_told_by_bgp(inputs, owner, block) {
+                continue;
+            }
             let found = to_node(inputs, base, owner, block);
             remote(*block, found, table, wanted);
         } else if block.prefix_len() < block.max_prefix_len() {
@@ -38,7 +41,8 @@ pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut 
     for endpoint in inputs.model.endpoints.values().filter(|other| other.node != inputs.node) {
         for address in &endpoint.addresses {
             let prefix = host_prefix(*address);
-            let borrowed = owner_of(&owners, *address) != Some(endpoint.node.as_str());
+            let borrowed = owner_of(&owners, *address) != Some(endpoint.node.as_str())
+                && !is_told_by_bgp(inputs, &endpoint.node, &prefix);
             let found = to_node(inputs, base, &endpoint.node, &prefix).filter(|_| borrowed);
             if found.is_some() {
                 remote(prefix, found, table, wanted);
@@ -78,12 +82,14 @@ fn local(
         (None, Some(_)) if endpoint.attachment == Attachment::Veth => Target::Local,
         (None, _) => Target::Unreachable,
     };
-    table.insert(prefix, Entry::new(Origin::Store, target));
+    let mut entry = Entry::new(Origin::Store, target);
     if let Some(link) = device.filter(|link| link.up) {
         let next_hops = vec![NextHop { device: link.index, gateway: None, weight: 1 }];
+        entry.ways.clone_from(&next_hops);
         let kernel = KernelRoute { kind: RouteKind::Unicast, next_hops };
         wanted.kernel_routes.entry(prefix).or_insert(kernel);
     }
+    table.insert(prefix, entry);
 }
 
 fn remote(
@@ -96,7 +102,7 @@ fn remote(
         table.insert(prefix, Entry::new(Origin::Store, Target::Unreachable));
         return;
     };
-    table.insert(prefix, Entry::new(Origin::Store, target));
+    table.insert(prefix, Entry::new(Origin::Store, target).with_ways(&ways));
     if !ways.is_empty() {
         let kernel = KernelRoute { kind: RouteKind::Unicast, next_hops: ways };
         wanted.kernel_routes.entry(prefix).or_insert(kernel);
@@ -110,12 +116,24 @@ fn to_node(
     node: &str,
     prefix: &IpNet,
 ) -> Option<(Target, Vec<NextHop>)> {
+    base.next_hop(address_of(inputs, node, prefix)?)
+}
+
+fn address_of(inputs: Inputs, node: &str, prefix: &IpNet) -> Option<IpAddr> {
     let node = inputs.model.nodes.get(node)?;
-    let address = match prefix {
-        IpNet::V4(_) => IpAddr::from(node.ipv4?.addr()),
-        IpNet::V6(_) => IpAddr::from(node.ipv6?.addr()),
-    };
-    base.next_hop(address)
+    match prefix {
+        IpNet::V4(_) => Some(node.ipv4?.addr().into()),
+        IpNet::V6(_) => Some(node.ipv6?.addr().into()),
+    }
+}
+
+/// Whether the node itself would tell this prefix over BGP, and the route be programmed. Prefixes
+/// of pools with tunnels are the datastore's in any case.
+fn is_told_by_bgp(inputs: Inputs, node: &str, prefix: &IpNet) -> bool {
+    let Some(policies) = inputs.bgp else { return false };
+    let Some(address) = address_of(inputs, node, prefix) else { return false };
+    let v6 = usize::from(prefix.addr().is_ipv6());
+    learned::programmed(&policies[v6], *prefix, address, learned::USUAL_LOCAL_PREF).is_some()
 }
 
 /// The node of the longest block around an address.

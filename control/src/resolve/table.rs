@@ -1,7 +1,7 @@
 //! Routes by prefix, with longest-prefix match for the recursive ones.
 
 use super::{Hop, Origin, Route, Target};
-use crate::kernel::NextHop;
+use crate::kernel::{NextHop, ROUTE_METRIC};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,13 +16,18 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(origin: Origin, target: Target) -> Entry {
-        Entry { route: Route { origin, target }, ways: Vec::new() }
+        let metric = if origin == Origin::Store { ROUTE_METRIC } else { 0 };
+        Entry { route: Route { origin, target, metric }, ways: Vec::new() }
+    }
+
+    pub(super) fn with_ways(self, ways: &[NextHop]) -> Entry {
+        Entry { ways: ways.to_vec(), ..self }
     }
 }
 
 /// Routes by prefix. Of two to one prefix the origin that is larger stays, then the first.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Table {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Table {
     entries: BTreeMap<IpNet, Entry>,
     /// Prefix lengths in use, as bits, for IPv4 and IPv6.
     lengths: [[u64; 3]; 2],
@@ -52,8 +57,21 @@ impl Table {
         other.entries.into_iter().for_each(|(prefix, entry)| self.insert(prefix, entry));
     }
 
-    pub(super) fn into_routes(self) -> BTreeMap<IpNet, Route> {
-        self.entries.into_iter().map(|(prefix, entry)| (prefix, entry.route)).collect()
+    pub(super) fn routes(&self) -> BTreeMap<IpNet, Route> {
+        self.entries.iter().map(|(prefix, entry)| (*prefix, entry.route.clone())).collect()
+    }
+
+    /// Distance of a next hop, `None` when nothing leads there: 0 on a link, above 0 behind a
+    /// gateway.
+    pub(crate) fn distance(&self, address: IpAddr) -> Option<u32> {
+        self.next_hop(address)?;
+        let route = &self.lookup(address)?.route;
+        let is_direct = match &route.target {
+            Target::OnLink(_) => true,
+            Target::Via(hops) => hops.iter().all(|hop| hop.address == address),
+            _ => false,
+        };
+        Some(if is_direct { 0 } else { route.metric.max(1) })
     }
 
     /// The longest match of an address.
@@ -71,7 +89,7 @@ impl Table {
 
     /// Where packets to a next hop go: the link that it is on, or the ways of the route that
     /// leads to it. `None` when nothing leads there.
-    pub(super) fn next_hop(&self, address: IpAddr) -> Option<(Target, Vec<NextHop>)> {
+    pub(crate) fn next_hop(&self, address: IpAddr) -> Option<(Target, Vec<NextHop>)> {
         let entry = self.lookup(address)?;
         let ways = entry.ways.iter().map(|way| NextHop {
             device: way.device,

@@ -138,7 +138,8 @@ fn run(inputs: &[Input], statics: &[StaticRoute]) -> Wanted {
 fn resolved(model: &Model, mirror: &Mirror, static_routes: &[StaticRoute]) -> Wanted {
     let attached = ["up0", "up1", "cali1", "calit", "margay0"].map(Arc::from).into();
     let host_device = "margay0";
-    resolve(Inputs { node: "me", model, mirror, static_routes, host_device, attached: &attached })
+    let attached = &attached;
+    resolve(Inputs { node: "me", model, mirror, static_routes, host_device, attached, bgp: None })
 }
 
 fn target(wanted: &Wanted, prefix: &str) -> Target {
