@@ -29,6 +29,7 @@ struct Known {
     hashes: [u64; 2],
     received: AttrId,
     life: u32,
+    damaged: bool,
 }
 
 /// The blocks that came last. A feed repeats its attribute sets, so most need no decoding.
@@ -51,19 +52,22 @@ impl KnownBlocks {
         })
     }
 
-    fn find(&self, hashes: [u64; 2], core: &Core) -> Option<AttrId> {
+    fn find(&self, hashes: [u64; 2], core: &Core) -> Option<Taken> {
         let known = self.slots.get(hashes[0] as usize % KNOWN_BLOCKS)?;
-        let same = known.hashes == hashes && core.sets.is_alive(known.received, known.life);
-        same.then_some(known.received)
+        let Known { received, damaged, .. } = *known;
+        let same = known.hashes == hashes && core.sets.is_alive(received, known.life);
+        same.then_some(Taken { received, damaged })
     }
 
-    fn remember(&mut self, hashes: [u64; 2], received: AttrId, core: &Core) {
+    fn remember(&mut self, hashes: [u64; 2], taken: &Taken, core: &Core) {
         if self.slots.is_empty() {
-            let nothing = Known { hashes: [0; 2], received: AttrId::NONE, life: 0 };
+            let received = AttrId::NONE;
+            let nothing = Known { hashes: [0; 2], received, life: 0, damaged: false };
             self.slots = vec![nothing; KNOWN_BLOCKS];
         }
+        let Taken { received, damaged } = *taken;
         let life = core.sets.life(received);
-        self.slots[hashes[0] as usize % KNOWN_BLOCKS] = Known { hashes, received, life };
+        self.slots[hashes[0] as usize % KNOWN_BLOCKS] = Known { hashes, received, life, damaged };
     }
 }
 
@@ -82,9 +86,9 @@ pub(super) fn receive(
     agreed: &Negotiated,
 ) -> Result<Option<Taken>, Notification> {
     let hashes = blocks.hashes(block);
-    if let Some(received) = blocks.find(hashes, core) {
-        core.sets.retain(received);
-        return Ok(Some(Taken { received, damaged: false }));
+    if let Some(taken) = blocks.find(hashes, core) {
+        core.sets.retain(taken.received);
+        return Ok(Some(taken));
     }
     let decoded = Attributes::decode(block, agreed);
     match decoded.treatment {
@@ -96,10 +100,9 @@ pub(super) fn receive(
         Treatment::Accept | Treatment::AttributeDiscard => {
             let received = core.sets.intern(&decoded.attributes, &mut core.hops);
             let damaged = decoded.treatment != Treatment::Accept;
-            if !damaged {
-                blocks.remember(hashes, received, core);
-            }
-            Ok(Some(Taken { received, damaged }))
+            let taken = Taken { received, damaged };
+            blocks.remember(hashes, &taken, core);
+            Ok(Some(taken))
         }
     }
 }
