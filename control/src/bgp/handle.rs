@@ -84,7 +84,7 @@ impl Shared {
         result
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // Fails only when the counter is full, and then the thread is about to wake anyway.
         let _ = self.waker.write(1);
     }

@@ -3,15 +3,31 @@
 //!
 //! [`start`] begins it. [`Handle`] says what is wanted, [`Outputs`] gives what comes of it.
 
+mod actions;
+mod bfd;
 mod config;
+mod connection;
 mod handle;
-mod route;
+mod listener;
+mod output;
+mod own;
+mod peer;
+mod reconfigure;
+mod report;
+mod socket;
 mod speaker;
 mod status;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod transfer;
+mod watch;
 
 pub use config::{Bfd, BgpConfig, Instance, PeerConfig};
 pub use handle::{Handle, MAX_CHANGES, MAX_OUTPUTS, MAX_QUESTIONS, Output, Outputs, RouteQuery};
-pub use route::{Best, Change, Direction, NextHopMode, OwnRoute, PeerCounts, PeerId, RouteView};
+pub use margay_bgp::rib::{
+    Best, Change, Direction, NextHopMode, OwnRoute, PeerCounts, PeerId, RibCounts, RouteView,
+};
 pub use status::{BgpStatus, PeerStatus};
 
 use std::io;

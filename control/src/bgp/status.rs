@@ -8,7 +8,7 @@ use margay_bgp::bfd;
 use margay_bgp::session::State;
 use margay_bgp::wire::{Negotiated, Open};
 
-use super::{Instance, PeerCounts, PeerId};
+use super::{Instance, PeerCounts, PeerId, RibCounts};
 
 /// How the speaker does.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub struct BgpStatus {
     pub listen_errors: BTreeMap<IpAddr, String>,
     /// Connections from addresses that are no peer's.
     pub unknown_peers: u64,
+    /// Sizes of the RIB.
+    pub rib: RibCounts,
     /// Best paths wait for the peers' End-of-RIB after our restart.
     pub holding: bool,
 }
