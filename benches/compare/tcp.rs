@@ -65,6 +65,7 @@ fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64>
             store: store.directory().to_owned(),
             uplinks: vec![UPLINK.to_owned()],
             static_routes: Vec::new(),
+            bgp: false,
             workers: 1,
             directory: scope.directory(),
             detached: false,

@@ -189,6 +189,7 @@ fn margay(time: Duration) -> Result<f64> {
         store: store.directory().to_owned(),
         uplinks: vec!["in0".to_owned(), "out0".to_owned()],
         static_routes: routes.collect(),
+        bgp: false,
         workers: 1,
         directory,
         detached: false,

@@ -37,6 +37,8 @@ pub struct DaemonSpec {
     pub uplinks: Vec<String>,
     /// Prefixes and their next hops.
     pub static_routes: Vec<(IpNet, IpAddr)>,
+    /// Whether it speaks BGP.
+    pub bgp: bool,
     /// Worker threads.
     pub workers: u32,
     /// Where configuration, socket and log are written.
@@ -82,6 +84,7 @@ impl DaemonSpec {
             "workers": { "count": self.workers },
             "staticRoutes": routes,
             "socket": self.socket(),
+            "bgp": { "enabled": self.bgp },
         })
     }
 }
@@ -121,7 +124,9 @@ impl Daemon {
     /// `margay show WHAT -o json`, parsed.
     pub fn show(&self, what: &str) -> Result<Value> {
         let socket = self.spec.socket();
-        let args = ["show", what, "-o", "json", "--socket", text(&socket)?];
+        let mut args = vec!["show"];
+        args.extend(what.split(' '));
+        args.extend(["-o", "json", "--socket", text(&socket)?]);
         let command = process::command(text(&self.spec.binary)?, &args);
         let output = process::run_ok(command, "", SHOW_LIMIT)?;
         serde_json::from_str(&output).with_context(|| format!("show {what}: not JSON: {output}"))

@@ -13,6 +13,7 @@
 //! `margay lab` does and prints). The machine's own network is never touched: links are made inside
 //! namespaces, at both ends.
 
+pub mod bgp;
 pub mod daemon;
 pub mod measure;
 pub mod namespace;

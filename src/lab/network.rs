@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use super::daemon::DaemonSpec;
+use super::daemon::{Daemon, DaemonSpec};
 use super::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use super::node::{Node, Router};
 use super::pod::{Attachment, PodSpec};
@@ -44,6 +44,8 @@ pub struct NetworkSpec {
     pub queues: u32,
     /// Worker threads of each daemon.
     pub workers: u32,
+    /// Whether the routers tell each other their routes by BGP; else routes are static.
+    pub bgp: bool,
     /// Whether it is to be left behind, see [`Network::keep`].
     pub detached: bool,
 }
@@ -56,6 +58,8 @@ pub struct Network {
     pub nodes: [Node; 2],
     /// The top of rack, forwarding by its kernel.
     pub tor: Namespace,
+    /// With BGP: the top of rack's, a margay of an AS of its own.
+    pub tor_daemon: Option<Daemon>,
     /// The host outside.
     pub outside: Namespace,
     scope: Scope,
@@ -91,10 +95,11 @@ impl Network {
             Node::new(number, namespace, spec.router.clone(), store.clone())
         };
         let nodes = [node(1)?, node(2)?];
-        let mut network = Network { spec, nodes, tor, outside, scope };
+        let mut network = Network { spec, nodes, tor, tor_daemon: None, outside, scope };
         network.make_links()?;
         network.make_routes()?;
         network.start_daemons(&store)?;
+        network.start_tor(&store)?;
         Ok(network)
     }
 
@@ -138,6 +143,7 @@ impl Network {
                 daemon.release();
             }
         }
+        self.tor_daemon.iter_mut().for_each(Daemon::release);
     }
 
     fn make_links(&self) -> Result<()> {
@@ -179,8 +185,10 @@ impl Network {
             let (v4, v6) = (format!("172.31.{number}.254"), format!("fd31:{number}::fe"));
             default(node.namespace(), &v4, &v6)?;
             let (v4, v6) = (format!("172.31.{number}.1"), format!("fd31:{number}::1"));
-            for (block, via) in node.blocks()?.into_iter().zip([v4, v6]) {
-                self.tor.route(block, via.parse()?)?;
+            if !self.spec.bgp {
+                for (block, via) in node.blocks()?.into_iter().zip([v4, v6]) {
+                    self.tor.route(block, via.parse()?)?;
+                }
             }
             if self.spec.router == Router::Kernel {
                 let (v4, v6) = (format!("172.30.0.{number}"), format!("fd30::{number}"));
@@ -196,22 +204,68 @@ impl Network {
         let Router::Margay(binary) = self.spec.router.clone() else { return Ok(()) };
         for (at, node) in self.nodes.iter_mut().enumerate() {
             let number = at + 1;
-            let static_routes = vec![
+            let mut static_routes = vec![
                 (net("198.51.100.0/24")?, format!("172.31.{number}.254").parse()?),
                 (net("2001:db8:100::/64")?, format!("fd31:{number}::fe").parse()?),
             ];
+            if self.spec.bgp {
+                static_routes.clear();
+            }
             node.start_daemon(DaemonSpec {
                 binary: binary.clone(),
                 node: node.name().to_owned(),
                 store: store.directory().to_owned(),
                 uplinks: vec![FABRIC.to_owned(), UPLINK.to_owned()],
                 static_routes,
+                bgp: self.spec.bgp,
                 workers: self.spec.workers,
                 directory: self.scope.directory(),
                 detached: self.spec.detached,
             })?;
         }
         Ok(())
+    }
+}
+
+/// What the top of rack tells by BGP: the outside host's networks.
+pub const OUTSIDE: [&str; 2] = ["198.51.100.0/24", "2001:db8:100::/64"];
+/// AS of the nodes, Calico's default.
+const NODES_AS: u32 = 64_512;
+/// AS of the top of rack.
+const TOR_AS: u32 = 64_600;
+
+impl Network {
+    /// The top of rack's daemon: it has no uplinks, so its kernel forwards by what it learns. Its
+    /// store is its own, for it is no node of the cluster.
+    fn start_tor(&mut self, store: &Store) -> Result<()> {
+        let (Router::Margay(binary), true) = (self.spec.router.clone(), self.spec.bgp) else {
+            return Ok(());
+        };
+        let own = Store::create(&self.scope.directory().join("tor-store"))?;
+        own.put_node_of("tor", net("172.31.1.254/24")?, net("fd31:1::fe/64")?, TOR_AS)?;
+        own.put_advertised(&[net(OUTSIDE[0])?, net(OUTSIDE[1])?])?;
+        for number in [1, 2] {
+            let node = format!("edge{number}");
+            for (edge, tor) in [
+                (format!("172.31.{number}.1"), format!("172.31.{number}.254")),
+                (format!("fd31:{number}::1"), format!("fd31:{number}::fe")),
+            ] {
+                own.put_peer("tor", edge.parse()?, NODES_AS)?;
+                store.put_peer(&node, tor.parse()?, TOR_AS)?;
+            }
+        }
+        let spec = DaemonSpec {
+            binary,
+            node: "tor".to_owned(),
+            store: own.directory().to_owned(),
+            uplinks: Vec::new(),
+            static_routes: Vec::new(),
+            bgp: true,
+            workers: 1,
+            directory: self.scope.directory(),
+            detached: self.spec.detached,
+        };
+        self.tor_daemon.insert(Daemon::start(spec, &self.tor)?).wait_ready()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// One thing that the lab did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,8 +33,8 @@ pub struct Report {
     pub ok: bool,
     /// The steps in their order.
     pub steps: Vec<Step>,
-    /// BGP sessions; the routes of this network are static, so there are none.
-    pub bgp: Vec<String>,
+    /// BGP sessions of all routers, as `margay show bgp peers` tells of them.
+    pub bgp: Vec<Value>,
     /// Sums over the ping steps.
     pub pings: Pings,
     /// One TCP stream from pod to pod across both routers at MTU 1500, in Gbit/s of payload.

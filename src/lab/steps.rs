@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::bgp;
 use super::measure::{self, IperfSpec, Load, PingSpec};
 use super::namespace::Namespace;
 use super::network::{NARROW, Network, NetworkSpec};
@@ -39,8 +40,10 @@ pub fn run(router: &Router, keep: bool, watch: &mut dyn FnMut(News)) -> Result<R
     let mut run = Run { report: Report::default(), watch };
     for (at, mtu) in MTUS.into_iter().enumerate() {
         let keep = keep && at + 1 == MTUS.len();
+        // By BGP on the first, by static routes on the other.
+        let bgp = at == 0 && *router != Router::Kernel;
         let spec =
-            NetworkSpec { router: router.clone(), mtu, queues: 1, workers: 1, detached: keep };
+            NetworkSpec { router: router.clone(), mtu, queues: 1, workers: 1, bgp, detached: keep };
         let mut network = None;
         run.step(&format!("network at MTU {mtu}"), |_| {
             let started = Instant::now();
@@ -65,6 +68,7 @@ fn end(mut network: Network) -> Result<String> {
     for node in &mut network.nodes {
         node.stop_daemon()?;
     }
+    network.tor_daemon.take().map_or(Ok(()), |mut daemon| daemon.stop())?;
     let (directory, prefix) = (network.scope().directory(), network.scope().prefix());
     drop(network);
     ensure!(!directory.exists(), "{} is still there", directory.display());
@@ -97,6 +101,10 @@ impl Run<'_> {
 
     fn network(&mut self, network: &mut Network) -> Result<()> {
         let mtu = network.spec().mtu;
+        if network.spec().bgp {
+            self.step("BGP sessions are established", |report| bgp::established(network, report))?;
+            self.step("routes are learnt by BGP", |_| bgp::learnt(network))?;
+        }
         let before = checksum_errors(network);
         self.pings(network)?;
         self.step("traceroute names both routers", |_| traceroute(network))?;

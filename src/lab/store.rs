@@ -4,6 +4,7 @@
 //! of one.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -47,6 +48,28 @@ impl Store {
             "natOutgoing": false, "nodeSelector": "all()",
         });
         self.put("IPPool", name, &json!({ "name": name }), &spec)
+    }
+
+    /// Writes the AS of a node whose addresses are these.
+    pub fn put_node_of(&self, name: &str, v4: IpNet, v6: IpNet, asn: u32) -> Result<()> {
+        let bgp = json!({ "ipv4Address": v4, "ipv6Address": v6, "asNumber": asn });
+        self.put("Node", name, &json!({ "name": name }), &json!({ "bgp": bgp }))
+    }
+
+    /// Writes that `node` peers with an address of another AS, from whatever address it has there.
+    pub fn put_peer(&self, node: &str, address: IpAddr, asn: u32) -> Result<()> {
+        let name = format!("{node}-{}", address.to_string().replace([':', '.'], "-"));
+        let spec = json!({
+            "node": node, "peerIP": address.to_string(), "asNumber": asn, "sourceAddress": "None",
+        });
+        self.put("BGPPeer", &name, &json!({ "name": name }), &spec)
+    }
+
+    /// Writes that nodes do not mesh, and advertise these prefixes.
+    pub fn put_advertised(&self, prefixes: &[IpNet]) -> Result<()> {
+        let prefixes: Vec<Value> = prefixes.iter().map(|net| json!({ "cidr": net })).collect();
+        let spec = json!({ "nodeToNodeMeshEnabled": false, "serviceExternalIPs": prefixes });
+        self.put("BGPConfiguration", "default", &json!({ "name": "default" }), &spec)
     }
 
     /// Writes that `node` owns the block `cidr`.

@@ -10,7 +10,8 @@ use margay::lab::{requirements, steps};
 fn the_same_network_works_with_kernel_forwarding() {
     let Some(_turn) = crate::turn(requirements::STEPS) else { return };
     let router = Router::Kernel;
-    let spec = NetworkSpec { router, mtu: 1500, queues: 1, workers: 1, detached: false };
+    let spec =
+        NetworkSpec { router, mtu: 1500, queues: 1, workers: 1, bgp: false, detached: false };
     let mut network = Network::start(spec).unwrap();
     let directory = network.scope().directory();
     for node in &network.nodes {

@@ -53,7 +53,7 @@ fn binary() -> PathBuf {
 
 fn margay(mtu: u32) -> NetworkSpec {
     let router = Router::Margay(binary());
-    NetworkSpec { router, mtu, queues: 1, workers: 1, detached: false }
+    NetworkSpec { router, mtu, queues: 1, workers: 1, bgp: false, detached: false }
 }
 
 /// A network with margay on its nodes and the usual pods.
