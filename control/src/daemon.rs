@@ -14,7 +14,7 @@ use crate::kernel::{self, sysctl, watch};
 use crate::router::Router;
 use crate::status::Status;
 use crate::store::directory::Directory;
-use crate::{api, health, metrics, store};
+use crate::{api, bird, health, metrics, store};
 use margay_fastpath::dataplane::{Dataplane, DataplaneConfig, Event};
 use margay_fastpath::fib::FibWriter;
 use std::future::Future;
@@ -96,6 +96,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let status = Arc::new(Status::new(&config.node_name, dataplane.clone()));
     let api = api::server::start(&config.socket, status.clone())
         .map_err(|error| DaemonError::of("socket")(&error))?;
+    let bird = bird::start(config.bgp.bird_sockets.as_deref(), &status);
     let services = [
         metrics::start(&config.metrics, status.clone())
             .await
@@ -116,7 +117,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let outcome = turn(&mut router, inputs, &status, shutdown).await;
     services.iter().flatten().for_each(tokio::task::JoinHandle::abort);
     router.stop().await;
-    drop(api);
+    drop((api, bird));
     outcome
 }
 

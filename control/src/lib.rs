@@ -5,6 +5,8 @@
 
 pub mod api;
 pub mod bgp;
+mod bird;
+mod clock;
 pub mod config;
 pub mod daemon;
 mod devices;

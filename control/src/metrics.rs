@@ -2,7 +2,7 @@
 //!
 //! Values are read when somebody asks; nothing is counted twice and nothing in the packet path.
 
-use crate::api::{ports, workers};
+use crate::api::{self, ports, workers};
 use crate::config::MetricsConfig;
 use crate::http;
 use crate::status::Status;
@@ -50,6 +50,7 @@ impl Collector for Reader {
     fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         let mut writer = Writer(encoder);
         self.node(&mut writer)?;
+        self.bgp(&mut writer)?;
         self.ports(&mut writer)?;
         self.workers(&mut writer)
     }
@@ -127,6 +128,35 @@ impl Reader {
             ),
         ];
         gauges.into_iter().try_for_each(|(name, help, value)| writer.gauge(name, help, value))
+    }
+
+    fn bgp(&self, writer: &mut Writer) -> std::fmt::Result {
+        let Some(bgp) = api::status::bgp(&self.0) else { return Ok(()) };
+        let gauges = [
+            ("margay_bgp_peers", "Sessions that are wanted", bgp.peers),
+            ("margay_bgp_peers_up", "Sessions that are established", bgp.peers_up),
+            ("margay_bgp_routes_v4", "IPv4 prefixes that peers have told", bgp.routes_v4),
+            ("margay_bgp_routes_v6", "IPv6 prefixes that peers have told", bgp.routes_v6),
+            ("margay_bgp_kernel_routes", "Those in the kernel", bgp.kernel_routes),
+            ("margay_bgp_kernel_waiting", "Those not written there yet", bgp.kernel_waiting),
+        ];
+        for (name, help, value) in gauges {
+            writer.gauge(name, help, value as i64)?;
+        }
+        let peers = api::bgp::peers(&self.0);
+        let rows = |value: fn(&api::bgp::PeerAnswer) -> u64| -> Vec<_> {
+            peers.iter().map(|peer| (vec![("peer", peer.name.clone())], value(peer))).collect()
+        };
+        writer.counters(
+            "margay_bgp_peer_updates_received",
+            "UPDATE messages received",
+            &rows(|peer| peer.updates_received),
+        )?;
+        writer.counters(
+            "margay_bgp_peer_established",
+            "Sessions that have come up",
+            &rows(|peer| peer.established_count),
+        )
     }
 
     fn ports(&self, writer: &mut Writer) -> std::fmt::Result {

@@ -72,7 +72,7 @@ impl Show {
                 let answer: Vec<_> = client::get(socket, "/v1/workers")?;
                 print(output, &answer, |answer| tables::workers(answer, wide))?;
             }
-            What::Bgp(bgp) => return bgp.execute(output),
+            What::Bgp(bgp) => return bgp.execute(socket, output),
             What::Drops => {
                 let answer = client::get(socket, "/v1/drops")?;
                 print(output, &answer, tables::drops)?;

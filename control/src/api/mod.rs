@@ -3,6 +3,7 @@
 //! One file a resource: the type of its answer, used by server and client alike, and how it is
 //! made of the [`crate::status::Status`]. Keys are camelCase and stable.
 
+pub mod bgp;
 pub mod bgp_config;
 pub(crate) mod capture;
 pub mod client;

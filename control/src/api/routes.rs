@@ -1,12 +1,16 @@
 //! `show routes [PREFIX]`.
 
 use crate::resolve::{Hop, Origin, Route, Target};
+use crate::router::bgp;
 use crate::status::{Snapshot, Status};
 use ipnet::IpNet;
 use margay_fastpath::port::PortId;
 use margay_fastpath::tables::Tables;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+
+/// Learned routes that are read at once.
+const PAGE: usize = 4096;
 
 /// A route of the packet path.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -37,8 +41,39 @@ pub struct NextHopAnswer {
 pub(crate) fn answer(status: &Status) -> Vec<RouteAnswer> {
     let snapshot = status.snapshot();
     let tables = status.dataplane().tables();
-    let routes = snapshot.routes.iter();
-    routes.map(|(prefix, route)| of_route(&snapshot, &tables, *prefix, route)).collect()
+    let mut routes: Vec<(IpNet, Route)> = Vec::new();
+    for (prefix, route) in snapshot.routes.iter() {
+        let winner = find(&snapshot, prefix).unwrap_or_else(|| route.clone());
+        routes.push((*prefix, winner));
+    }
+    routes.extend(learned(&snapshot));
+    routes.sort_by_key(|(prefix, _)| *prefix);
+    routes.iter().map(|(prefix, route)| of_route(&snapshot, &tables, *prefix, route)).collect()
+}
+
+/// Routes of BGP peers to prefixes that nobody else has. Whoever writes waits for a page only.
+fn learned(snapshot: &Snapshot) -> Vec<(IpNet, Route)> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let routes = bgp::read(&snapshot.learned);
+        let page = routes.page(after, PAGE);
+        for (prefix, _) in &page {
+            let alone = !snapshot.routes.contains_key(prefix);
+            found.extend(routes.route(prefix).filter(|_| alone).map(|route| (*prefix, route)));
+        }
+        let Some((last, _)) = page.last() else { return found };
+        after = Some(*last);
+    }
+}
+
+/// What the packet path has for exactly this prefix.
+fn find(snapshot: &Snapshot, prefix: &IpNet) -> Option<Route> {
+    let learned = bgp::read(&snapshot.learned).route(prefix);
+    match (snapshot.routes.get(prefix), learned) {
+        (Some(own), Some(learned)) if learned.metric < own.metric => Some(learned),
+        (Some(own), _) => Some(own.clone()),
+        (None, learned) => learned,
+    }
 }
 
 /// The route of exactly this prefix, or the longest match of an address; several never.
@@ -50,10 +85,10 @@ pub(crate) fn lookup(status: &Status, text: &str) -> Result<Vec<RouteAnswer>, St
         _ => return Err(format!("'{text}' is neither an address nor a prefix")),
     };
     let tables = status.dataplane().tables();
-    let found = found.and_then(|prefix| Some((prefix, snapshot.routes.get(&prefix)?)));
+    let found = found.and_then(|prefix| Some((prefix, find(&snapshot, &prefix)?)));
     Ok(found
         .into_iter()
-        .map(|(prefix, route)| of_route(&snapshot, &tables, prefix, route))
+        .map(|(prefix, route)| of_route(&snapshot, &tables, prefix, &route))
         .collect())
 }
 
@@ -62,7 +97,7 @@ fn longest(snapshot: &Snapshot, address: IpAddr) -> Option<IpNet> {
     (0..=bits)
         .rev()
         .filter_map(|length| Some(IpNet::new(address, length).ok()?.trunc()))
-        .find(|prefix| snapshot.routes.contains_key(prefix))
+        .find(|prefix| find(snapshot, prefix).is_some())
 }
 
 fn of_route(snapshot: &Snapshot, tables: &Tables, prefix: IpNet, route: &Route) -> RouteAnswer {

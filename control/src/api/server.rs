@@ -3,7 +3,7 @@
 //! The socket is the node's administrator's: mode 0600. A leftover of a daemon that was killed is
 //! replaced, one that a living daemon answers on is not.
 
-use super::{capture, drops, endpoints, neighbors, ports, routes, status, top, workers};
+use super::{bgp, capture, drops, endpoints, neighbors, ports, routes, status, top, workers};
 use crate::status::Status;
 use axum::Json;
 use axum::extract::{Query, State};
@@ -48,6 +48,8 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
         .route("/v1/neighbors", get(|state: Shared| of(state, neighbors::answer)))
         .route("/v1/workers", get(|state: Shared| of(state, workers::answer)))
         .route("/v1/drops", get(|state: Shared| of(state, drops::answer)))
+        .route("/v1/bgp/peers", get(|state: Shared| of(state, bgp::peers)))
+        .route("/v1/bgp/routes", get(bgp::show_routes))
         .route("/v1/routes", get(show_routes))
         .route("/v1/top", get(top::stream))
         .route("/v1/capture", get(capture::stream))

@@ -1,7 +1,9 @@
 //! `show status`.
 
-use crate::status::Status;
+use crate::kernel::export;
+use crate::status::{Snapshot, Status};
 use crate::store::Report;
+use margay_bgp::session::State;
 use serde::{Deserialize, Serialize};
 
 /// State of the whole node.
@@ -36,12 +38,54 @@ pub struct StatusAnswer {
     pub routes_v6: usize,
     /// Routes of margay in the kernel.
     pub kernel_routes: usize,
+    /// BGP; none where it does not run.
+    pub bgp: Option<BgpAnswer>,
     /// Packet memory.
     pub frames: Frames,
     /// Steps of the control loop.
     pub steps: u64,
     /// Duration of the last one.
     pub step_microseconds: u64,
+}
+
+/// BGP in short.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpAnswer {
+    /// Sessions that are up.
+    pub peers_up: usize,
+    /// Sessions that are wanted.
+    pub peers: usize,
+    /// Prefixes that peers have told, IPv4.
+    pub routes_v4: usize,
+    /// IPv6.
+    pub routes_v6: usize,
+    /// Those in the kernel.
+    pub kernel_routes: usize,
+    /// Those that wait to be written there.
+    pub kernel_waiting: usize,
+    /// Those left out for the limit on the kernel's.
+    pub kernel_left_out: u64,
+    /// After a restart: the selection waits for the peers.
+    pub holding: bool,
+}
+
+/// BGP in short; `None` where it does not run.
+pub(crate) fn bgp(status: &Status) -> Option<BgpAnswer> {
+    let (snapshot, bgp) = (status.snapshot(), status.bgp()?.status());
+    let [routes_v4, routes_v6] = crate::router::bgp::read(&snapshot.learned).len();
+    let kernel = snapshot.kernel_learned.as_ref().map(export::Counter::counts).unwrap_or_default();
+    let up = bgp.peers.values().filter(|peer| peer.state == State::Established).count();
+    Some(BgpAnswer {
+        peers_up: up,
+        peers: snapshot.bgp_plan.sessions.len(),
+        routes_v4,
+        routes_v6,
+        kernel_routes: kernel.installed,
+        kernel_waiting: kernel.waiting,
+        kernel_left_out: kernel.left_out,
+        holding: bgp.holding,
+    })
 }
 
 /// Packet memory.
@@ -71,7 +115,7 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
         ready: ready && live,
         live,
         faults: not_live.into_iter().chain(snapshot.not_ready.iter().cloned()).collect(),
-        errors: snapshot.errors.clone(),
+        errors: errors_of(&snapshot),
         uptime_seconds: status.uptime().as_secs(),
         store: snapshot.store.clone(),
         ports_open: open,
@@ -80,6 +124,7 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
         routes_v4: v4,
         routes_v6: snapshot.routes.len() - v4,
         kernel_routes: snapshot.kernel_routes,
+        bgp: bgp(status),
         frames: Frames {
             total: report.frames,
             free: report.frames_free,
@@ -89,4 +134,13 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
         steps: snapshot.steps,
         step_microseconds: snapshot.step_time.as_micros() as u64,
     }
+}
+
+/// Errors of the last step, and what BGP cannot have.
+fn errors_of(snapshot: &Snapshot) -> Vec<String> {
+    let own = snapshot.bgp_fault.iter().map(|fault| format!("BGP: {fault}"));
+    let plan = snapshot.bgp_plan.faults.iter().map(|fault| format!("BGP: {fault}"));
+    let kernel = snapshot.kernel_learned.as_ref().and_then(|kernel| kernel.counts().last_error);
+    let kernel = kernel.map(|error| format!("BGP in the kernel: {error}"));
+    snapshot.errors.iter().cloned().chain(own).chain(plan).chain(kernel).collect()
 }

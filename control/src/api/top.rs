@@ -1,6 +1,7 @@
 //! `top`: totals as a stream, one JSON object a line, for as long as somebody reads.
 
 use super::ports::{self, PortAnswer};
+use super::status::{self, BgpAnswer};
 use super::workers::{self, WorkerAnswer};
 use crate::status::Status;
 use axum::body::Body;
@@ -28,6 +29,9 @@ pub struct Sample {
     pub ready: bool,
     /// Routes of the packet path.
     pub routes: usize,
+    /// BGP; none where it does not run.
+    #[serde(default)]
+    pub bgp: Option<BgpAnswer>,
     /// Ports.
     pub ports: Vec<PortAnswer>,
     /// Workers.
@@ -62,11 +66,14 @@ pub(crate) async fn stream(
 
 fn sample(status: &Status) -> Sample {
     let snapshot = status.snapshot();
+    let bgp = status::bgp(status);
+    let learned = bgp.as_ref().map_or(0, |bgp| bgp.routes_v4 + bgp.routes_v6);
     Sample {
         node: snapshot.node.clone(),
         uptime_milliseconds: status.uptime().as_millis() as u64,
         ready: snapshot.not_ready.is_empty(),
-        routes: snapshot.routes.len(),
+        routes: snapshot.routes.len() + learned,
+        bgp,
         ports: ports::answer(status),
         workers: workers::answer(status),
     }

@@ -33,7 +33,7 @@ pub struct BgpSettings {
 impl Default for BgpSettings {
     fn default() -> BgpSettings {
         BgpSettings {
-            enabled: Switch::Off,
+            enabled: Switch::Auto,
             router_id: None,
             cluster_ips: Vec::new(),
             secret_namespace: None,

@@ -197,6 +197,18 @@ impl Learned {
         self.set(*self.routes.get(prefix)?).filter(|(_, set, _)| !set.next_hops.is_empty())
     }
 
+    /// The route of a prefix that is programmed.
+    pub(crate) fn route(&self, prefix: &IpNet) -> Option<Route> {
+        let (_, set, resolved) = self.get(prefix)?;
+        let target = resolved.target.clone();
+        Some(Route { origin: super::Origin::Bgp, target, metric: set.metric })
+    }
+
+    /// A peer has told this prefix, programmed or not.
+    pub(crate) fn knows(&self, prefix: &IpNet) -> bool {
+        self.routes.contains_key(prefix)
+    }
+
     /// A set.
     pub(crate) fn set(&self, id: SetId) -> Option<(SetId, &PathSet, &Resolved)> {
         let set = self.sets.get(id.0 as usize)?.as_ref()?;

@@ -40,6 +40,14 @@ pub(super) fn status(answer: &StatusAnswer) -> Table {
         ),
     ];
     table.add_rows(rows.map(|(name, value)| [name.to_owned(), value]));
+    if let Some(bgp) = &answer.bgp {
+        let waits = if bgp.holding { ", selection waits for peers" } else { "" };
+        let text = format!(
+            "{} of {} peers up, {} IPv4 and {} IPv6 routes, {} in the kernel{waits}",
+            bgp.peers_up, bgp.peers, bgp.routes_v4, bgp.routes_v6, bgp.kernel_routes
+        );
+        table.add_row(["BGP".to_owned(), text]);
+    }
     let faults = answer.faults.iter().map(|fault| ["fault".to_owned(), fault.clone()]);
     let errors = answer.errors.iter().map(|error| ["error".to_owned(), error.clone()]);
     let store = answer.store.faults.iter().map(|fault| ["store".to_owned(), fault.to_string()]);

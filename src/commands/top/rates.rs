@@ -1,5 +1,6 @@
 //! What happened between two samples, per second.
 
+use margay_control::api::status::BgpAnswer;
 use margay_control::api::top::Sample;
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ pub(super) struct Rates {
     pub(super) ready: bool,
     pub(super) uptime_s: u64,
     pub(super) routes: usize,
+    pub(super) bgp: Option<BgpAnswer>,
     pub(super) ports: Vec<PortRate>,
     pub(super) workers: Vec<WorkerRate>,
     /// Dropped packets by reason: a second, and in all.
@@ -101,6 +103,7 @@ impl Rates {
             ready: now.ready,
             uptime_s: now.uptime_milliseconds / 1000,
             routes: now.routes,
+            bgp: now.bgp.clone(),
             ports: ports.collect(),
             workers: workers.collect(),
             drops,

@@ -12,6 +12,7 @@ fn sample(uptime_ms: u64, packets: u64) -> Sample {
         uptime_milliseconds: uptime_ms,
         ready: true,
         routes: 12,
+        bgp: None,
         ports: vec![PortAnswer {
             name: "eth0".into(),
             state: "open".into(),

@@ -46,7 +46,12 @@ pub(super) fn plain(rates: &Rates) -> String {
 
 fn title(rates: &Rates) -> String {
     let state = if rates.ready { "ready" } else { "not ready" };
-    format!("{}: {state}, up {} s, {} routes", rates.node, rates.uptime_s, rates.routes)
+    let mut line =
+        format!("{}: {state}, up {} s, {} routes", rates.node, rates.uptime_s, rates.routes);
+    if let Some(bgp) = &rates.bgp {
+        let _ = write!(line, ", {} of {} BGP peers up", bgp.peers_up, bgp.peers);
+    }
+    line
 }
 
 fn port(port: &PortRate) -> [String; 7] {
