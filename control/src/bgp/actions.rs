@@ -106,8 +106,10 @@ impl Speaker {
         let ends = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         connection.is_ending |= events.intersects(ends);
         if connection.stage == Stage::Connecting {
-            return self.connect_ends(token);
+            self.connect_ends(token);
         }
+        // The same event may tell of the peer's first message, and no other will.
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         connection.writable |= events.contains(EpollFlags::EPOLLOUT);
         if events.intersects(ends | EpollFlags::EPOLLIN) && !connection.readable {
             connection.readable = true;
@@ -122,8 +124,8 @@ impl Speaker {
     fn connect_ends(&mut self, token: u64) {
         let Some(connection) = self.connections.get_mut(&token) else { return };
         let (key, conn) = (connection.peer, connection.id);
-        let is_there = matches!(connection.socket.take_error(), Ok(None)) && !connection.is_ending;
-        let is_there = is_there && connection.socket.peer_addr().is_ok();
+        let is_whole = matches!(connection.socket.take_error(), Ok(None));
+        let is_there = is_whole && connection.socket.peer_addr().is_ok();
         (connection.stage, connection.writable) = (Stage::Open, is_there);
         if !is_there {
             self.forget(token);

@@ -138,24 +138,26 @@ impl Speaker {
         }
     }
 
-    /// Makes UPDATEs for the sockets that take them, in turns. True when more can be written.
+    /// Makes UPDATEs for the sockets that take them, in turns. True when some were
+    /// written.
     pub(super) fn write_some(&mut self) -> bool {
         let began = Instant::now();
         let count = self.established.len();
-        let mut is_more = false;
+        let mut is_any = false;
         for turn in 0..count {
             let at = (self.next_writer + turn) % count;
             let Some(&one) = self.established.get(at) else { break };
-            is_more |= self.fill(one);
+            is_any |= self.fill(one);
             if began.elapsed() >= SLICE {
                 self.next_writer = at + 1;
                 return true;
             }
         }
-        is_more
+        is_any
     }
 
-    /// Makes and writes UPDATEs for one peer. True when it takes more.
+    /// Makes and writes UPDATEs for one peer. True when there were some: more may follow, also by
+    /// work of the RIB that waited for these to be taken.
     fn fill(&mut self, one: Established) -> bool {
         if !self.rib.has_output(one.id) {
             return false;
@@ -173,11 +175,10 @@ impl Speaker {
         if connection.readable && !self.readable.contains(&one.token) {
             self.readable.push_back(one.token);
         }
-        let takes_more = connection.writable;
         let pending = connection.output.pending().len();
         let conn = connection.id;
         self.wrote(one.key, conn, written, pending);
         self.status_later();
-        takes_more && self.rib.has_output(one.id)
+        true
     }
 }
