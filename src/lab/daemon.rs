@@ -71,6 +71,11 @@ impl DaemonSpec {
         self.file("log")
     }
 
+    /// The directory of the sockets that Calico's tools ask.
+    pub fn bird_sockets(&self) -> PathBuf {
+        self.directory.join(format!("{}-bird", self.node))
+    }
+
     fn config(&self) -> Value {
         let routes: Vec<Value> = self
             .static_routes
@@ -84,7 +89,7 @@ impl DaemonSpec {
             "workers": { "count": self.workers },
             "staticRoutes": routes,
             "socket": self.socket(),
-            "bgp": { "enabled": self.bgp },
+            "bgp": { "enabled": self.bgp, "birdSockets": self.bird_sockets() },
         })
     }
 }
@@ -94,6 +99,9 @@ impl Daemon {
     pub fn start(spec: DaemonSpec, namespace: &Namespace) -> Result<Daemon> {
         let config = spec.file("yaml");
         write_yaml(&config, &spec.config())?;
+        let sockets = spec.bird_sockets();
+        std::fs::create_dir_all(&sockets)
+            .with_context(|| format!("cannot create {}", sockets.display()))?;
         let binary = text(&spec.binary)?;
         let args = ["netns", "exec", namespace.name(), binary, "run", "--config", text(&config)?];
         let mut command = match spec.detached {

@@ -115,7 +115,7 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
         ready: ready && live,
         live,
         faults: not_live.into_iter().chain(snapshot.not_ready.iter().cloned()).collect(),
-        errors: errors_of(&snapshot),
+        errors: errors_of(status, &snapshot),
         uptime_seconds: status.uptime().as_secs(),
         store: snapshot.store.clone(),
         ports_open: open,
@@ -137,10 +137,13 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
 }
 
 /// Errors of the last step, and what BGP cannot have.
-fn errors_of(snapshot: &Snapshot) -> Vec<String> {
+fn errors_of(status: &Status, snapshot: &Snapshot) -> Vec<String> {
+    let bgp = status.bgp().map(|bgp| bgp.status()).unwrap_or_default();
+    let listen = bgp.listen_errors.iter().map(|(at, why)| format!("BGP listener at {at}: {why}"));
     let own = snapshot.bgp_fault.iter().map(|fault| format!("BGP: {fault}"));
     let plan = snapshot.bgp_plan.faults.iter().map(|fault| format!("BGP: {fault}"));
     let kernel = snapshot.kernel_learned.as_ref().and_then(|kernel| kernel.counts().last_error);
     let kernel = kernel.map(|error| format!("BGP in the kernel: {error}"));
-    snapshot.errors.iter().cloned().chain(own).chain(plan).chain(kernel).collect()
+    let bgp = own.chain(plan).chain(listen).chain(kernel);
+    snapshot.errors.iter().cloned().chain(bgp).collect()
 }
