@@ -158,8 +158,8 @@ fn bird2(plan: &Plan) -> String {
         let _ = writeln!(
             text,
             "protocol bgp p{at} {{ local {TARGET} port {PORT} as {TARGET_AS}; neighbor {address} \
-             as {asn}; passive on; strict bind off;{client} ipv4 {{ import all; export where source = \
-             RTS_BGP; }}; }}"
+             as {asn}; passive on; strict bind off;{client} ipv4 {{ import all; \
+             export where source = RTS_BGP; }}; }}"
         );
     }
     text
