@@ -281,7 +281,7 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         })
     }
 
-    fn group_for(&mut self, key: Key) -> &mut Group<P> {
+    fn group_for(&mut self, key: Key) -> usize {
         let same = |group: &Option<Group<P>>| group.as_ref().is_some_and(|one| one.key == key);
         let at = match self.groups.iter().position(same) {
             Some(at) => at,
@@ -294,28 +294,40 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
                 at
             }
         };
-        self.groups[at].get_or_insert_with(|| Group::new(key))
+        self.groups[at].get_or_insert_with(|| Group::new(key));
+        at
     }
 
     fn join(&mut self, core: &Core, source: Source, reflector: Option<std::net::Ipv4Addr>) {
         let Some(key) = Self::key(core, source, reflector) else { return };
-        let group = self.group_for(key);
-        let member = Member::new(source, group);
-        group.members.push(member);
+        let at = self.group_for(key);
+        self.enter(at, source, |group| Member::new(source, group));
     }
 
+    fn enter(&mut self, at: usize, source: Source, make: impl FnOnce(&Group<P>) -> Member) {
+        let Some(group) = &mut self.groups[at] else { return };
+        let member = make(group);
+        group.members.push(member);
+        let place = (at, group.members.len() - 1);
+        if usize::from(source) >= self.places.len() {
+            self.places.resize(usize::from(source) + 1, None);
+        }
+        self.places[usize::from(source)] = Some(place);
+    }
+
+    /// Its group, and its place among the members.
     fn place(&self, source: Source) -> Option<(usize, usize)> {
-        let groups = self.groups.iter().enumerate();
-        groups.filter_map(|(at, group)| Some((at, group.as_ref()?))).find_map(|(at, group)| {
-            let member = group.members.iter().position(|member| member.peer == source)?;
-            Some((at, member))
-        })
+        self.places.get(usize::from(source)).copied().flatten()
     }
 
     fn leave(&mut self, core: &mut Core, source: Source) {
         let Some((at, member)) = self.place(source) else { return };
+        self.places[usize::from(source)] = None;
         if let Some(group) = &mut self.groups[at] {
             group.members.swap_remove(member);
+            if let Some(moved) = group.members.get(member) {
+                self.places[usize::from(moved.peer)] = Some((at, member));
+            }
             if group.members.is_empty() {
                 group.clear(core);
                 self.groups[at] = None;
@@ -327,7 +339,7 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
 
     /// Moves a peer to the group that it belongs to now.
     fn regroup(&mut self, core: &mut Core, source: Source, reflector: Option<std::net::Ipv4Addr>) {
-        let Some((at, member)) = self.place(source) else { return };
+        let Some((at, _)) = self.place(source) else { return };
         let Some(key) = Self::key(core, source, reflector) else { return };
         let Some(group) = &mut self.groups[at] else { return };
         if group.key == key {
@@ -343,11 +355,9 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         told.for_each(|(node, _)| owed.mark(node as u32));
         let unread = group.log.iter().flat_map(|chunk| &chunk.nodes);
         unread.for_each(|node| owed.mark(*node));
-        let _ = member;
         self.leave(core, source);
-        let group = self.group_for(key);
-        let member = Member::moved(source, group, owed);
-        group.members.push(member);
+        let at = self.group_for(key);
+        self.enter(at, source, |group| Member::moved(source, group, owed));
     }
 
     /// Every route is judged anew for every group.

@@ -115,6 +115,8 @@ pub(super) struct Table<P> {
     /// Those that the FIB is to hear of.
     pub(super) for_fib: Marks,
     pub(super) groups: Vec<Option<Group<P>>>,
+    /// Group and place in it of each peer.
+    pub(super) places: Vec<Option<(usize, usize)>>,
     /// Nodes that have lost their last path.
     vacant: Marks,
     sweep_at: usize,
@@ -131,6 +133,7 @@ impl<P: Prefix> Table<P> {
             hasher: RandomState::new(),
             for_fib: Marks::default(),
             groups: Vec::new(),
+            places: Vec::new(),
             vacant: Marks::default(),
             sweep_at: 0,
             sweep_left: 0,

@@ -114,9 +114,8 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
 
     fn told_to(&self, core: &Core, peer: Option<PeerId>, at: u32) -> Option<RouteView> {
         let peer = peer?;
-        let is_member = |one: &super::member::Member| one.peer == peer.0;
-        let mut groups = self.groups.iter().flatten();
-        let group = groups.find(|group| group.members.iter().any(is_member))?;
+        let (group, _) = self.places.get(usize::from(peer.0)).copied().flatten()?;
+        let group = self.groups[group].as_ref()?;
         let told = group.told.get(at as usize)?;
         if told.attributes == AttrId::NONE || told.source == peer.0 {
             return None;
