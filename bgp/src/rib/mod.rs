@@ -10,6 +10,7 @@ mod attributes;
 mod decide;
 mod export;
 mod group;
+mod groups;
 mod import;
 mod member;
 mod next_hop;
