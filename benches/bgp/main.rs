@@ -7,7 +7,7 @@
 //! Feeds and receivers are this process, on one core: it writes messages that were encoded before,
 //! and counts what comes. The daemon under test is alone in a namespace. Wall time is from the
 //! first byte of a feed to the last route at the last receiver; CPU time and memory are the
-//! daemon's. With `MARGAY_DATA` the first scenario has the attribute sets of a recorded session.
+//! daemon's. The tables are made up from seeds.
 
 mod daemon;
 mod endpoint;
