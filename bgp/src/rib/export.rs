@@ -1,7 +1,7 @@
 //! What a group of peers is told of a route: whether at all (RFC 4271 section 9.2, RFC 4456
 //! section 6, RFC 1997), and with which attributes.
 
-use super::attributes::AttrId;
+use super::attributes::{AttrId, DEFAULT_LOCAL_PREF};
 use super::group::Key;
 use super::path::{OURS, Path};
 use super::table::Core;
@@ -12,13 +12,6 @@ use crate::wire::attribute::{Attributes, NextHop};
 use crate::wire::community::Community;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
-
-/// RFC 1997 and RFC 3765's registry: not to any peer.
-const NO_ADVERTISE: Community = Community(0xffff_ff02);
-/// Not out of the AS.
-const NO_EXPORT: Community = Community(0xffff_ff01);
-/// Not to external peers.
-const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
 
 /// Where a path comes from, as far as it matters to those who hear of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,7 +57,8 @@ pub(super) fn attributes_for(
 ) -> Option<Attributes> {
     let mut attributes = core.sets.attributes(taken);
     let has = |community: Community| attributes.communities.contains(&community);
-    if has(NO_ADVERTISE) || !key.ibgp && (has(NO_EXPORT) || has(NO_EXPORT_SUBCONFED)) {
+    let stays_home = has(Community::NO_EXPORT) || has(Community::NO_EXPORT_SUBCONFED);
+    if has(Community::NO_ADVERTISE) || !key.ibgp && stays_home {
         return None;
     }
     judge(key, own, (prefix, from), &attributes, verdict);
@@ -74,7 +68,7 @@ pub(super) fn attributes_for(
     apply(verdict, &mut attributes);
     attributes.next_hop = Some(next_hop(key, from, attributes.next_hop)?);
     if key.ibgp {
-        attributes.local_pref = Some(attributes.local_pref.unwrap_or(100));
+        attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
         if let (From::Internal { router_id, .. }, Some(cluster_id)) = (from, key.reflector_id) {
             attributes.originator_id.get_or_insert(router_id);
             attributes.cluster_list.insert(0, cluster_id);
@@ -134,7 +128,7 @@ pub(super) fn with_facts(
         origin,
         interface,
         next_hop: attributes.next_hop.map(NextHop::address),
-        local_pref: Some(attributes.local_pref.unwrap_or(100)),
+        local_pref: Some(attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)),
         communities: &communities,
         large_communities: &large,
         as_path: &as_path,

@@ -353,7 +353,7 @@ impl<P> Group<P> {
         let told = self.told.get(node as usize).is_some_and(|told| *told != Told::NOTHING);
         told || self.marks.contains(node)
             || self.members.iter().any(|member| member.owed.contains(node))
-            || self.log.iter().any(|chunk| !chunk.nodes.is_empty())
+            || !self.log.is_empty()
     }
 }
 

@@ -6,7 +6,6 @@ use super::attributes::AttrId;
 use super::export::{apply, with_facts};
 use super::path::{Path, Source};
 use super::table::{Core, Table};
-use crate::family::Family;
 use crate::policy::{Origin, Policy, Verdict, evaluate};
 use crate::wire::attribute::{Attributes, NextHop};
 use crate::wire::nlri::{Prefix, Prefixes};
@@ -17,6 +16,7 @@ use ahash::RandomState;
 use ipnet::IpNet;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Blocks that are remembered; a power of two.
 const KNOWN_BLOCKS: usize = 1 << 14;
@@ -109,11 +109,10 @@ pub(super) fn receive(
 
 /// Judges one set of attributes of one peer for prefix after prefix.
 pub(super) struct Judge<'a> {
-    options: &'a RibOptions,
     source: Source,
-    policy: std::sync::Arc<Policy>,
+    policy: Arc<Policy>,
     received: AttrId,
-    attributes: Option<Attributes>,
+    attributes: Attributes,
     /// It must not be taken whatever the policy says.
     looped: bool,
     by_prefix: bool,
@@ -126,7 +125,7 @@ impl<'a> Judge<'a> {
     /// `None` when the peer is not there.
     pub(super) fn new(
         core: &Core,
-        options: &'a RibOptions,
+        options: &RibOptions,
         (source, received): (Source, AttrId),
         verdict: &'a mut Verdict,
     ) -> Option<Judge<'a>> {
@@ -135,19 +134,8 @@ impl<'a> Judge<'a> {
         let attributes = core.sets.attributes(received);
         let looped = must_not_be_taken(&attributes, options, peer);
         let by_prefix = policy.dependence().prefix;
-        let attributes = Some(attributes);
         let last = None;
-        Some(Judge {
-            options,
-            source,
-            policy,
-            received,
-            attributes,
-            looped,
-            by_prefix,
-            last,
-            verdict,
-        })
+        Some(Judge { source, policy, received, attributes, looped, by_prefix, last, verdict })
     }
 
     /// What the path becomes, with a reference for the path; and whether it is elevated.
@@ -170,8 +158,7 @@ impl<'a> Judge<'a> {
     }
 
     fn evaluate(&mut self, core: &mut Core, prefix: IpNet) -> (AttrId, bool) {
-        let _ = (self.options, self.source);
-        let Some(attributes) = &self.attributes else { return (AttrId::NONE, false) };
+        let attributes = &self.attributes;
         let verdict = &mut *self.verdict;
         with_facts(prefix, Origin::Peer, None, attributes, |facts| {
             evaluate(&self.policy, facts, verdict);
@@ -253,9 +240,4 @@ pub(super) fn withdraw<P: Prefix>(
         count += 1;
     }
     Ok(count)
-}
-
-/// Which of both tables.
-pub(super) fn is_v4(family: Family) -> bool {
-    family == Family::Ipv4Unicast
 }

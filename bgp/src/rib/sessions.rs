@@ -1,5 +1,6 @@
 //! Peers that come, go, and say something.
 
+use super::attributes::AttrId;
 use super::import::{self, Judge};
 use super::path::Source;
 use super::peer::{Live, Peer};
@@ -143,7 +144,8 @@ impl Rib {
             peer.counts.updates_in += 1;
         }
         if let Some(family) = sections.is_end_of_rib() {
-            return self.end_of_rib(id, family);
+            self.end_of_rib(id, family);
+            return Ok(());
         }
         let (announced, withdrawn, damaged) = self.sections(id.0, &sections, &live)?;
         let Some(peer) = self.core.peer_mut(id.0) else { return Ok(()) };
@@ -159,13 +161,11 @@ impl Rib {
         }
     }
 
-    fn end_of_rib(&mut self, id: PeerId, family: Family) -> Result<(), Notification> {
-        let Some(peer) = self.core.peer_mut(id.0) else { return Ok(()) };
-        peer.ended = peer.ended.with(family);
-        if peer.generation(family).keeps_last {
-            self.drop_stale(id, FamilySet::EMPTY.with(family));
+    fn end_of_rib(&mut self, id: PeerId, family: Family) {
+        if let Some(peer) = self.core.peer_mut(id.0) {
+            peer.ended = peer.ended.with(family);
         }
-        Ok(())
+        self.drop_stale(id, FamilySet::EMPTY.with(family));
     }
 
     /// Prefixes announced and withdrawn, and whether errors have cost any or their attributes.
@@ -175,20 +175,14 @@ impl Rib {
         sections: &Sections<'_>,
         live: &Live,
     ) -> Result<(u64, u64, bool), Notification> {
-        let fault = |error: crate::wire::update::UpdateError| error.notification();
-        let Rib { core, v4, v6, blocks, options, verdict, .. } = self;
         let (mut announced, mut withdrawn, mut damaged) = (0, 0, !sections.errors.is_empty());
         for (family, section) in sections.withdrawals() {
-            withdrawn += match import::is_v4(family) {
-                true => import::withdraw(v4, core, section, source),
-                false => import::withdraw(v6, core, section, source),
-            }
-            .map_err(fault)?;
+            withdrawn += self.withdraw(source, family, section)?;
         }
         if let Some(block) = sections.orphans() {
             // RFC 7606 section 5.2: what would withdraw routes cannot name them.
-            match import::receive(core, blocks, &block, &live.agreed)? {
-                Some(taken) => core.release(taken.received),
+            match import::receive(&mut self.core, &mut self.blocks, &block, &live.agreed)? {
+                Some(taken) => self.core.release(taken.received),
                 None => return Err(Notification::new(3, 1)),
             }
         }
@@ -196,30 +190,50 @@ impl Rib {
         for (family, section, block) in sections.announced() {
             let taken = match all_bad {
                 true => None,
-                false => import::receive(core, blocks, &block, &live.agreed)?,
+                false => import::receive(&mut self.core, &mut self.blocks, &block, &live.agreed)?,
             };
             let Some(taken) = taken else {
                 damaged = true;
-                withdrawn += match import::is_v4(family) {
-                    true => import::withdraw(v4, core, section, source),
-                    false => import::withdraw(v6, core, section, source),
-                }
-                .map_err(fault)?;
+                withdrawn += self.withdraw(source, family, section)?;
                 continue;
             };
             damaged |= taken.damaged;
-            let route = (source, taken.received);
-            let done = match Judge::new(core, options, route, verdict) {
-                None => Ok(0),
-                Some(mut judge) if import::is_v4(family) => {
-                    import::announce(v4, core, section, &mut judge)
-                }
-                Some(mut judge) => import::announce(v6, core, section, &mut judge),
-            };
-            core.release(taken.received);
-            announced += done.map_err(fault)?;
+            let done = self.announce((source, taken.received), family, section);
+            self.core.release(taken.received);
+            announced += done?;
         }
         Ok((announced, withdrawn, damaged))
+    }
+
+    /// Puts the prefixes of a section into the table of its family; how many.
+    fn announce(
+        &mut self,
+        route: (Source, AttrId),
+        family: Family,
+        section: &[u8],
+    ) -> Result<u64, Notification> {
+        let Rib { core, v4, v6, options, verdict, .. } = self;
+        let Some(mut judge) = Judge::new(core, options, route, verdict) else { return Ok(0) };
+        let done = match family {
+            Family::Ipv4Unicast => import::announce(v4, core, section, &mut judge),
+            Family::Ipv6Unicast => import::announce(v6, core, section, &mut judge),
+        };
+        done.map_err(|error| error.notification())
+    }
+
+    /// Takes the prefixes of a section out of the table of its family; how many.
+    fn withdraw(
+        &mut self,
+        source: Source,
+        family: Family,
+        section: &[u8],
+    ) -> Result<u64, Notification> {
+        let core = &mut self.core;
+        let done = match family {
+            Family::Ipv4Unicast => import::withdraw(&mut self.v4, core, section, source),
+            Family::Ipv6Unicast => import::withdraw(&mut self.v6, core, section, source),
+        };
+        done.map_err(|error| error.notification())
     }
 
     /// True while a peer is to be told something.

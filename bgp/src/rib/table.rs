@@ -9,6 +9,7 @@ use super::group::Group;
 use super::next_hop::NextHops;
 use super::path::{OURS, Path, Paths, Source};
 use super::peer::Peer;
+use crate::family::Family;
 use crate::wire::nlri::Prefix;
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -32,6 +33,12 @@ impl Core {
 
     pub(super) fn peer_mut(&mut self, source: Source) -> Option<&mut Peer> {
         self.peers.get_mut(usize::from(source))?.as_mut()
+    }
+
+    /// True for a path that is there: our own, or of a peer that has not gone since.
+    #[inline]
+    pub(super) fn counts(&self, family: Family, path: &Path) -> bool {
+        path.source == OURS || self.peer(path.source).is_some_and(|peer| peer.has(family, path))
     }
 
     pub(super) fn release(&mut self, id: AttrId) {
@@ -201,36 +208,25 @@ impl<P: Prefix> Table<P> {
 
     /// Chooses anew. `before` is what was best; it tells whether anybody must hear of it.
     fn decide(&mut self, core: &mut Core, at: u32, before: Option<Path>) {
-        let Core { sets, hops, peers } = core;
         let node = &mut self.nodes[at as usize];
         let had = node.used;
-        let counts = |path: &Path| {
-            let there = || match path.source {
-                OURS => true,
-                source => peers
-                    .get(usize::from(source))
-                    .and_then(Option::as_ref)
-                    .is_some_and(|peer| peer.has(P::FAMILY, path)),
-            };
-            path.taken != AttrId::NONE && there()
-        };
         for path in node.paths.as_slice() {
-            let hop = sets.summary(path.taken).next_hop;
-            if hops.metric(hop).is_none() {
-                hops.wait(hop, P::FAMILY, at);
-            }
+            let hop = core.sets.summary(path.taken).next_hop;
+            core.hops.wait(hop, P::FAMILY, at);
         }
+        let core = &*core;
+        let counts = |path: &Path| path.taken != AttrId::NONE && core.counts(P::FAMILY, path);
         node.used = match node.paths.as_mut_slice() {
             [] => {
                 self.vacant.mark(at);
                 0
             }
             [one] => {
-                let hop = sets.summary(one.taken).next_hop;
-                u8::from(counts(one) && hops.metric(hop).is_some())
+                let hop = core.sets.summary(one.taken).next_hop;
+                u8::from(counts(one) && core.hops.metric(hop).is_some())
             }
             many => {
-                let best = Context { sets, hops, peers }.best(many, counts);
+                let best = core.context().best(many, counts);
                 let chosen: Vec<Path> = best.iter().map(|at| many[*at]).collect();
                 let others = (0..many.len()).filter(|at| !best.contains(at));
                 let others: Vec<Path> = others.map(|at| many[at]).collect();
@@ -284,10 +280,7 @@ impl<P: Prefix> Table<P> {
             let at = self.sweep_at;
             let node = &mut self.nodes[at];
             let before = node.best().copied();
-            let dead = |path: &Path| {
-                let peer = core.peers.get(usize::from(path.source)).and_then(Option::as_ref);
-                path.source != OURS && !peer.is_some_and(|peer| peer.has(P::FAMILY, path))
-            };
+            let dead = |path: &Path| !core.counts(P::FAMILY, path);
             let mut gone = Vec::new();
             if node.paths.as_slice().iter().any(dead) {
                 node.paths.remove(dead, |path| gone.push(path));

@@ -148,9 +148,7 @@ fn best(core: &Core, path: &Path) -> Option<Best> {
 
 fn views<P: Prefix + Into<IpNet>>(core: &Core, node: &Node<P>) -> Vec<RouteView> {
     let paths = node.paths.as_slice();
-    let counts = |path: &Path| {
-        path.source == OURS || core.peer(path.source).is_some_and(|peer| peer.has(P::FAMILY, path))
-    };
+    let counts = |path: &Path| core.counts(P::FAMILY, path);
     let context = core.context();
     let in_race = |path: &Path| {
         let hop = core.sets.summary(path.taken).next_hop;

@@ -30,8 +30,7 @@ struct Twin {
 }
 
 impl Twin {
-    fn refused(&self, peer: usize, attributes: &Attributes) -> bool {
-        let _ = peer;
+    fn refused(attributes: &Attributes) -> bool {
         attributes.as_path.asns().any(|asn| asn == OUR_AS)
     }
 
@@ -43,7 +42,7 @@ impl Twin {
         }
         let mut left: Vec<(usize, &Attributes)> = (0..PEERS)
             .filter_map(|peer| Some((peer, &self.routes.get(&(net, peer))?.attributes)))
-            .filter(|(peer, attributes)| !self.refused(*peer, attributes))
+            .filter(|(_, attributes)| !Twin::refused(attributes))
             .filter(|(_, one)| !self.unreachable.contains(&one.next_hop.unwrap().address()))
             .collect();
         let preference = |one: &Attributes| one.local_pref.unwrap_or(100);

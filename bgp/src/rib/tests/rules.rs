@@ -14,24 +14,6 @@ fn rib_with(peers: &[(u8, u32, bool)]) -> (Rib, Vec<PeerId>) {
     (rib, ids)
 }
 
-const IBGP: Negotiated = Negotiated { ibgp: true, ..plain() };
-
-const fn plain() -> Negotiated {
-    Negotiated {
-        asn4: true,
-        ibgp: false,
-        families: FamilySet::EMPTY.with(Family::Ipv4Unicast),
-        add_path_rx: FamilySet::EMPTY,
-        add_path_tx: FamilySet::EMPTY,
-        extended_next_hop: false,
-        max_rx: 4096,
-        max_tx: 4096,
-        route_refresh: true,
-        enhanced_refresh: true,
-        restart: None,
-    }
-}
-
 #[test]
 fn rfc_4456_section_8_a_route_that_comes_back_is_refused_and_its_old_path_goes() {
     let (mut rib, ids) = rib_with(&[(1, OUR_AS, true), (2, OUR_AS, true)]);
@@ -39,15 +21,15 @@ fn rfc_4456_section_8_a_route_that_comes_back_is_refused_and_its_old_path_goes()
     let looped = Attributes { originator_id: Some(ROUTER_ID), ..good.clone() };
     let reflected = Attributes { cluster_list: vec![ROUTER_ID], ..good.clone() };
     for bad in [looped, reflected] {
-        announce(&mut rib, ids[0], &good, &[net(1)], &IBGP);
+        announce(&mut rib, ids[0], &good, &[net(1)], &agreed(OUR_AS));
         settle(&mut rib);
         let mut far = Far::default();
-        far.read(&mut rib, ids[1], &IBGP);
-        announce(&mut rib, ids[0], &bad, &[net(1)], &IBGP);
+        far.read(&mut rib, ids[1], &agreed(OUR_AS));
+        announce(&mut rib, ids[0], &bad, &[net(1)], &agreed(OUR_AS));
         settle(&mut rib);
-        far.read(&mut rib, ids[1], &IBGP);
+        far.read(&mut rib, ids[1], &agreed(OUR_AS));
         assert!(far.heard.is_empty());
-        withdraw(&mut rib, ids[0], &[net(1)], &IBGP);
+        withdraw(&mut rib, ids[0], &[net(1)], &agreed(OUR_AS));
     }
 }
 
@@ -58,12 +40,12 @@ fn rfc_1997_well_known_communities_keep_routes_at_home() {
         communities: vec![Community(community)],
         ..attributes(&[], [192, 0, 2, 1], Some(100))
     };
-    announce(&mut rib, ids[0], &with(0xffff_ff01), &[net(1)], &IBGP);
-    announce(&mut rib, ids[0], &with(0xffff_ff02), &[net(2)], &IBGP);
+    announce(&mut rib, ids[0], &with(0xffff_ff01), &[net(1)], &agreed(OUR_AS));
+    announce(&mut rib, ids[0], &with(0xffff_ff02), &[net(2)], &agreed(OUR_AS));
     settle(&mut rib);
     let (mut internal, mut external) = (Far::default(), Far::default());
-    internal.read(&mut rib, ids[1], &IBGP);
-    external.read(&mut rib, ids[2], &plain());
+    internal.read(&mut rib, ids[1], &agreed(OUR_AS));
+    external.read(&mut rib, ids[2], &agreed(65001));
     assert_eq!(internal.heard.keys().copied().collect::<Vec<_>>(), [net(1).into()]);
     assert!(external.heard.is_empty());
 }
@@ -74,13 +56,13 @@ fn a_hundred_peers_of_one_kind_are_one_group_and_hear_nothing_of_themselves() {
     let (mut rib, ids) = rib_with(&peers);
     for (at, id) in ids.iter().enumerate() {
         let one = attributes(&[65001], [10, 0, 0, at as u8 + 1], None);
-        announce(&mut rib, *id, &one, &[net(at as u32)], &plain());
+        announce(&mut rib, *id, &one, &[net(at as u32)], &agreed(65001));
     }
     settle(&mut rib);
     assert_eq!((rib.counts().groups, rib.counts().members), (1, 100));
     for (at, id) in ids.iter().enumerate() {
         let mut far = Far::default();
-        far.read(&mut rib, *id, &plain());
+        far.read(&mut rib, *id, &agreed(65001));
         assert_eq!(far.heard.len(), 99);
         assert!(!far.heard.contains_key(&net(at as u32).into()));
     }
@@ -91,17 +73,17 @@ fn rule_4_end_of_rib_never_overtakes_routes() {
     let (mut rib, ids) = rib_with(&[(1, 65001, false)]);
     let one = attributes(&[65001], [192, 0, 2, 1], None);
     let nets: Vec<Ipv4Net> = (0..3000).map(net).collect();
-    announce(&mut rib, ids[0], &one, &nets, &plain());
+    announce(&mut rib, ids[0], &one, &nets, &agreed(65001));
     let late = rib.add_peer(peer_options(2, 65002, false)).unwrap();
     up(&mut rib, late, 2, 65002, FamilySet::EMPTY);
     let mut far = Far::default();
     while rib.work(100) {
         let mut out = Vec::new();
         rib.fill(late, 500, &mut out);
-        far.take(&out, &plain());
+        far.take(&out, &agreed(65001));
         assert!(!far.end_of_rib || far.heard.len() == 3000);
     }
-    far.read(&mut rib, late, &plain());
+    far.read(&mut rib, late, &agreed(65001));
     assert!(far.end_of_rib && far.heard.len() == 3000);
 }
 
@@ -114,10 +96,10 @@ fn rule_8_a_peer_that_reads_nothing_neither_holds_up_others_nor_fills_memory() {
     for round in 0..200u32 {
         for (at, part) in nets.chunks(1).enumerate() {
             let one = attributes(&[65001, 100 + round, at as u32 + 1], [192, 0, 2, 1], None);
-            announce(&mut rib, ids[0], &one, part, &plain());
+            announce(&mut rib, ids[0], &one, part, &agreed(65001));
         }
         settle(&mut rib);
-        reader.read(&mut rib, ids[1], &plain());
+        reader.read(&mut rib, ids[1], &agreed(65001));
         assert_eq!(reader.heard.len(), nets.len());
         let kept: usize = rib
             .v4
@@ -129,7 +111,7 @@ fn rule_8_a_peer_that_reads_nothing_neither_holds_up_others_nor_fills_memory() {
             .sum();
         assert!(kept <= 2 * group::LOG_LIMIT, "{kept} bytes are kept");
     }
-    sleeper.read(&mut rib, ids[2], &plain());
+    sleeper.read(&mut rib, ids[2], &agreed(65001));
     assert_eq!(sleeper.heard, reader.heard);
     assert!(sleeper.updates < reader.updates, "states in between were sent");
 }
@@ -138,10 +120,10 @@ fn rule_8_a_peer_that_reads_nothing_neither_holds_up_others_nor_fills_memory() {
 fn rule_9_a_peer_that_goes_down_costs_one_number_and_then_a_sweep() {
     let (mut rib, ids) = rib_with(&[(1, 65001, false), (2, 65002, false)]);
     let nets: Vec<Ipv4Net> = (0..5000).map(net).collect();
-    announce(&mut rib, ids[0], &attributes(&[65001], [192, 0, 2, 1], None), &nets, &plain());
+    announce(&mut rib, ids[0], &attributes(&[65001], [192, 0, 2, 1], None), &nets, &agreed(65001));
     settle(&mut rib);
     let mut far = Far::default();
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     rib.down(ids[0], FamilySet::EMPTY);
     assert!(rib.v4.for_fib.contains(0), "from before");
     assert_eq!(rib.v4.sweep_left, 5000);
@@ -150,7 +132,7 @@ fn rule_9_a_peer_that_goes_down_costs_one_number_and_then_a_sweep() {
         slices += 1;
     }
     assert!(slices >= 10, "{slices}");
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     assert!(far.heard.is_empty());
     assert_eq!(rib.peer_counts(ids[0]).received, 0);
 }
@@ -159,21 +141,21 @@ fn rule_9_a_peer_that_goes_down_costs_one_number_and_then_a_sweep() {
 fn a_stale_route_that_comes_again_unchanged_is_told_to_nobody() {
     let (mut rib, ids) = rib_with(&[(1, 65001, false), (2, 65002, false)]);
     let one = attributes(&[65001], [192, 0, 2, 1], None);
-    announce(&mut rib, ids[0], &one, &[net(1), net(2)], &plain());
+    announce(&mut rib, ids[0], &one, &[net(1), net(2)], &agreed(65001));
     settle(&mut rib);
     let mut far = Far::default();
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     let (updates, family) = (far.updates, FamilySet::EMPTY.with(Family::Ipv4Unicast));
     rib.down(ids[0], family);
     settle(&mut rib);
     up(&mut rib, ids[0], 1, 65001, family);
-    announce(&mut rib, ids[0], &one, &[net(1)], &plain());
+    announce(&mut rib, ids[0], &one, &[net(1)], &agreed(65001));
     settle(&mut rib);
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     assert_eq!((far.updates, far.heard.len()), (updates, 2));
     end_of_rib(&mut rib, ids[0]);
     settle(&mut rib);
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     assert_eq!(far.heard.keys().copied().collect::<Vec<_>>(), [net(1).into()]);
 }
 
@@ -181,27 +163,27 @@ fn a_stale_route_that_comes_again_unchanged_is_told_to_nobody() {
 fn a_new_policy_is_heard_without_a_new_session() {
     let (mut rib, ids) = rib_with(&[(1, 65001, false), (2, 65002, false), (3, 65002, false)]);
     let one = attributes(&[65001], [192, 0, 2, 1], None);
-    announce(&mut rib, ids[0], &one, &[net(1), net(2)], &plain());
+    announce(&mut rib, ids[0], &one, &[net(1), net(2)], &agreed(65001));
     settle(&mut rib);
     let (mut changed, mut same) = (Far::default(), Far::default());
-    changed.read(&mut rib, ids[1], &plain());
-    same.read(&mut rib, ids[2], &plain());
+    changed.read(&mut rib, ids[1], &agreed(65001));
+    same.read(&mut rib, ids[2], &agreed(65001));
     let silent =
         PeerOptions { export: Arc::new(Policy::reject_all()), ..peer_options(2, 65002, false) };
     rib.set_peer(ids[1], silent);
     settle(&mut rib);
-    changed.read(&mut rib, ids[1], &plain());
-    same.read(&mut rib, ids[2], &plain());
+    changed.read(&mut rib, ids[1], &agreed(65001));
+    same.read(&mut rib, ids[2], &agreed(65001));
     assert_eq!((changed.heard.len(), same.heard.len()), (0, 2));
     rib.set_peer(ids[1], peer_options(2, 65002, false));
     let deaf =
         PeerOptions { import: Arc::new(Policy::reject_all()), ..peer_options(1, 65001, false) };
     settle(&mut rib);
-    changed.read(&mut rib, ids[1], &plain());
+    changed.read(&mut rib, ids[1], &agreed(65001));
     assert_eq!(changed.heard.len(), 2);
     rib.set_peer(ids[0], deaf);
     settle(&mut rib);
-    changed.read(&mut rib, ids[1], &plain());
+    changed.read(&mut rib, ids[1], &agreed(65001));
     assert_eq!((changed.heard.len(), rib.peer_counts(ids[0]).accepted), (0, 0));
     assert_eq!(rib.peer_counts(ids[0]).received, 2);
 }
@@ -210,16 +192,22 @@ fn a_new_policy_is_heard_without_a_new_session() {
 fn rfc_4724_section_4_1_nothing_is_said_before_selection() {
     let (mut rib, ids) = rib_with(&[(1, 65001, false), (2, 65002, false)]);
     rib.hold_selection();
-    announce(&mut rib, ids[0], &attributes(&[65001], [192, 0, 2, 1], None), &[net(1)], &plain());
+    announce(
+        &mut rib,
+        ids[0],
+        &attributes(&[65001], [192, 0, 2, 1], None),
+        &[net(1)],
+        &agreed(65001),
+    );
     settle(&mut rib);
     let mut far = Far::default();
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     assert!(!far.end_of_rib && far.heard.is_empty() && !rib.has_changes());
     end_of_rib(&mut rib, ids[0]);
     assert!(rib.has_end_of_rib(ids[0]) && !rib.has_end_of_rib(ids[1]));
     rib.end_of_hold();
     settle(&mut rib);
-    far.read(&mut rib, ids[1], &plain());
+    far.read(&mut rib, ids[1], &agreed(65001));
     assert!(far.end_of_rib && far.heard.len() == 1 && rib.has_changes());
 }
 
@@ -229,7 +217,7 @@ fn equal_routes_are_used_side_by_side_and_people_are_told_why_one_won() {
     for (at, id) in ids.iter().enumerate() {
         let longer = if at == 2 { vec![65001, 7] } else { vec![65001] };
         let one = attributes(&longer, [192, 0, 2, at as u8 + 1], None);
-        announce(&mut rib, *id, &one, &[net(1)], &plain());
+        announce(&mut rib, *id, &one, &[net(1)], &agreed(65001));
     }
     let mut changes = Vec::new();
     rib.take_changes(10, &mut changes);
