@@ -12,12 +12,11 @@ use crate::egress::Egress;
 use crate::fib::Fib;
 use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
-use crate::neighbor::{Hold, HoldQueue, Neighbor};
+use crate::neighbor::{HoldQueue, Neighbor};
 use crate::packet::Packet;
 use crate::parse::{parse_any, plain_v4};
 use crate::port::{BURST, PortId};
-use crate::proxy_neighbor::{self, Outcome};
-use crate::segment::{self, Checksums};
+use crate::segment;
 use crate::sys::clock::cycles;
 use crate::sys::memory::FramePool;
 use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
@@ -26,6 +25,8 @@ use std::sync::Arc;
 
 mod burst;
 mod in_place;
+mod neighbors;
+mod refusal;
 
 use burst::{Burst, Kind};
 use in_place::forward_in_place;
@@ -189,19 +190,6 @@ impl Pipeline {
         self.egress.push(adjacency.port, packet);
     }
 
-    /// The next hop's link address is not known. A TTL that ends here is told at once.
-    #[cold]
-    fn wait_for(&mut self, view: View<'_>, packet: Packet, to: AdjacencyId, step: Step) {
-        if forward::ends_here(&packet, step) {
-            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
-        }
-        let Some(adjacency) = view.tables.adjacency(to) else {
-            return self.drop(view, packet, DropReason::PortDown);
-        };
-        let neighbor = Neighbor { port: adjacency.port, address: adjacency.neighbor };
-        self.hold(view, packet, neighbor);
-    }
-
     /// To the host's own stack, as it came.
     #[cold]
     fn deliver(&mut self, view: View<'_>, mut packet: Packet) {
@@ -218,60 +206,6 @@ impl Pipeline {
         self.egress.push(adjacency.port, packet);
     }
 
-    #[cold]
-    fn refuse(&mut self, view: View<'_>, packet: Packet, target: Target) {
-        match target {
-            Target::Glean(port) => {
-                let Some(address) = forward::dst(&packet) else {
-                    return self.drop(view, packet, DropReason::BadHeader);
-                };
-                self.hold(view, packet, Neighbor { port, address });
-            }
-            Target::Blackhole => self.drop(view, packet, DropReason::Blackhole),
-            Target::Unreachable => {
-                self.error(view, packet, DropReason::Unreachable, IcmpError::HostUnreachable);
-            }
-            Target::Prohibit => {
-                self.error(view, packet, DropReason::Prohibit, IcmpError::Prohibited);
-            }
-            _ => self.error(view, packet, DropReason::NoRoute, IcmpError::NetUnreachable),
-        }
-    }
-
-    #[cold]
-    fn hold(&mut self, view: View<'_>, packet: Packet, neighbor: Neighbor) {
-        match self.hold.hold(neighbor, packet, view.now_ns) {
-            Hold::Kept => {}
-            Hold::Ask => self.requests.push(neighbor),
-            Hold::Full(packet) => self.drop(view, packet, DropReason::NeighborQueueFull),
-        }
-    }
-
-    /// Routes what waited for a neighbour anew, or refuses it when the neighbour has failed.
-    pub fn neighbor_result(&mut self, view: View<'_>, neighbor: &Neighbor, resolved: bool) {
-        for packet in self.hold.take(neighbor) {
-            if resolved {
-                self.route_again(view, packet);
-            } else {
-                self.neighbor_failed(view, packet);
-            }
-        }
-        self.route_made(view);
-    }
-
-    /// Work that depends on time: packets that have waited too long. Call a few times a second.
-    pub fn tick(&mut self, view: View<'_>) {
-        for packet in self.hold.expire(view.now_ns) {
-            self.neighbor_failed(view, packet);
-        }
-        self.route_made(view);
-    }
-
-    /// Packets that wait for link addresses now.
-    pub fn held(&self) -> usize {
-        self.hold.len()
-    }
-
     /// Frees everything that is held or queued, for the end of the worker.
     pub fn clear(&mut self) {
         for packet in self.hold.take_all() {
@@ -281,85 +215,11 @@ impl Pipeline {
         self.egress.clear(&mut self.pool);
     }
 
-    fn neighbor_failed(&mut self, view: View<'_>, packet: Packet) {
-        self.error(view, packet, DropReason::NeighborFailed, IcmpError::HostUnreachable);
-    }
-
     #[cold]
     fn route_again(&mut self, view: View<'_>, packet: Packet) {
         let target = look_up_one(view.fib, &packet);
         let own = packet.in_port == PortId::NONE;
         self.route(view, packet, target, if own { Step::Originate } else { Step::Forward });
-    }
-
-    #[cold]
-    fn neighbor_message(&mut self, view: View<'_>, port: &PortEntry, mut packet: Packet) {
-        if !port.answers_neighbors {
-            return self.drop(view, packet, DropReason::NeighborMessage);
-        }
-        match proxy_neighbor::answer(&mut packet, port.mac, &mut self.pool) {
-            Outcome::Answer => {
-                let back = packet.in_port;
-                self.egress.push(back, packet);
-            }
-            Outcome::Ignored => self.drop(view, packet, DropReason::NeighborMessage),
-        }
-    }
-
-    /// Larger than the egress port takes: fragments where that is allowed, an error where not.
-    #[cold]
-    fn too_big(&mut self, view: View<'_>, packet: Packet, to: AdjacencyId, step: Step) {
-        let Some(egress) =
-            view.tables.adjacency(to).and_then(|adjacency| view.tables.port(adjacency.port))
-        else {
-            return self.drop(view, packet, DropReason::PortDown);
-        };
-        let mtu = egress.mtu;
-        if forward::ends_here(&packet, step) {
-            return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
-        }
-        if !forward::may_fragment(&packet) {
-            return self.error(view, packet, DropReason::TooBig, IcmpError::TooBig { mtu });
-        }
-        let mut parts = Vec::new();
-        if let Err(reason) = segment::segment(packet, &mut self.pool, &mut parts, Checksums::Finish)
-        {
-            return self.counters.count_drop(reason.drop_reason());
-        }
-        for part in parts {
-            let mut pieces = Vec::new();
-            let cut = crate::fragment::fragment(&part, mtu.into(), &mut self.pool, &mut pieces);
-            if let Err(reason) = cut {
-                self.drop(view, part, reason);
-                continue;
-            }
-            part.free(&mut self.pool);
-            self.counters.made.add(pieces.len() as u64 - 1);
-            for piece in pieces {
-                self.forward(view, piece, to, step);
-            }
-        }
-    }
-
-    /// Drops a packet and tells its sender why, if that may be told.
-    #[cold]
-    fn error(&mut self, view: View<'_>, mut packet: Packet, reason: DropReason, kind: IcmpError) {
-        let source =
-            view.tables.port(packet.in_port).and_then(|port| match forward::dst(&packet)? {
-                IpAddr::V4(_) => port.icmp_source_v4.map(IpAddr::V4),
-                IpAddr::V6(_) => port.icmp_source_v6.map(IpAddr::V6),
-            });
-        if let Some(source) = source
-            && self.made.len() < MAX_MADE
-            && self.icmp.allow(view.now_ns)
-        {
-            let _ = segment::finish_checksum(&mut packet);
-            if let Some(error) = icmp::error(&packet, kind, source, &mut self.pool) {
-                self.counters.icmp_errors.add(1);
-                self.made.push(error);
-            }
-        }
-        self.drop(view, packet, reason);
     }
 
     /// Routes the packets that margay has made itself. They cause no errors of their own, so the

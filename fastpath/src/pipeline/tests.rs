@@ -2,6 +2,7 @@ use super::*;
 use crate::fib::FibWriter;
 use crate::neighbor::{HOLD_TIME_NS, MAX_PER_NEIGHBOR};
 use crate::packet::{Gso, Offload};
+use crate::proxy_neighbor;
 use crate::sys::memory::{Arena, HEADROOM};
 use crate::tables::Adjacency;
 use margay_tunnels::wire::ethernet::Mac;
