@@ -26,4 +26,5 @@ mod scratch;
 mod status;
 pub mod store;
 mod sys;
+mod unix_socket;
 pub mod yaml;

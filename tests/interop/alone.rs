@@ -21,11 +21,11 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// False, with the reason printed, when this machine cannot run tests with `daemon`.
 pub(crate) fn can_run(daemon: Daemon) -> bool {
     let checks = [requirements::check(requirements::NETWORK), daemon.check()];
-    for error in checks.into_iter().filter_map(Result::err) {
+    let missing = checks.into_iter().find_map(Result::err);
+    if let Some(error) = &missing {
         println!("SKIPPED: {error:#}");
-        return false;
     }
-    true
+    missing.is_none()
 }
 
 /// RFC 4271 section 6.8, 200 times: of two connections one stays, and it stays up.

@@ -156,10 +156,10 @@ impl Peer for Exabgp {
         }
         let wanted = neighbor.to_string();
         let reports = self.reports();
-        let states = reports.iter().filter(|report| {
+        let mut states = reports.iter().filter(|report| {
             report["type"] == "state" && report["neighbor"]["address"]["peer"] == wanted.as_str()
         });
-        Ok(states.last().is_some_and(|report| report["neighbor"]["state"] == "up"))
+        Ok(states.next_back().is_some_and(|report| report["neighbor"]["state"] == "up"))
     }
 
     fn routes(&mut self, family: Family) -> Result<BTreeSet<Route>> {

@@ -5,6 +5,7 @@
 
 use super::{bgp, capture, drops, endpoints, neighbors, ports, routes, status, top, workers};
 use crate::status::Status;
+use crate::unix_socket::{self, Server};
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -13,26 +14,11 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
-use tokio::task::JoinHandle;
 
 type Shared = State<Arc<Status>>;
-
-/// The server; ends, and takes the socket away, when dropped.
-#[derive(Debug)]
-pub(crate) struct Server {
-    path: PathBuf,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
 
 /// Serves the API on the socket at `path`.
 pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
@@ -59,21 +45,15 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
             tracing::error!("API: {error}");
         }
     });
-    Ok(Server { path: path.to_owned(), task })
+    Ok(Server::new(path.to_owned(), task))
 }
 
+/// A socket for the owner of the process only, in a folder that is made where there is none.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::other("another daemon answers there"));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
+    let listener = unix_socket::listen(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

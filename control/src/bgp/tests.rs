@@ -444,7 +444,7 @@ fn a_restart_loses_no_route() {
 /// A peer that nobody answers for must not hold up the others for long.
 #[test]
 fn a_restart_does_not_wait_for_who_is_not_reached() {
-    let (mut a, mut b) = pair();
+    let (a, mut b) = pair();
     let config = a.config.clone();
     let mut a = {
         drop(a);

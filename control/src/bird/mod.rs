@@ -9,16 +9,16 @@ use crate::bgp::{Direction, PeerStatus, RouteQuery, RouteView};
 use crate::clock;
 use crate::resolve::Target;
 use crate::status::{Snapshot, Status};
+use crate::unix_socket::{Server, listen};
 use ipnet::IpNet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 use text::Reply;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 /// Where Calico's tools look.
 pub(crate) const DEFAULT_DIRECTORY: &str = "/var/run/calico";
@@ -30,20 +30,6 @@ const COMMAND_MAX: u64 = 4096;
 const IDLE: Duration = Duration::from_secs(60);
 /// Most routes in an answer.
 const ROUTES_MAX: usize = 1_000_000;
-
-/// One socket; ends, and takes the file away, when dropped.
-#[derive(Debug)]
-pub(crate) struct Server {
-    path: PathBuf,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
 
 /// Serves both sockets in a directory. Without a word of the configuration they are there where
 /// Calico's directory is, and none of the tools miss them elsewhere.
@@ -58,7 +44,7 @@ pub(crate) fn start(directory: Option<&Path>, status: &Arc<Status>) -> Vec<Serve
             match listen(&path) {
                 Ok(listener) => {
                     let task = tokio::spawn(accept(listener, status.clone(), v6));
-                    Some(Server { path, task })
+                    Some(Server::new(path, task))
                 }
                 Err(error) => {
                     tracing::warn!("control socket {}: {error}", path.display());
@@ -67,17 +53,6 @@ pub(crate) fn start(directory: Option<&Path>, status: &Arc<Status>) -> Vec<Serve
             }
         });
     servers.collect()
-}
-
-/// A leftover is replaced; a socket that somebody answers on is not.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::other("another daemon answers there"));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => UnixListener::bind(path),
-    }
 }
 
 async fn accept(listener: UnixListener, status: Arc<Status>, v6: bool) {
