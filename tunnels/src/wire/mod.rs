@@ -10,6 +10,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod tcp;
 pub mod udp;
+pub mod vxlan;
 
 /// IP protocol numbers (IANA) that the fast path looks at.
 pub mod protocol {
