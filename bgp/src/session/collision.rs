@@ -4,6 +4,11 @@
 //! A connection counts only once the peer's OPEN has come over it: one that has not proven itself
 //! never ends another one. Established stays, except for a peer with graceful restart that comes
 //! back: it would not, did it still have the old connection.
+//!
+//! A KEEPALIVE answers the peer's OPEN, and may make the peer's side Established at once. Who then
+//! closes that connection by the identifiers, while the peer closes the other one because of this
+//! one's state, has none left. So a connection waits for a short time without an answer while there
+//! is another that it would lose to, or that has its answer already.
 
 use super::Session;
 use super::action::{ConnId, DownReason};
@@ -16,38 +21,81 @@ use crate::wire::{Notification, Open};
 /// then not a sign of a restart.
 pub const COLLISION_WINDOW_NS: u64 = 10 * SECOND_NS;
 
+/// Longest time that an OPEN waits for what becomes of another connection.
+pub(super) const DECISION_TIME_NS: u64 = SECOND_NS;
+
 /// Most connections from the peer at one time: the one in use, and one that has to prove itself.
 pub(super) const MAX_ACCEPTED: usize = 2;
 
+/// What becomes of a connection over which an OPEN has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It stays, and the other one goes if there is one.
+    Stays(Option<ConnId>),
+    /// As before, but the other one was the peer's session before its restart.
+    Replaces(ConnId),
+    Goes,
+    Waits,
+}
+
 impl Session {
-    /// True when `conn`, over which `theirs` has just come, stays. Those that it outlives are
-    /// closed.
-    pub(super) fn stays(&mut self, conn: ConnId, theirs: &Open, now_ns: u64) -> bool {
-        let Some(new) = self.connection(conn) else { return false };
-        let (outgoing, begun_ns) = (new.outgoing, new.begun_ns);
-        // At most one other has had its OPEN, because the second such always meets the first here.
-        let proven = |other: &&Connection| other.id != conn && other.theirs.is_some();
-        let Some(other) = self.connections.iter().find(proven) else { return true };
-        let old = other.id;
-        if other.state == ConnState::Established {
-            let is_return = !outgoing
-                && other.agreed.restart.is_some_and(|restart| !restart.families.is_empty())
-                && begun_ns.saturating_sub(other.established_ns) >= COLLISION_WINDOW_NS;
-            if is_return {
-                self.end(old, DownReason::Replaced, now_ns);
+    /// Decides on the connections whose OPEN waits for an answer, as far as that can be done now.
+    pub(super) fn settle(&mut self, now_ns: u64) {
+        while let Some((conn, verdict)) = self.decided(now_ns) {
+            match verdict {
+                Verdict::Stays(Some(other)) => self.collide(other, now_ns),
+                Verdict::Replaces(other) => self.end(other, DownReason::Replaced, now_ns),
+                _ => (),
             }
-            return is_return;
+            if verdict == Verdict::Goes {
+                self.collide(conn, now_ns);
+            } else {
+                self.stop_connecting();
+                self.confirm(conn, now_ns);
+            }
         }
-        let new_stays = match (outgoing, other.outgoing) {
-            (true, false) => self.ours_wins(theirs),
-            (false, true) => !self.ours_wins(theirs),
+    }
+
+    fn collide(&mut self, conn: ConnId, now_ns: u64) {
+        self.fail(conn, Notification::new(CEASE, CONNECTION_COLLISION), now_ns);
+    }
+
+    /// The first connection that need not wait.
+    fn decided(&self, now_ns: u64) -> Option<(ConnId, Verdict)> {
+        let verdicts = self.connections.iter().filter_map(|connection| {
+            let undecided = connection.undecided.as_ref()?;
+            let may_wait = now_ns < undecided.until_ns;
+            Some((connection.id, self.verdict(connection, &undecided.theirs, may_wait)))
+        });
+        verdicts.into_iter().find(|(_, verdict)| *verdict != Verdict::Waits)
+    }
+
+    fn verdict(&self, new: &Connection, theirs: &Open, may_wait: bool) -> Verdict {
+        let others = || self.connections.iter().filter(|other| other.id != new.id);
+        let ours_wins = self.ours_wins(theirs);
+        let wins_over = |other: &Connection| match (new.outgoing, other.outgoing) {
+            (true, false) => ours_wins,
+            (false, true) => !ours_wins,
             // Twice from the same side: it has given up the first.
-            _ => true,
+            _ => new.id > other.id,
         };
-        if new_stays {
-            self.fail(old, Notification::new(CEASE, CONNECTION_COLLISION), now_ns);
+        if let Some(old) = others().find(|other| other.state == ConnState::Established) {
+            let is_return = !new.outgoing
+                && old.agreed.restart.is_some_and(|restart| !restart.families.is_empty())
+                && new.begun_ns.saturating_sub(old.established_ns) >= COLLISION_WINDOW_NS;
+            return if is_return { Verdict::Replaces(old.id) } else { Verdict::Goes };
         }
-        new_stays
+        // At most one other has had its OPEN, because the second such always meets the first here.
+        if let Some(other) = others().find(|other| other.is_proven()) {
+            let is_answered = other.state == ConnState::OpenConfirm;
+            return match wins_over(other) {
+                false => Verdict::Goes,
+                true if is_answered && new.outgoing != other.outgoing && may_wait => Verdict::Waits,
+                true => Verdict::Stays(Some(other.id)),
+            };
+        }
+        let may_lose = others().any(|other| other.outgoing != new.outgoing && !wins_over(other));
+        if may_lose && may_wait { Verdict::Waits } else { Verdict::Stays(None) }
     }
 
     /// True when the connection that we began is the one to keep: the higher identifier's, or

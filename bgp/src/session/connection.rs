@@ -17,6 +17,16 @@ pub(super) enum ConnState {
 /// The hold time before both sides' are known, in seconds: "a large value", section 8.2.2.
 const LARGE_HOLD_TIME_S: u64 = 240;
 
+/// An OPEN that is not answered yet, because another connection may turn out to be the one to keep.
+#[derive(Debug)]
+pub(super) struct Undecided {
+    pub(super) theirs: Open,
+    pub(super) agreed: Negotiated,
+    pub(super) until_ns: u64,
+    /// The KEEPALIVE that accepts our OPEN is there too.
+    pub(super) accepted: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) id: ConnId,
@@ -25,6 +35,7 @@ pub(super) struct Connection {
     pub(super) ours: Open,
     pub(super) theirs: Option<Open>,
     pub(super) agreed: Negotiated,
+    pub(super) undecided: Option<Undecided>,
     pub(super) begun_ns: u64,
     pub(super) established_ns: u64,
     hold_time_s: u64,
@@ -44,6 +55,7 @@ impl Connection {
             ours,
             theirs: None,
             agreed: Negotiated::default(),
+            undecided: None,
             begun_ns: now_ns,
             established_ns: 0,
             hold_time_s: LARGE_HOLD_TIME_S,
@@ -64,6 +76,11 @@ impl Connection {
         };
         self.theirs = Some(theirs);
         self.agreed = agreed;
+    }
+
+    /// The peer's OPEN has come over it.
+    pub(super) fn is_proven(&self) -> bool {
+        self.theirs.is_some() || self.undecided.is_some()
     }
 
     /// Puts off the end of the hold time. Only a peer whose OPEN has come is granted more.
@@ -98,6 +115,8 @@ impl Connection {
     }
 
     pub(super) fn next_timer(&self) -> Option<u64> {
-        [self.hold_at, self.keepalive_at, self.send_hold_at].into_iter().flatten().min()
+        let decide_at = self.undecided.as_ref().map(|undecided| undecided.until_ns);
+        let timers = [self.hold_at, self.keepalive_at, self.send_hold_at, decide_at];
+        timers.into_iter().flatten().min()
     }
 }

@@ -275,6 +275,7 @@ impl Session {
         if is_due(self.stale.map(|stale| stale.until_ns)) {
             self.forget_stale();
         }
+        self.settle(now_ns);
     }
 }
 

@@ -5,12 +5,11 @@
 //! states of one connection. [`super::collision`] sees to it that one connection stays.
 
 use super::action::{Action, ConnId, DownReason};
-use super::connection::{ConnState, Connection};
+use super::collision::DECISION_TIME_NS;
+use super::connection::{ConnState, Connection, Undecided};
 use super::{Phase, Session};
 use crate::wire::frame::Kind;
-use crate::wire::notification::{
-    CEASE, CONNECTION_COLLISION, FSM_ERROR, HOLD_TIMER_EXPIRED, SEND_HOLD_TIMER_EXPIRED,
-};
+use crate::wire::notification::{FSM_ERROR, HOLD_TIMER_EXPIRED, SEND_HOLD_TIMER_EXPIRED};
 use crate::wire::{Notification, Open, RouteRefresh};
 
 /// What happens to a session that has, or looks for, a connection.
@@ -126,9 +125,17 @@ impl Session {
             ConnEvent::KeepaliveExpires => (),
             ConnEvent::SendHoldExpires => self.send_hold_expired(conn, now_ns),
             ConnEvent::Closed => self.end(conn, DownReason::Closed, now_ns),
+            ConnEvent::Open(_) | ConnEvent::Update | ConnEvent::Refresh(_)
+                if self.undecided_mut(conn).is_some() =>
+            {
+                self.fail(conn, unexpected(&event, ConnState::OpenConfirm), now_ns);
+            }
             ConnEvent::Open(open) => self.opened(conn, open, now_ns),
             ConnEvent::Invalid(why) => self.fail(conn, why, now_ns),
             ConnEvent::Notified(why) => self.end(conn, DownReason::Received(why), now_ns),
+            ConnEvent::Keepalive if let Some(undecided) = self.undecided_mut(conn) => {
+                undecided.accepted = true;
+            }
             ConnEvent::Keepalive | ConnEvent::Update | ConnEvent::Refresh(_) => {
                 self.fail(conn, unexpected(&event, ConnState::OpenSent), now_ns);
             }
@@ -190,16 +197,28 @@ impl Session {
             Ok(agreed) => agreed,
             Err(why) => return self.fail(conn, why, now_ns),
         };
-        if !self.stays(conn, &theirs, now_ns) {
-            return self.fail(conn, Notification::new(CEASE, CONNECTION_COLLISION), now_ns);
+        let until_ns = now_ns + DECISION_TIME_NS;
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.undecided = Some(Undecided { theirs, agreed, until_ns, accepted: false });
         }
         self.stop_connecting();
+    }
+
+    /// The connection is the one to keep: its OPEN is answered.
+    pub(super) fn confirm(&mut self, conn: ConnId, now_ns: u64) {
         let keepalive_time_s = self.config.keepalive_time_s;
-        if let Some(connection) = self.connection_mut(conn) {
-            connection.confirm(theirs, agreed, keepalive_time_s);
-            connection.heard(now_ns);
-        }
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let Some(undecided) = connection.undecided.take() else { return };
+        connection.confirm(undecided.theirs, undecided.agreed, keepalive_time_s);
+        connection.heard(now_ns);
         self.send_keepalive(conn, now_ns);
+        if undecided.accepted {
+            self.establish(conn, now_ns);
+        }
+    }
+
+    fn undecided_mut(&mut self, conn: ConnId) -> Option<&mut Undecided> {
+        self.connection_mut(conn)?.undecided.as_mut()
     }
 
     /// RFC 9687 section 3.2: the NOTIFICATION may be sent; it will hardly arrive.

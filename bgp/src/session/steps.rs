@@ -32,6 +32,7 @@ impl Session {
             Phase::Connect { attempt, .. } => self.connecting(attempt, event, now_ns),
             Phase::Active { .. } => self.active(event, now_ns),
         }
+        self.settle(now_ns);
     }
 
     pub(super) fn conn_event(&mut self, conn: ConnId, event: ConnEvent, now_ns: u64) {
@@ -42,6 +43,7 @@ impl Session {
             // Closed by us a moment ago.
             None => (),
         }
+        self.settle(now_ns);
     }
 
     pub(super) fn push(&mut self, action: Action) {
@@ -80,7 +82,7 @@ impl Session {
 
     /// Connect, or Active for one who only listens.
     pub(super) fn connect_or_listen(&mut self, now_ns: u64) {
-        let is_enough = |one: &Connection| one.outgoing || one.theirs.is_some();
+        let is_enough = |one: &Connection| one.outgoing || one.is_proven();
         if self.config.passive || self.connections.iter().any(is_enough) {
             self.phase = Phase::Active { retry_at: None };
             return;
@@ -120,9 +122,7 @@ impl Session {
         if connection.state == ConnState::Established {
             self.went_down(&connection, reason, now_ns);
         }
-        if self.phase == Phase::Stopped
-            || self.connections.iter().any(|other| other.theirs.is_some())
-        {
+        if self.phase == Phase::Stopped || self.connections.iter().any(Connection::is_proven) {
             return;
         }
         if is_error {

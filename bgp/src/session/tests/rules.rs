@@ -2,6 +2,7 @@
 //! times and limits of the field.
 
 use super::*;
+use crate::session::collision::DECISION_TIME_NS;
 use crate::wire::frame::message;
 use crate::{Family, FamilySet};
 
@@ -52,6 +53,7 @@ fn rule_1_of_two_proven_ones_the_identifier_decides() {
         let (mut session, first, now) = at_with(identified(1, ours), State::OpenConfirm, &open);
         let second = session.accepted(now).unwrap();
         session.receive(second, &open, now);
+        session.timer(now + DECISION_TIME_NS);
         let actions = drain(&mut session);
         assert_eq!(notified(&actions), Some((6, 7)));
         let (stays, goes) = if ours_wins { (first, second) } else { (second, first) };
@@ -67,7 +69,75 @@ fn rule_1_what_was_agreed_belongs_to_the_connection() {
     other.hold_time_s = 30;
     let second = session.accepted(now).unwrap();
     session.receive(second, &other.open(false).encode(), now);
+    session.timer(now + DECISION_TIME_NS);
     assert_eq!(session.times_s(), Some((30, 10)));
+}
+
+fn is_answered(actions: &[Action], conn: ConnId) -> bool {
+    actions.contains(&Action::Keepalive(conn))
+}
+
+/// The first connection has our KEEPALIVE, so the peer's side of it may be Established: it is not
+/// closed in favour of a better one before the peer has had time to say so.
+#[test]
+fn rule_1_an_answered_connection_is_given_time() {
+    let (mut session, first, now) = at(State::OpenConfirm);
+    let second = second_with_open(&mut session, now);
+    let actions = drain(&mut session);
+    assert!(notified(&actions).is_none() && !is_answered(&actions, second));
+    session.receive(first, &frame::KEEPALIVE, now + 1);
+    let actions = drain(&mut session);
+    assert_eq!(up(&actions).unwrap().conn, first);
+    assert!(has_close(&actions, second) && !has_close(&actions, first));
+    // And if it is the peer that gives up the first, the second is used.
+    let (mut session, first, now) = at(State::OpenConfirm);
+    let second = second_with_open(&mut session, now);
+    session.receive(second, &frame::KEEPALIVE, now + 1);
+    session.receive(first, &Notification::new(6, 7).encode(), now + 2);
+    let actions = drain(&mut session);
+    assert!(is_answered(&actions, second));
+    assert_eq!(up(&actions).unwrap().conn, second);
+}
+
+/// The peer has the higher identifier and has begun a connection too, whose OPEN is on its way: a
+/// KEEPALIVE over ours would let it come up over the one that is about to be closed.
+#[test]
+fn rule_1_a_likely_loser_is_not_answered_yet() {
+    let (mut session, ours, now) = at(State::OpenSent);
+    let theirs = session.accepted(now).unwrap();
+    session.receive(ours, &peer_open(), now);
+    let actions = drain(&mut session);
+    assert!(!is_answered(&actions, ours) && notified(&actions).is_none());
+    session.receive(theirs, &peer_open(), now + 1);
+    let actions = drain(&mut session);
+    assert!(is_answered(&actions, theirs) && !is_answered(&actions, ours));
+    assert!(has_close(&actions, ours) && notified(&actions) == Some((6, 7)));
+}
+
+#[test]
+fn rule_1_waiting_for_another_connection_is_bounded() {
+    let (mut session, ours, now) = at(State::OpenSent);
+    let silent = session.accepted(now).unwrap();
+    session.receive(ours, &peer_open(), now);
+    drain(&mut session);
+    assert_eq!(session.poll_timeout(), Some(now + DECISION_TIME_NS));
+    session.timer(now + DECISION_TIME_NS - 1);
+    assert!(drain(&mut session).is_empty());
+    session.timer(now + DECISION_TIME_NS);
+    let actions = drain(&mut session);
+    assert!(is_answered(&actions, ours) && !has_close(&actions, silent));
+}
+
+/// RFC 4271 section 8.2.2 has no place for it, whether the first is answered yet or not.
+#[test]
+fn rule_1_a_second_open_is_an_error_while_the_first_waits() {
+    let (mut session, ours, now) = at(State::OpenSent);
+    session.accepted(now).unwrap();
+    session.receive(ours, &peer_open(), now);
+    session.receive(ours, &peer_open(), now);
+    let actions = drain(&mut session);
+    assert!(has_close(&actions, ours));
+    assert_eq!(notified(&actions), Some((5, 2)));
 }
 
 #[test]
