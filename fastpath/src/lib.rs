@@ -20,6 +20,7 @@ pub mod ecmp;
 pub mod egress;
 pub mod epoch;
 pub mod fib;
+pub mod flow;
 pub mod flow_hash;
 pub mod forward;
 pub mod fragment;

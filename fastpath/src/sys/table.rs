@@ -56,6 +56,12 @@ impl WordTable {
     }
 }
 
+/// Asks the processor to load the first line of a value soon.
+#[inline]
+pub(crate) fn prefetch<T>(value: &T) {
+    prefetch_line(std::ptr::from_ref(value).cast());
+}
+
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn prefetch_line(address: *const u8) {

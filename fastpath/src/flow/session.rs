@@ -1,0 +1,108 @@
+//! One session: both its tuples, its state, and where it hangs in the table's lists.
+
+use super::address::Tuple;
+use super::protocol::{self, State};
+use super::wheel::Links;
+
+/// Number of a session in its table; given to another one once it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u32);
+
+/// Which way a packet goes, as its session sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// As the first packet.
+    Original,
+    /// Back.
+    Reply,
+}
+
+/// Two packets' lines of the cache.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub struct Session {
+    /// As the one who began sends.
+    pub original: Tuple,
+    /// As the one who answers receives it; equal to `original` unless it is translated.
+    pub translated: Tuple,
+    pub(super) state: State,
+    pub(super) bits: u8,
+    pub(super) place: Place,
+    /// Its slot in the wheel.
+    pub(super) slot: u16,
+    /// When the last packet came, in seconds on the table's clock.
+    pub last_seen_s: u32,
+    pub(super) wheel: Links,
+    /// Sessions with the same mapping, in a ring.
+    pub(super) ring: Links,
+    /// Packets by direction; they begin anew at 2^32.
+    pub packets: [u32; 2],
+    /// Bytes of IP packets, both directions together.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<Session>() == 128);
+
+/// What stands for the session in the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Place {
+    /// Not in use.
+    Free,
+    /// Its two tuples.
+    Tuples,
+    /// Its tuples; its mapping is another session's.
+    Sharing,
+    /// Its tuples and its mapping.
+    Mapping,
+}
+
+impl Session {
+    /// Where it is in its life.
+    #[inline]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// True once a packet has come back.
+    #[inline]
+    pub fn is_replied(&self) -> bool {
+        self.bits & protocol::REPLIED != 0
+    }
+
+    /// True when it is not given up for a new one.
+    #[inline]
+    pub fn is_assured(&self) -> bool {
+        self.bits & protocol::ASSURED != 0
+    }
+
+    /// True when an address or a port is changed on the way.
+    #[inline]
+    pub fn is_translated(&self) -> bool {
+        self.original != self.translated
+    }
+
+    /// True when its outside address and port are its own for all destinations.
+    #[inline]
+    pub fn has_mapping(&self) -> bool {
+        matches!(self.place, Place::Sharing | Place::Mapping)
+    }
+
+    /// What a packet of this direction looks like when it arrives.
+    #[inline]
+    pub fn arriving(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.original,
+            Direction::Reply => self.translated.reversed(),
+        }
+    }
+
+    /// What it looks like when it leaves.
+    #[inline]
+    pub fn leaving(&self, direction: Direction) -> Tuple {
+        match direction {
+            Direction::Original => self.translated,
+            Direction::Reply => self.original.reversed(),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The slots of sessions, taken and given back, and how many each source has.
+
+use super::{FlowTable, PROMOTE_AT, Refused};
+use crate::flow::address::Address;
+use crate::flow::session::{Place, Session, SessionId};
+use crate::flow::wheel::{Links, NONE};
+
+impl FlowTable {
+    pub(super) fn admit(&self, source: Address) -> Result<(), Refused> {
+        let limit = self.limits.per_source;
+        let has = || self.sources.get(&source).copied().unwrap_or(0);
+        if limit > 0 && has() >= limit { Err(Refused::SourceLimit) } else { Ok(()) }
+    }
+
+    pub(super) fn count_source(&mut self, source: Address) {
+        if self.limits.per_source > 0 {
+            *self.sources.entry(source).or_default() += 1;
+        }
+    }
+
+    pub(super) fn forget_source(&mut self, source: Address) {
+        if let Some(count) = self.sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&source);
+            }
+        }
+    }
+
+    pub(super) fn take_slot(&mut self, session: Session) -> SessionId {
+        self.live += 1;
+        if self.live == PROMOTE_AT {
+            self.index.promote();
+        }
+        if self.free == NONE {
+            self.slab.0.push(session);
+            return SessionId(self.slab.0.len() as u32 - 1);
+        }
+        let id = self.free;
+        self.free = std::mem::replace(&mut self.slab.0[id as usize], session).ring.next;
+        SessionId(id)
+    }
+
+    pub(super) fn release_slot(&mut self, id: SessionId) -> Session {
+        self.live -= 1;
+        let slot = &mut self.slab.0[id.0 as usize];
+        let session = slot.clone();
+        slot.place = Place::Free;
+        slot.ring = Links { next: self.free, previous: NONE };
+        self.free = id.0;
+        session
+    }
+}
