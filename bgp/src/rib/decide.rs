@@ -130,6 +130,21 @@ impl Context<'_> {
         left.iter().map(|one| one.at).collect()
     }
 
+    /// Indices of all paths that could be used if there were no better ones: the first `used` as
+    /// they stand, the others by preference. MED counts among all of those, so that their order
+    /// does not depend on who came first.
+    pub(super) fn ranked(
+        &self,
+        (paths, used): (&[Path], usize),
+        counts: impl Fn(&Path) -> bool,
+    ) -> Vec<usize> {
+        let mut left = self.candidates(paths, counts);
+        left.sort_unstable_by_key(|one| {
+            (one.at.min(used), one.early, one.med.1, one.late, one.last)
+        });
+        left.iter().map(|one| one.at).collect()
+    }
+
     fn candidates(&self, paths: &[Path], counts: impl Fn(&Path) -> bool) -> Vec<Candidate> {
         let usable = paths.iter().enumerate().filter(|(_, path)| counts(path));
         usable.filter_map(|(at, path)| self.candidate(at, path)).collect()

@@ -1,23 +1,20 @@
 //! An update group: peers that are to hear the same.
 //!
 //! A group decides and encodes once for all its members. What it has told is one number per
-//! prefix, not one per peer and prefix. Encoded messages lie in a log that each member reads at
-//! its own pace; a member too far behind gets a list of prefixes instead, of which it will hear
-//! the newest state. Peers hear nothing of routes that come from themselves: each part of the log
-//! says for whom it is.
+//! prefix (with ADD-PATH: per path), not one per peer and prefix. Encoded messages lie in a log
+//! that each member reads at its own pace; a member too far behind gets a list of prefixes
+//! instead, of which it will hear the newest state.
 
-use super::attributes::AttrId;
-use super::export::{From, attributes_for, may_pass};
+use super::adj_out::{AdjOut, MAX_PATHS, Told, ToldPath};
+use super::log::{Change, Chunk, Writer};
 use super::member::Member;
-use super::path::Source;
 use super::table::{Core, Marks, Node};
+use super::verdicts::Verdicts;
 use super::{NextHopMode, OwnRoutes};
 use crate::family::Family;
-use crate::policy::{Policy, Verdict};
+use crate::policy::Policy;
 use crate::wire::Negotiated;
-use crate::wire::nlri::{Nlri, Prefix};
-use crate::wire::pack::{encode_update, encode_withdrawal};
-use ahash::AHashMap;
+use crate::wire::nlri::Prefix;
 use ipnet::IpNet;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,10 +22,6 @@ use std::sync::Arc;
 
 /// Bytes of the log from which on the slowest must not hold up the others.
 pub(super) const LOG_LIMIT: usize = 4 << 20;
-/// Verdicts that a group remembers.
-const MEMO_LIMIT: usize = 1 << 18;
-/// A part of the log is not much longer, in bytes.
-const PART_BYTES: usize = 32 << 10;
 
 /// What makes peers hear the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,54 +40,11 @@ pub(super) struct Key {
     pub(super) agreed: Negotiated,
 }
 
-/// What the members have been told of a prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Told {
-    pub(super) attributes: AttrId,
-    /// The member that has not been told, since the route is its own.
-    pub(super) source: Source,
-}
-
-impl Told {
-    pub(super) const NOTHING: Told = Told { attributes: AttrId::NONE, source: 0 };
-}
-
-/// Who reads a part of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Audience {
-    Except(Source),
-    Only(Source),
-}
-
-impl Audience {
-    pub(super) fn admits(self, source: Source) -> bool {
-        match self {
-            Audience::Except(other) => source != other,
-            Audience::Only(one) => source == one,
-        }
+impl Key {
+    /// The members are told of all paths (RFC 7911), not of the best one alone.
+    pub(super) fn sends_all_paths(&self) -> bool {
+        self.agreed.add_path_tx.contains(self.family)
     }
-}
-
-/// Messages for one audience.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub(super) audience: Audience,
-    pub(super) bytes: Vec<u8>,
-}
-
-/// What one flush has made.
-#[derive(Debug)]
-pub(super) struct Chunk {
-    pub(super) parts: Vec<Part>,
-    pub(super) nodes: Vec<u32>,
-    pub(super) bytes: usize,
-}
-
-/// A change that is to be told.
-struct Change {
-    node: u32,
-    old: Told,
-    new: Told,
 }
 
 /// See the head of the file.
@@ -102,7 +52,7 @@ struct Change {
 pub(super) struct Group<P> {
     pub(super) key: Key,
     pub(super) members: Vec<Member>,
-    pub(super) told: Vec<Told>,
+    pub(super) adj_out: AdjOut,
     pub(super) log: VecDeque<Chunk>,
     /// Number of the first chunk in the log.
     pub(super) log_start: u64,
@@ -110,30 +60,27 @@ pub(super) struct Group<P> {
     marks: Marks,
     /// The next node of the first walk over the table; `None` once it is done.
     pub(super) first_walk: Option<u32>,
-    memo: AHashMap<(AttrId, From, u64), AttrId>,
-    verdict: Verdict,
+    verdicts: Verdicts,
+    /// Paths of the prefix that is looked at.
+    paths: Vec<ToldPath>,
     family: std::marker::PhantomData<P>,
 }
 
 impl<P: Prefix + Into<IpNet>> Group<P> {
     pub(super) fn new(key: Key) -> Group<P> {
         Group {
+            adj_out: AdjOut::new(key.sends_all_paths()),
             key,
             members: Vec::new(),
-            told: Vec::new(),
             log: VecDeque::new(),
             log_start: 0,
             log_bytes: 0,
             marks: Marks::default(),
             first_walk: Some(0),
-            memo: AHashMap::new(),
-            verdict: Verdict::default(),
+            verdicts: Verdicts::default(),
+            paths: Vec::new(),
             family: std::marker::PhantomData,
         }
-    }
-
-    pub(super) fn told(&self, node: u32) -> Told {
-        self.told.get(node as usize).copied().unwrap_or(Told::NOTHING)
     }
 
     /// The number of the chunk that comes next.
@@ -152,7 +99,7 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         self.log_bytes >= LOG_LIMIT && self.members.iter().all(|member| member.at < end)
     }
 
-    /// Judges up to `budget` prefixes anew and writes down what is to be told. Answers how many.
+    /// Judges up to `budget` paths anew and writes down what is to be told. Answers how many.
     pub(super) fn flush(
         &mut self,
         core: &mut Core,
@@ -168,15 +115,11 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         let mut steps = 0;
         while steps < budget {
             let Some(node) = self.next_node(nodes.len()) else { break };
-            steps += 1;
-            let old = self.told(node);
-            let new = self.judge(core, own, &nodes[node as usize]);
-            if old == new {
-                core.release(new.attributes);
-                continue;
-            }
-            self.note_told(core, node, new);
-            changes.push(Change { node, old, new });
+            let at = &nodes[node as usize];
+            steps += match self.key.sends_all_paths() {
+                false => self.judge_best(core, own, (node, at), &mut changes),
+                true => self.judge_all(core, own, (node, at), &mut changes),
+            };
         }
         self.write(core, nodes, changes);
         self.drop_read();
@@ -196,104 +139,83 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         self.marks.take()
     }
 
-    /// What is to be told of a prefix now; the answer's attributes have one more user.
-    fn judge(&mut self, core: &mut Core, own: &OwnRoutes, node: &Node<P>) -> Told {
-        let Some(best) = node.best().copied() else { return Told::NOTHING };
-        let Some(from) = From::of(core, &best).filter(|from| may_pass(&self.key, *from)) else {
-            return Told::NOTHING;
-        };
-        let prefix: IpNet = node.prefix.into();
-        // Reflected routes differ by who brought them only where that is written down.
-        let class = match from {
-            From::Internal { .. } if !self.key.ibgp => Some(From::External),
-            From::Ours => None,
-            from => Some(from),
-        };
-        let key = class
-            .zip(self.key.policy.prefix_class(prefix))
-            .map(|(class, prefixes)| (best.taken, class, prefixes));
-        let known = key.and_then(|key| self.memo.get(&key).copied());
-        let attributes = match known {
-            Some(known) => {
-                core.sets.retain(known);
-                known
+    /// Answers how many paths it has looked at.
+    fn judge_best(
+        &mut self,
+        core: &mut Core,
+        own: &OwnRoutes,
+        (node, at): (u32, &Node<P>),
+        changes: &mut Vec<Change>,
+    ) -> usize {
+        let judge = |best| self.verdicts.judge(&self.key, core, own, (at.prefix.into(), best));
+        let told = at.best().map_or(Told::NOTHING, judge);
+        self.note(core, (node, 0), ToldPath { told, received_id: 0 }, changes);
+        1
+    }
+
+    /// The same for members that hear of all paths.
+    fn judge_all(
+        &mut self,
+        core: &mut Core,
+        own: &OwnRoutes,
+        (node, at): (u32, &Node<P>),
+        changes: &mut Vec<Change>,
+    ) -> usize {
+        let eligible = at.eligible(core);
+        let mut paths = std::mem::take(&mut self.paths);
+        paths.clear();
+        for path in &eligible {
+            let route = (at.prefix.into(), path);
+            let told = self.verdicts.judge(&self.key, core, own, route);
+            if told != Told::NOTHING {
+                paths.push(ToldPath { told, received_id: path.path_id });
             }
-            None => {
-                let route = (prefix, best.taken, from);
-                let made = attributes_for(&self.key, core, own, route, &mut self.verdict);
-                let made =
-                    made.map_or(AttrId::NONE, |made| core.sets.intern(&made, &mut core.hops));
-                if let Some(key) = key {
-                    self.remember(core, key, made);
-                }
-                made
+            if paths.len() == MAX_PATHS {
+                break;
             }
-        };
-        match attributes {
-            AttrId::NONE => Told::NOTHING,
-            attributes => Told { attributes, source: best.source },
         }
+        self.adj_out.arrange(node, &mut paths);
+        for place in 0..paths.len().max(self.adj_out.places(node)) {
+            let new = paths.get(place).copied().unwrap_or(ToldPath::NOTHING);
+            self.note(core, (node, place), new, changes);
+        }
+        self.paths = paths;
+        eligible.len().max(1)
     }
 
-    fn remember(&mut self, core: &mut Core, key: (AttrId, From, u64), made: AttrId) {
-        if self.memo.len() >= MEMO_LIMIT {
-            self.forget_verdicts(core);
+    /// Notes what a place is told of from now on.
+    fn note(
+        &mut self,
+        core: &mut Core,
+        (node, place): (u32, usize),
+        new: ToldPath,
+        changes: &mut Vec<Change>,
+    ) {
+        let old = self.adj_out.get(node, place);
+        if old == new.told {
+            // The same words may be about another path of the same peer.
+            if new.told != Told::NOTHING {
+                self.adj_out.set(node, place, new);
+            }
+            return core.release(new.told.attributes);
         }
-        core.sets.retain(key.0);
-        core.sets.retain(made);
-        self.memo.insert(key, made);
+        self.adj_out.set(node, place, new);
+        core.release(old.attributes);
+        changes.push(Change { node, place, old, new: new.told });
     }
 
-    fn forget_verdicts(&mut self, core: &mut Core) {
-        for ((taken, ..), made) in self.memo.drain() {
-            core.release(taken);
-            core.release(made);
-        }
-    }
-
-    /// Encodes changes, withdrawals first, routes with the same attributes together.
-    fn write(&mut self, core: &Core, nodes: &[Node<P>], mut changes: Vec<Change>) {
+    fn write(&mut self, core: &Core, nodes: &[Node<P>], changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }
-        changes.sort_unstable_by_key(|change| {
-            (change.new.attributes, change.new.source, change.old.source, change.node)
-        });
-        let mut chunk = Chunk { parts: Vec::new(), nodes: Vec::new(), bytes: 0 };
-        chunk.nodes.extend(changes.iter().map(|change| change.node));
-        let prefix = |change: &Change| Nlri::new(nodes[change.node as usize].prefix);
-        // No longer to be heard at all, or by the one whose own route it is now.
-        let is_member = |source: Source| self.members.iter().any(|member| member.peer == source);
-        let agreed = self.key.agreed;
-        let gone = changes.partition_point(|change| change.new == Told::NOTHING);
-        let (gone, rest) = changes.split_at(gone);
-        for run in gone.chunk_by(|a, b| a.old.source == b.old.source) {
-            let out = chunk.part(Audience::Except(run[0].old.source));
-            let _ = encode_withdrawal(run.iter().map(prefix), &agreed, out);
-        }
-        for run in rest.chunk_by(|a, b| a.new == b.new) {
-            let new = run[0].new;
-            let heard =
-                |change: &&Change| change.old != Told::NOTHING && change.old.source != new.source;
-            if is_member(new.source) && run.iter().any(|change| heard(&change)) {
-                let out = chunk.part(Audience::Only(new.source));
-                let _ = encode_withdrawal(run.iter().filter(heard).map(prefix), &agreed, out);
-            }
-            let out = chunk.part(Audience::Except(new.source));
-            announce::<P>(core, new.attributes, &agreed, run.iter().map(prefix), out);
-        }
-        chunk.bytes = chunk.parts.iter().map(|part| part.bytes.len()).sum();
+        let is_member = |source| self.members.iter().any(|member| member.peer == source);
+        let chunk = self.writer(core, nodes).chunk(changes, is_member);
         self.log_bytes += chunk.bytes;
         self.log.push_back(chunk);
     }
 
-    fn note_told(&mut self, core: &mut Core, node: u32, new: Told) {
-        let at = node as usize;
-        if at >= self.told.len() {
-            self.told.resize(at + 1, Told::NOTHING);
-        }
-        let old = std::mem::replace(&mut self.told[at], new);
-        core.release(old.attributes);
+    pub(super) fn writer<'a>(&'a self, core: &'a Core, nodes: &'a [Node<P>]) -> Writer<'a, P> {
+        Writer { core, nodes, adj_out: &self.adj_out, agreed: &self.key.agreed }
     }
 
     /// Chunks that all have read go; so do the oldest when somebody waits for more than the log
@@ -325,21 +247,21 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
 
     /// Gives back all that the group refers to.
     pub(super) fn clear(&mut self, core: &mut Core) {
-        self.forget_verdicts(core);
-        self.told.drain(..).for_each(|told| core.release(told.attributes));
+        self.verdicts.clear(core);
+        self.adj_out.clear(|told| core.release(told.attributes));
         self.log.clear();
     }
 
     /// Another policy for all members: everything is judged anew.
     pub(super) fn set_policy(&mut self, core: &mut Core, policy: Arc<Policy>) {
-        self.forget_verdicts(core);
+        self.verdicts.clear(core);
         self.key.policy = policy;
         self.first_walk = Some(0);
     }
 }
 
 impl<P> Group<P> {
-    /// The best path of this prefix is another one.
+    /// What the members hear of this prefix may be something else now.
     #[inline]
     pub(super) fn mark(&mut self, node: u32) {
         // The first walk will come to it.
@@ -348,39 +270,11 @@ impl<P> Group<P> {
         }
     }
 
-    /// True while the prefix's place must not be used for another one.
+    /// True while the number of the node must not be used for another prefix.
     pub(super) fn remembers(&self, node: u32) -> bool {
-        let told = self.told.get(node as usize).is_some_and(|told| *told != Told::NOTHING);
-        told || self.marks.contains(node)
+        self.adj_out.is_told(node)
+            || self.marks.contains(node)
             || self.members.iter().any(|member| member.owed.contains(node))
             || !self.log.is_empty()
-    }
-}
-
-impl Chunk {
-    /// Where messages for this audience go.
-    fn part(&mut self, audience: Audience) -> &mut Vec<u8> {
-        let fits = |part: &Part| part.audience == audience && part.bytes.len() < PART_BYTES;
-        if !self.parts.last().is_some_and(fits) {
-            self.parts.push(Part { audience, bytes: Vec::new() });
-        }
-        let last = self.parts.len() - 1;
-        &mut self.parts[last].bytes
-    }
-}
-
-/// Announces prefixes; those whose attributes do not fit into a message are withdrawn instead, so
-/// that the session lives on.
-pub(super) fn announce<P: Prefix>(
-    core: &Core,
-    attributes: AttrId,
-    agreed: &Negotiated,
-    prefixes: impl Iterator<Item = Nlri<P>> + Clone,
-    out: &mut Vec<u8>,
-) {
-    let attributes = core.sets.attributes(attributes);
-    let Some(next_hop) = attributes.next_hop else { return };
-    if encode_update(&attributes, next_hop, prefixes.clone(), agreed, out).is_err() {
-        let _ = encode_withdrawal(prefixes, agreed, out);
     }
 }

@@ -1,7 +1,7 @@
 //! The groups of one table: which one a peer belongs to, and how it comes to another one.
 
 use super::OwnRoutes;
-use super::group::{Group, Key, Told};
+use super::group::{Group, Key};
 use super::member::Member;
 use super::path::Source;
 use super::table::{Core, Marks, Table};
@@ -19,9 +19,11 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
             return None;
         }
         let options = &peer.options;
+        let families = FamilySet::EMPTY.with(P::FAMILY);
         let agreed = crate::wire::Negotiated {
-            families: FamilySet::EMPTY.with(P::FAMILY),
+            families,
             add_path_rx: FamilySet::EMPTY,
+            add_path_tx: live.agreed.add_path_tx.intersection(families),
             max_rx: 0,
             route_refresh: false,
             enhanced_refresh: false,
@@ -54,6 +56,7 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
                 at
             }
         };
+        self.all_paths |= key.sends_all_paths();
         self.groups[at].get_or_insert_with(|| Group::new(key));
         at
     }
@@ -99,7 +102,7 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
 
     /// Moves a peer to the group that it belongs to now.
     pub(super) fn regroup(&mut self, core: &mut Core, source: Source, reflector: Option<Ipv4Addr>) {
-        let Some((at, _)) = self.place(source) else { return };
+        let Some((at, member)) = self.place(source) else { return };
         let Some(key) = Self::key(core, source, reflector) else { return };
         let Some(group) = &mut self.groups[at] else { return };
         if group.key == key {
@@ -111,13 +114,23 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         }
         // Everything that it may have heard is owed to it anew.
         let mut owed = Marks::default();
-        let told = group.told.iter().enumerate().filter(|(_, told)| **told != Told::NOTHING);
-        told.for_each(|(node, _)| owed.mark(node as u32));
+        let told = (0..group.adj_out.nodes() as u32).filter(|node| group.adj_out.is_told(*node));
+        told.for_each(|node| owed.mark(node));
         let unread = group.log.iter().flat_map(|chunk| &chunk.nodes);
         unread.for_each(|node| owed.mark(*node));
+        let before = group.members[member].before();
+        let unheard = group.members[member].owed.iter();
+        unheard.for_each(|node| owed.mark(node));
+        let places: Vec<(u32, usize)> = match key.sends_all_paths() {
+            true => owed.iter().map(|node| (node, group.adj_out.places(node))).collect(),
+            false => Vec::new(),
+        };
         self.leave(core, source);
         let at = self.group_for(key);
-        self.enter(at, source, |group| Member::moved(source, group, owed));
+        self.enter(at, source, |group| Member::moved(&before, group, owed));
+        if let Some(group) = &mut self.groups[at] {
+            places.into_iter().for_each(|(node, count)| group.adj_out.reserve(node, count));
+        }
     }
 
     /// Every route is judged anew for every group.

@@ -1,14 +1,15 @@
 //! One peer as a member of a group: how far it has read, and what it is still owed.
 
-use super::group::{Group, Told, announce};
+use super::adj_out::Told;
+use super::group::Group;
 use super::path::Source;
 use super::table::{Core, Marks, Node};
-use crate::wire::nlri::{Nlri, Prefix};
-use crate::wire::pack::{encode_end_of_rib, encode_withdrawal};
+use crate::wire::nlri::Prefix;
+use crate::wire::pack::encode_end_of_rib;
 use crate::wire::route_refresh::{RouteRefresh, Subtype};
 use ipnet::IpNet;
 
-/// Prefixes that are looked at in one step of a walk.
+/// Prefixes, or paths where all of them are told, that are looked at in one step of a walk.
 const STEP: usize = 1024;
 
 /// When the End-of-RIB goes out.
@@ -37,6 +38,15 @@ pub(super) struct Member {
     end: EndOfRib,
 }
 
+/// What stays of a member that goes to another group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    peer: Source,
+    has_ended: bool,
+    /// A marked answer was under way: it begins anew.
+    marked: bool,
+}
+
 impl Member {
     /// One that has been told nothing yet.
     pub(super) fn new<P: Prefix + Into<IpNet>>(peer: Source, group: &Group<P>) -> Member {
@@ -45,20 +55,28 @@ impl Member {
             peer,
             at: log_end,
             part: 0,
-            walk: (!group.told.is_empty()).then_some(0),
+            walk: (group.adj_out.nodes() > 0).then_some(0),
             marked: false,
             owed: Marks::default(),
             end: if walked { EndOfRib::At(log_end) } else { EndOfRib::AfterFirstWalk },
         }
     }
 
-    /// One that has been told something by another group before: `owed` is all of it.
+    /// One that comes from another group: `owed` is all that it may have been told there.
     pub(super) fn moved<P: Prefix + Into<IpNet>>(
-        peer: Source,
+        before: &Before,
         group: &Group<P>,
         owed: Marks,
     ) -> Member {
-        Member { owed, end: EndOfRib::Sent, ..Member::new(peer, group) }
+        let new = Member::new(before.peer, group);
+        let end = if before.has_ended { EndOfRib::Sent } else { new.end };
+        let walk = if before.marked { Some(0) } else { new.walk };
+        Member { owed, end, walk, marked: before.marked, ..new }
+    }
+
+    pub(super) fn before(&self) -> Before {
+        let has_ended = self.end == EndOfRib::Sent;
+        Before { peer: self.peer, has_ended, marked: self.marked }
     }
 
     pub(super) fn first_walk_ended(&mut self, log_end: u64) {
@@ -78,7 +96,16 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
     pub(super) fn has_output(&self, at: usize) -> bool {
         let member = &self.members[at];
         let owed = !member.owed.is_empty() && self.first_walk.is_none();
-        member.at < self.log_end() || member.walk.is_some() || owed || self.may_end(member)
+        member.at < self.log_end()
+            || self.may_walk(member).is_some()
+            || owed
+            || self.may_end(member)
+    }
+
+    /// From where a walk goes on. The end of a marked one makes the peer drop what it was not told
+    /// again, so all must have been judged before.
+    fn may_walk(&self, member: &Member) -> Option<u32> {
+        member.walk.filter(|_| !member.marked || self.first_walk.is_none())
     }
 
     /// True when all that the End-of-RIB stands for has been told.
@@ -114,12 +141,12 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         member: &mut Member,
         out: &mut Vec<u8>,
     ) -> bool {
-        if let Some(from) = member.walk {
+        if let Some(from) = self.may_walk(member) {
             return self.walk(core, nodes, (member, from), out);
         }
         // What it is owed of another group's routes cannot be told before all are judged.
         if !member.owed.is_empty() && self.first_walk.is_none() {
-            let owed: Vec<u32> = std::iter::from_fn(|| member.owed.take()).take(STEP).collect();
+            let owed = self.batch(std::iter::from_fn(|| member.owed.take()));
             self.tell(core, nodes, (member.peer, &owed, true), out);
             return true;
         }
@@ -157,14 +184,29 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         if from == 0 && member.marked {
             out.extend_from_slice(&mark(Subtype::Begin));
         }
-        let to = (from as usize + STEP).min(self.told.len());
-        let batch: Vec<u32> = (from..to as u32).collect();
+        let end = self.adj_out.nodes() as u32;
+        let batch = self.batch(from..end);
         self.tell(core, nodes, (member.peer, &batch, false), out);
-        member.walk = (to < self.told.len()).then_some(to as u32);
+        let to = from + batch.len() as u32;
+        member.walk = (to < end).then_some(to);
         if member.walk.is_none() && std::mem::take(&mut member.marked) {
             out.extend_from_slice(&mark(Subtype::End));
         }
         true
+    }
+
+    /// So many prefixes from the front as one step is for, and at least one.
+    fn batch(&self, nodes: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut paths = 0;
+        let mut batch = Vec::new();
+        for node in nodes {
+            batch.push(node);
+            paths += self.adj_out.places(node);
+            if paths >= STEP || batch.len() >= STEP {
+                break;
+            }
+        }
+        batch
     }
 
     /// Tells a member the state of some prefixes; with `gone` also of those that are not there.
@@ -175,19 +217,23 @@ impl<P: Prefix + Into<IpNet>> Group<P> {
         (peer, batch, gone): (Source, &[u32], bool),
         out: &mut Vec<u8>,
     ) {
-        let told = |node: &u32| match self.told(*node) {
+        let told = |node: u32, place: usize| match self.adj_out.get(node, place) {
             told if told.source == peer => Told::NOTHING,
             told => told,
         };
-        let mut known: Vec<(Told, u32)> = batch.iter().map(|node| (told(node), *node)).collect();
-        known.sort_unstable_by_key(|(told, node)| (told.attributes, *node));
-        let prefix = |(_, node): &(Told, u32)| Nlri::new(nodes[*node as usize].prefix);
+        let places = batch.iter().flat_map(|node| {
+            (0..self.adj_out.places(*node)).map(|place| (told(*node, place), *node, place))
+        });
+        let mut known: Vec<(Told, u32, usize)> = places.collect();
+        known.sort_unstable_by_key(|(told, node, place)| (told.attributes, *node, *place));
+        let writer = self.writer(core, nodes);
+        let nlri = |(_, node, place): &(Told, u32, usize)| writer.nlri(*node, *place);
         for run in known.chunk_by(|a, b| a.0.attributes == b.0.attributes) {
             let attributes = run[0].0.attributes;
             if run[0].0 != Told::NOTHING {
-                announce::<P>(core, attributes, &self.key.agreed, run.iter().map(prefix), out);
+                writer.announce(attributes, run.iter().map(nlri), out);
             } else if gone {
-                let _ = encode_withdrawal(run.iter().map(prefix), &self.key.agreed, out);
+                writer.withdraw(run.iter().map(nlri), out);
             }
         }
     }

@@ -6,18 +6,21 @@
 //! and the bytes for each peer ([`Rib::fill`]). No step walks a table: a peer that goes down costs
 //! one number, and a sweep in slices does the rest.
 
+mod adj_out;
 mod attributes;
 mod decide;
 mod export;
 mod group;
 mod groups;
 mod import;
+mod log;
 mod member;
 mod next_hop;
 mod path;
 mod peer;
 mod sessions;
 mod table;
+mod verdicts;
 mod view;
 
 pub use decide::Step;
@@ -259,7 +262,10 @@ impl Rib {
                     }
                 }
             }
-            Effect::Everything => self.ask_for_sweep(),
+            Effect::Everything => {
+                self.v4.ask_for_hop_sweep();
+                self.v6.ask_for_hop_sweep();
+            }
         }
     }
 
@@ -274,7 +280,8 @@ impl Rib {
         let swept = self.sweep(budget);
         let mut left = budget.saturating_sub(swept);
         if !self.holding {
-            left -= self.v4.flush(&mut self.core, &self.own, left);
+            let steps = self.v4.flush(&mut self.core, &self.own, left);
+            left = left.saturating_sub(steps);
             self.v6.flush(&mut self.core, &self.own, left);
         }
         self.v4.free_vacant(budget);

@@ -93,6 +93,10 @@ impl Marks {
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.queue.iter().copied()
+    }
 }
 
 /// A prefix.
@@ -112,6 +116,16 @@ impl<P> Node<P> {
     }
 }
 
+impl<P: Prefix> Node<P> {
+    /// All paths that could be used, the best first.
+    pub(super) fn eligible(&self, core: &Core) -> Vec<Path> {
+        let paths = self.paths.as_slice();
+        let counts = |path: &Path| path.taken != AttrId::NONE && core.counts(P::FAMILY, path);
+        let ranked = core.context().ranked((paths, usize::from(self.used)), counts);
+        ranked.into_iter().map(|at| paths[at]).collect()
+    }
+}
+
 /// All prefixes of one family.
 #[derive(Debug)]
 pub(super) struct Table<P> {
@@ -122,6 +136,8 @@ pub(super) struct Table<P> {
     /// Those that the FIB is to hear of.
     pub(super) for_fib: Marks,
     pub(super) groups: Vec<Option<Group<P>>>,
+    /// Some group is or was told of all paths, so that more changes matter than those of the best.
+    pub(super) all_paths: bool,
     /// Group and place in it of each peer.
     pub(super) places: Vec<Option<(usize, usize)>>,
     /// Nodes that have lost their last path.
@@ -129,6 +145,8 @@ pub(super) struct Table<P> {
     sweep_at: usize,
     /// Nodes that the sweep has not seen since it was last asked for.
     pub(super) sweep_left: usize,
+    /// Those of them whose next hops may have come or gone.
+    sweep_hops: usize,
 }
 
 impl<P: Prefix> Table<P> {
@@ -140,10 +158,12 @@ impl<P: Prefix> Table<P> {
             hasher: RandomState::new(),
             for_fib: Marks::default(),
             groups: Vec::new(),
+            all_paths: false,
             places: Vec::new(),
             vacant: Marks::default(),
             sweep_at: 0,
             sweep_left: 0,
+            sweep_hops: 0,
         }
     }
 
@@ -159,7 +179,7 @@ impl<P: Prefix> Table<P> {
     }
 
     fn find_or_add(&mut self, prefix: P) -> u32 {
-        let Table { nodes, free, index, hasher, sweep_left, .. } = self;
+        let Table { nodes, free, index, hasher, sweep_left, sweep_hops, .. } = self;
         let hash = hasher.hash_one(prefix);
         if let Some(known) = index.find(hash, |at| nodes[*at as usize].prefix == prefix) {
             return *known;
@@ -174,6 +194,7 @@ impl<P: Prefix> Table<P> {
                 nodes.push(node);
                 // The sweep will come by here, and must not end one short of where it began.
                 *sweep_left += usize::from(*sweep_left > 0);
+                *sweep_hops += usize::from(*sweep_hops > 0);
                 (nodes.len() - 1) as u32
             }
         };
@@ -190,7 +211,12 @@ impl<P: Prefix> Table<P> {
             peer.counts.received += 1;
             peer.counts.accepted += u64::from(path.taken != AttrId::NONE);
         }
-        if let Some(old) = node.paths.put(path) {
+        let old = node.paths.put(path);
+        let is_same = |old: &Path| old.taken == path.taken && core.counts(P::FAMILY, old);
+        if !old.as_ref().is_some_and(is_same) {
+            self.paths_change(at);
+        }
+        if let Some(old) = old {
             core.forget(&old);
         }
         self.decide(core, at, before);
@@ -202,8 +228,24 @@ impl<P: Prefix> Table<P> {
         let node = &mut self.nodes[at as usize];
         let before = node.best().copied();
         let is_it = |path: &Path| (path.source, path.path_id) == (source, path_id);
-        node.paths.remove(is_it, |path| core.forget(&path));
+        let mut any = false;
+        node.paths.remove(is_it, |path| {
+            core.forget(&path);
+            any = true;
+        });
+        if any {
+            self.paths_change(at);
+        }
         self.decide(core, at, before);
+    }
+
+    /// A path has come or gone or is another one; [`Table::decide`] is to be called too.
+    fn paths_change(&mut self, at: u32) {
+        if self.all_paths {
+            let groups = self.groups.iter_mut().flatten();
+            let hear = groups.filter(|group| group.key.sends_all_paths());
+            hear.for_each(|group| group.mark(at));
+        }
     }
 
     /// Chooses anew. `before` is what was best; it tells whether anybody must hear of it.
@@ -256,6 +298,7 @@ impl<P: Prefix> Table<P> {
     pub(super) fn decide_again(&mut self, core: &mut Core, at: u32) {
         if let Some(node) = self.nodes.get(at as usize) {
             let before = node.best().copied();
+            self.paths_change(at);
             self.decide(core, at, before);
         }
     }
@@ -263,6 +306,12 @@ impl<P: Prefix> Table<P> {
     /// Has every node looked at again in the background.
     pub(super) fn ask_for_sweep(&mut self) {
         self.sweep_left = self.nodes.len();
+    }
+
+    /// The same, after next hops have come or gone.
+    pub(super) fn ask_for_hop_sweep(&mut self) {
+        self.ask_for_sweep();
+        self.sweep_hops = self.nodes.len();
     }
 
     /// Looks at up to `budget` nodes: paths that no longer count go, what peers with a new import
@@ -286,11 +335,21 @@ impl<P: Prefix> Table<P> {
                 node.paths.remove(dead, |path| gone.push(path));
             }
             gone.iter().for_each(|path| core.forget(path));
-            node.paths.as_mut_slice().iter_mut().for_each(|path| judge(core, node.prefix, path));
+            let mut other = !gone.is_empty() || self.sweep_hops > 0;
+            for path in node.paths.as_mut_slice() {
+                let taken = path.taken;
+                judge(core, node.prefix, path);
+                other |= path.taken != taken;
+            }
+            if other {
+                self.paths_change(at as u32);
+            }
+            let node = &self.nodes[at];
             if !node.paths.as_slice().is_empty() || !gone.is_empty() {
                 self.decide(core, at as u32, before);
             }
             self.sweep_at += 1;
+            self.sweep_hops = self.sweep_hops.saturating_sub(1);
         }
         self.sweep_left = if self.nodes.is_empty() { 0 } else { self.sweep_left - steps };
         steps
@@ -314,6 +373,7 @@ impl<P: Prefix> Table<P> {
             if let Ok(place) = self.index.find_entry(hash, |known| *known == at) {
                 place.remove();
                 self.free.push(at);
+                self.groups.iter_mut().flatten().for_each(|group| group.adj_out.forget(at));
             }
         }
         again.into_iter().for_each(|at| self.vacant.mark(at));

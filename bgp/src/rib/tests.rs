@@ -13,8 +13,10 @@ use crate::wire::update::split;
 use crate::wire::{HEADER_LEN, Negotiated, Open};
 use std::collections::BTreeMap;
 
+mod add_path;
 mod model;
 mod rules;
+mod twin;
 
 pub(super) const OUR_AS: u32 = 64512;
 pub(super) const ROUTER_ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
@@ -48,19 +50,37 @@ pub(super) fn agreed(remote_asn: u32) -> Negotiated {
     }
 }
 
+/// The same with path identifiers both ways.
+pub(super) fn agreed_paths(remote_asn: u32) -> Negotiated {
+    let families = FamilySet::EMPTY.with(Family::Ipv4Unicast);
+    Negotiated { add_path_rx: families, add_path_tx: families, ..agreed(remote_asn) }
+}
+
 /// The far end of a session: what it has heard.
 #[derive(Debug, Default)]
 pub(super) struct Far {
     pub(super) heard: BTreeMap<IpNet, Attributes>,
+    /// The same with path identifiers.
+    pub(super) paths: BTreeMap<(IpNet, u32), Attributes>,
     pub(super) end_of_rib: bool,
     pub(super) updates: usize,
-    in_refresh: Option<Vec<IpNet>>,
+    in_refresh: Option<Vec<(IpNet, u32)>>,
 }
 
 pub(super) fn up(rib: &mut Rib, id: PeerId, number: u8, remote_asn: u32, stale: FamilySet) {
+    up_as(rib, id, number, (remote_asn, agreed(remote_asn)), stale);
+}
+
+pub(super) fn up_as(
+    rib: &mut Rib,
+    id: PeerId,
+    number: u8,
+    (asn, agreed): (u32, Negotiated),
+    stale: FamilySet,
+) {
     let router_id = Ipv4Addr::new(10, 0, 0, number);
-    let peer = Open { asn: remote_asn, hold_time_s: 90, router_id, capabilities: Vec::new() };
-    let up = Up { conn: ConnId(0), agreed: agreed(remote_asn), peer, stale };
+    let peer = Open { asn, hold_time_s: 90, router_id, capabilities: Vec::new() };
+    let up = Up { conn: ConnId(0), agreed, peer, stale };
     rib.up(id, &up, IpAddr::from(ROUTER_ID));
 }
 
@@ -71,16 +91,37 @@ pub(super) fn announce(
     nets: &[Ipv4Net],
     agreed: &Negotiated,
 ) {
+    announce_path(rib, id, (attributes, 0), nets, agreed);
+}
+
+pub(super) fn announce_path(
+    rib: &mut Rib,
+    id: PeerId,
+    (attributes, path_id): (&Attributes, u32),
+    nets: &[Ipv4Net],
+    agreed: &Negotiated,
+) {
     let mut out = Vec::new();
     let hop = attributes.next_hop.unwrap();
-    encode_update(attributes, hop, nets.iter().map(|net| Nlri::new(*net)), agreed, &mut out)
-        .unwrap();
+    let routes = nets.iter().map(|net| Nlri { path_id, prefix: *net });
+    encode_update(attributes, hop, routes, agreed, &mut out).unwrap();
     deliver(rib, id, &out);
 }
 
 pub(super) fn withdraw(rib: &mut Rib, id: PeerId, nets: &[Ipv4Net], agreed: &Negotiated) {
+    withdraw_path(rib, id, 0, nets, agreed);
+}
+
+pub(super) fn withdraw_path(
+    rib: &mut Rib,
+    id: PeerId,
+    path_id: u32,
+    nets: &[Ipv4Net],
+    agreed: &Negotiated,
+) {
     let mut out = Vec::new();
-    encode_withdrawal(nets.iter().map(|net| Nlri::new(*net)), agreed, &mut out).unwrap();
+    let routes = nets.iter().map(|net| Nlri { path_id, prefix: *net });
+    encode_withdrawal(routes, agreed, &mut out).unwrap();
     deliver(rib, id, &out);
 }
 
@@ -136,7 +177,8 @@ impl Far {
             Subtype::Begin => self.in_refresh = Some(Vec::new()),
             Subtype::End => {
                 let seen = self.in_refresh.take().unwrap();
-                self.heard.retain(|net, _| seen.contains(net));
+                self.heard.retain(|net, _| seen.contains(&(*net, 0)));
+                self.paths.retain(|path, _| seen.contains(path));
             }
             Subtype::Request => panic!("a request"),
         }
@@ -150,17 +192,24 @@ impl Far {
             return;
         }
         for (family, section) in sections.withdrawals() {
-            for nlri in prefixes(family, section, false) {
-                self.heard.remove(&nlri.unwrap().1);
+            for nlri in prefixes(family, section, agreed.add_path_tx.contains(family)) {
+                let (id, net) = nlri.unwrap();
+                self.heard.remove(&net);
+                self.paths.remove(&(net, id));
             }
         }
         for (family, section, block) in sections.announced() {
             let decoded = Attributes::decode(&block, agreed);
             assert!(decoded.errors.is_empty(), "{:?}", decoded.errors);
-            for nlri in prefixes(family, section, false) {
-                let net = nlri.unwrap().1;
-                self.in_refresh.iter_mut().for_each(|seen| seen.push(net));
-                self.heard.insert(net, decoded.attributes.clone());
+            let add_path = agreed.add_path_tx.contains(family);
+            for nlri in prefixes(family, section, add_path) {
+                let (id, net) = nlri.unwrap();
+                self.in_refresh.iter_mut().for_each(|seen| seen.push((net, id)));
+                if add_path {
+                    self.paths.insert((net, id), decoded.attributes.clone());
+                } else {
+                    self.heard.insert(net, decoded.attributes.clone());
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Looking at the RIB: for people, and for the FIB.
 
+use super::adj_out::Told;
 use super::attributes::AttrId;
 use super::decide::Step;
 use super::path::{OURS, Path};
@@ -56,7 +57,7 @@ pub struct RouteView {
     pub reachable: bool,
     /// Kept from before the peer's restart.
     pub stale: bool,
-    /// Path identifier of the peer.
+    /// Path identifier of the peer; towards a peer, ours. 0 without ADD-PATH.
     pub path_id: u32,
     /// The attributes, after the import policy where it took the route; towards a peer, as told.
     pub attributes: Attributes,
@@ -86,8 +87,15 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         let Some(at) = self.for_fib.take() else { return false };
         let node = &self.nodes[at as usize];
         let used = &node.paths.as_slice()[..usize::from(node.used)];
-        let paths = used.iter().take(most.max(1)).filter_map(|path| best(core, path));
-        out.push(Change { prefix: node.prefix.into(), paths: paths.collect() });
+        let mut paths: Vec<Best> = Vec::new();
+        for path in used.iter().filter_map(|path| best(core, path)) {
+            // Several peers, or one with ADD-PATH, may know of the same next hop.
+            let is_new = paths.iter().all(|other| other.next_hop != path.next_hop);
+            if is_new && paths.len() < most.max(1) {
+                paths.push(path);
+            }
+        }
+        out.push(Change { prefix: node.prefix.into(), paths });
         true
     }
 
@@ -112,15 +120,16 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         }
     }
 
-    fn told_to(&self, core: &Core, peer: Option<PeerId>, at: u32) -> Option<RouteView> {
-        let peer = peer?;
-        let (group, _) = self.places.get(usize::from(peer.0)).copied().flatten()?;
-        let group = self.groups[group].as_ref()?;
-        let told = group.told.get(at as usize)?;
-        if told.attributes == AttrId::NONE || told.source == peer.0 {
-            return None;
-        }
-        Some(RouteView {
+    fn told_to(&self, core: &Core, peer: Option<PeerId>, at: u32) -> Vec<RouteView> {
+        let group = peer.and_then(|peer| {
+            let (group, _) = self.places.get(usize::from(peer.0)).copied().flatten()?;
+            Some((peer, self.groups[group].as_ref()?))
+        });
+        let Some((peer, group)) = group else { return Vec::new() };
+        let places =
+            (0..group.adj_out.places(at)).map(|place| (place, group.adj_out.get(at, place)));
+        let heard = places.filter(|(_, told)| *told != Told::NOTHING && told.source != peer.0);
+        let view = |(place, told): (usize, Told)| RouteView {
             prefix: self.nodes[at as usize].prefix.into(),
             peer: (told.source != OURS).then_some(PeerId(told.source)),
             best: true,
@@ -129,9 +138,10 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
             refused: false,
             reachable: true,
             stale: false,
-            path_id: 0,
+            path_id: group.adj_out.path_id(place),
             attributes: core.sets.attributes(told.attributes),
-        })
+        };
+        heard.map(view).collect()
     }
 }
 

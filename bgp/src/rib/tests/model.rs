@@ -1,102 +1,19 @@
-//! The twin, and the random lives that both go through.
+//! Random lives that the RIB and its twin go through.
 
+use super::twin::{Kind, PEERS, Route, Twin, agreed_with, asn, has_add_path, in_order, is_client};
 use super::*;
 use proptest::prelude::*;
 
-const PEERS: usize = 7;
 const NETS: u32 = 24;
-
-/// Peers 0 to 2 external, 3 and 4 internal clients, 5 and 6 internal.
-fn asn(peer: usize) -> u32 {
-    if peer < 3 { 65001 + peer as u32 % 2 } else { OUR_AS }
-}
-
-fn is_client(peer: usize) -> bool {
-    matches!(peer, 3 | 4)
-}
-
-#[derive(Debug, Clone)]
-struct Route {
-    attributes: Attributes,
-    stale: bool,
-}
-
-#[derive(Debug, Default)]
-struct Twin {
-    up: [bool; PEERS],
-    routes: BTreeMap<(IpNet, usize), Route>,
-    own: BTreeMap<IpNet, u32>,
-    unreachable: std::collections::BTreeSet<IpAddr>,
-}
-
-impl Twin {
-    fn refused(attributes: &Attributes) -> bool {
-        attributes.as_path.asns().any(|asn| asn == OUR_AS)
-    }
-
-    /// The best route to a prefix: its peer, or none for our own; and its attributes.
-    fn best(&self, net: IpNet) -> Option<(Option<usize>, Attributes)> {
-        if let Some(local_pref) = self.own.get(&net) {
-            let attributes = Attributes { local_pref: Some(*local_pref), ..Attributes::default() };
-            return Some((None, attributes));
-        }
-        let mut left: Vec<(usize, &Attributes)> = (0..PEERS)
-            .filter_map(|peer| Some((peer, &self.routes.get(&(net, peer))?.attributes)))
-            .filter(|(_, attributes)| !Twin::refused(attributes))
-            .filter(|(_, one)| !self.unreachable.contains(&one.next_hop.unwrap().address()))
-            .collect();
-        let preference = |one: &Attributes| one.local_pref.unwrap_or(100);
-        let highest = left.iter().map(|(_, one)| preference(one)).max()?;
-        left.retain(|(_, one)| preference(one) == highest);
-        let shortest = left.iter().map(|(_, one)| one.as_path.length()).min()?;
-        left.retain(|(_, one)| one.as_path.length() == shortest);
-        let med = |one: &Attributes| (one.as_path.neighbor_as().unwrap_or(0), one.med.unwrap_or(0));
-        let meds: Vec<(u32, u32)> = left.iter().map(|(_, one)| med(one)).collect();
-        left.retain(|(_, one)| {
-            let (asn, mine) = med(one);
-            meds.iter().all(|(other, value)| *other != asn || *value >= mine)
-        });
-        if left.iter().any(|(peer, _)| asn(*peer) != OUR_AS) {
-            left.retain(|(peer, _)| asn(*peer) != OUR_AS);
-        }
-        // Router IDs and addresses are in the order of the peers.
-        let (peer, attributes) = left.first()?;
-        Some((Some(*peer), (*attributes).clone()))
-    }
-
-    fn heard_by(&self, peer: usize) -> BTreeMap<IpNet, Attributes> {
-        let nets: std::collections::BTreeSet<IpNet> =
-            self.routes.keys().map(|(net, _)| *net).chain(self.own.keys().copied()).collect();
-        let told = nets.into_iter().filter_map(|net| {
-            let (from, mut attributes) = self.best(net)?;
-            let internal = from.is_some_and(|from| asn(from) == OUR_AS);
-            let reflects = from.is_some_and(is_client) || is_client(peer);
-            if from == Some(peer) || asn(peer) == OUR_AS && internal && !reflects {
-                return None;
-            }
-            if asn(peer) != OUR_AS {
-                attributes.as_path.prepend(OUR_AS, 1);
-                attributes.local_pref = None;
-                attributes.med = None;
-                attributes.next_hop = Some(NextHop::V4(ROUTER_ID));
-            } else {
-                attributes.local_pref = Some(attributes.local_pref.unwrap_or(100));
-                attributes.next_hop.get_or_insert(NextHop::V4(ROUTER_ID));
-                if let (true, Some(from)) = (internal, from) {
-                    attributes.originator_id = Some([10, 0, 0, from as u8 + 1].into());
-                    attributes.cluster_list = vec![ROUTER_ID];
-                }
-            }
-            Some((net, attributes))
-        });
-        told.collect()
-    }
-}
+/// Path identifiers that peers with ADD-PATH use.
+const IDS: u32 = 3;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Announce { peer: usize, first: u32, count: u32, path: Vec<u32>, pref: u8, med: u8, hop: u8 },
-    Withdraw { peer: usize, first: u32, count: u32 },
+    Announce { peer: usize, id: u32, nets: (u32, u32), path: Vec<u32>, numbers: (u8, u8, u8) },
+    Withdraw { peer: usize, id: u32, nets: (u32, u32) },
+    Import(usize, Kind),
+    Export(usize, Kind),
     Up(usize),
     Down(usize),
     Restart(usize),
@@ -111,21 +28,22 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let path =
         proptest::collection::vec(prop_oneof![Just(65001), Just(65002), Just(3), 4u32..6], 0..3);
-    let announce = (0..PEERS, 0..NETS, 1u32..8, path, 0u8..3, 0u8..3, 1u8..4).prop_map(
-        |(peer, first, count, path, pref, med, hop)| Event::Announce {
-            peer,
-            first,
-            count,
-            path,
-            pref,
-            med,
-            hop,
-        },
-    );
+    let nets = || (0..NETS, 1u32..8);
+    let numbers = (0u8..3, 0u8..3, 1u8..4);
+    let announce =
+        (0..PEERS, 0..IDS, nets(), path, numbers).prop_map(|(peer, id, nets, path, numbers)| {
+            Event::Announce { peer, id, nets, path, numbers }
+        });
+    let kind = || {
+        prop_oneof![4 => Just(Kind::Accepts), 1 => Just(Kind::Rejects),
+        3 => Just(Kind::Changes)]
+    };
     prop_oneof![
         6 => announce,
-        3 => (0..PEERS, 0..NETS, 1u32..8)
-            .prop_map(|(peer, first, count)| Event::Withdraw { peer, first, count }),
+        3 => (0..PEERS, 0..IDS, nets())
+            .prop_map(|(peer, id, nets)| Event::Withdraw { peer, id, nets }),
+        1 => (0..PEERS, kind()).prop_map(|(peer, kind)| Event::Import(peer, kind)),
+        1 => (0..PEERS, kind()).prop_map(|(peer, kind)| Event::Export(peer, kind)),
         2 => (0..PEERS).prop_map(Event::Up),
         1 => (0..PEERS).prop_map(Event::Down),
         1 => (0..PEERS).prop_map(Event::Restart),
@@ -161,42 +79,53 @@ impl Both {
         Both { rib, twin: Twin::default(), ids, far }
     }
 
-    fn nets(first: u32, count: u32) -> Vec<Ipv4Net> {
+    fn nets((first, count): (u32, u32)) -> Vec<Ipv4Net> {
         (first..(first + count).min(NETS)).map(net).collect()
     }
 
     fn step(&mut self, event: Event) {
         let Both { rib, twin, ids, far } = self;
         match event {
-            Event::Announce { peer, first, count, path, pref, med, hop: number } => {
+            Event::Announce { peer, id, nets, path, numbers: (pref, med, number) } => {
                 let internal = asn(peer) == OUR_AS;
                 let path = if internal { path } else { [vec![asn(peer)], path].concat() };
                 let one = Attributes {
                     med: (med > 0).then_some(u32::from(med)),
                     ..attributes(&path, hop(number), internal.then_some(99 + u32::from(pref)))
                 };
-                self.announce(peer, &one, &Both::nets(first, count));
+                self.announce((peer, id), &one, &Both::nets(nets));
             }
-            Event::Withdraw { peer, first, count } => {
+            Event::Withdraw { peer, id, nets } => {
                 if twin.up[peer] {
-                    let nets = Both::nets(first, count);
-                    withdraw(rib, ids[peer], &nets, &agreed(asn(peer)));
-                    nets.iter().for_each(|net| drop(twin.routes.remove(&((*net).into(), peer))));
+                    let nets = Both::nets(nets);
+                    let id = if has_add_path(peer) { id } else { 0 };
+                    withdraw_path(rib, ids[peer], id, &nets, &agreed_with(peer));
+                    for net in nets {
+                        twin.routes.remove(&(net.into(), peer, id));
+                    }
                 }
+            }
+            Event::Import(peer, kind) => {
+                twin.import[peer] = kind;
+                rib.set_peer(ids[peer], Both::options(twin, peer));
+            }
+            Event::Export(peer, kind) => {
+                twin.export[peer] = kind;
+                rib.set_peer(ids[peer], Both::options(twin, peer));
             }
             Event::Up(peer) => self.up(peer),
             Event::Down(peer) => {
                 rib.down(ids[peer], FamilySet::EMPTY);
                 if std::mem::take(&mut twin.up[peer]) {
-                    twin.routes.retain(|(_, of), _| *of != peer);
+                    twin.routes.retain(|(_, of, _), _| *of != peer);
                 }
                 far[peer] = Far::default();
             }
             Event::Restart(peer) => {
                 rib.down(ids[peer], FamilySet::EMPTY.with(Family::Ipv4Unicast));
                 if std::mem::take(&mut twin.up[peer]) {
-                    twin.routes.retain(|(_, of), route| *of != peer || !route.stale);
-                    let all = twin.routes.iter_mut().filter(|((_, of), _)| *of == peer);
+                    twin.routes.retain(|(_, of, _), route| *of != peer || !route.stale);
+                    let all = twin.routes.iter_mut().filter(|((_, of, _), _)| *of == peer);
                     all.for_each(|(_, route)| route.stale = true);
                 }
                 far[peer] = Far::default();
@@ -204,7 +133,7 @@ impl Both {
             Event::EndOfRib(peer) => {
                 if twin.up[peer] {
                     end_of_rib(rib, ids[peer]);
-                    twin.routes.retain(|(_, of), route| *of != peer || !route.stale);
+                    twin.routes.retain(|(_, of, _), route| *of != peer || !route.stale);
                 }
             }
             Event::Refresh(peer) => {
@@ -226,7 +155,7 @@ impl Both {
             }
             Event::Read(peer) => {
                 if twin.up[peer] {
-                    far[peer].read(rib, ids[peer], &agreed(asn(peer)));
+                    far[peer].read(rib, ids[peer], &agreed_with(peer));
                 }
             }
             Event::Work(budget) => drop(rib.work(budget)),
@@ -234,14 +163,23 @@ impl Both {
         self.answer();
     }
 
-    fn announce(&mut self, peer: usize, one: &Attributes, nets: &[Ipv4Net]) {
+    fn options(twin: &Twin, peer: usize) -> PeerOptions {
+        PeerOptions {
+            import: twin.import[peer].policy(),
+            export: twin.export[peer].policy(),
+            ..peer_options(peer as u8 + 1, asn(peer), is_client(peer))
+        }
+    }
+
+    fn announce(&mut self, (peer, id): (usize, u32), one: &Attributes, nets: &[Ipv4Net]) {
         if !self.twin.up[peer] {
             return;
         }
-        announce(&mut self.rib, self.ids[peer], one, nets, &agreed(asn(peer)));
+        let id = if has_add_path(peer) { id } else { 0 };
+        announce_path(&mut self.rib, self.ids[peer], (one, id), nets, &agreed_with(peer));
         for net in nets {
             let route = Route { attributes: one.clone(), stale: false };
-            self.twin.routes.insert(((*net).into(), peer), route);
+            self.twin.routes.insert(((*net).into(), peer, id), route);
         }
     }
 
@@ -259,7 +197,8 @@ impl Both {
             return;
         }
         let stale = FamilySet::EMPTY.with(Family::Ipv4Unicast);
-        up(&mut self.rib, self.ids[peer], peer as u8 + 1, asn(peer), stale);
+        let agreed = (asn(peer), agreed_with(peer));
+        up_as(&mut self.rib, self.ids[peer], peer as u8 + 1, agreed, stale);
         self.far[peer] = Far::default();
     }
 
@@ -280,12 +219,18 @@ impl Both {
             if !self.twin.up[peer] {
                 continue;
             }
-            self.far[peer].read(&mut self.rib, self.ids[peer], &agreed(asn(peer)));
-            let (heard, expected) = (&self.far[peer].heard, self.twin.heard_by(peer));
+            let far = &mut self.far[peer];
+            far.read(&mut self.rib, self.ids[peer], &agreed_with(peer));
+            let mut heard: BTreeMap<IpNet, Vec<Attributes>> = BTreeMap::new();
+            let plain = far.heard.iter().map(|(net, one)| (*net, one.clone()));
+            let paths = far.paths.iter().map(|((net, _), one)| (*net, one.clone()));
+            plain.chain(paths).for_each(|(net, one)| heard.entry(net).or_default().push(one));
+            heard.values_mut().for_each(|paths| *paths = in_order(std::mem::take(paths)));
+            let expected = self.twin.heard_by(peer);
             let mut nets = heard.keys().chain(expected.keys());
             if let Some(net) = nets.find(|net| heard.get(net) != expected.get(net)) {
                 let (heard, expected) = (heard.get(net), expected.get(net));
-                panic!("peer {peer}, {net}: heard {heard:?}, not {expected:?}");
+                panic!("peer {peer}, {net}: heard {heard:#?}, not {expected:#?}");
             }
             assert!(self.far[peer].end_of_rib, "peer {peer} waits for End-of-RIB");
         }
@@ -311,7 +256,7 @@ proptest! {
         both.rib.take_changes(usize::MAX >> 1, &mut changes);
         for peer in 0..PEERS {
             both.step(Event::Down(peer));
-            both.twin.routes.retain(|(_, of), _| *of != peer);
+            both.twin.routes.retain(|(_, of, _), _| *of != peer);
             both.rib.remove_peer(both.ids[peer]);
         }
         for net in 0..NETS {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn rib_with(peers: &[(u8, u32, bool)]) -> (Rib, Vec<PeerId>) {
+pub(super) fn rib_with(peers: &[(u8, u32, bool)]) -> (Rib, Vec<PeerId>) {
     let mut rib = Rib::new(options());
     let ids: Vec<PeerId> = peers
         .iter()
