@@ -37,7 +37,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "our paths (ADD-PATH)",
-        needs: &[Feature::AddPath, Feature::OurPaths],
+        needs: &[Feature::AddPath],
         run: our_paths,
     },
     Case { name: "2-octet AS", needs: &[Feature::TwoOctet], run: two_octet },

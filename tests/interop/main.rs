@@ -30,7 +30,6 @@ use margay::lab::requirements;
 
 use cases::{CASES, Case};
 use network::Daemon;
-use speaker::Feature;
 
 /// Networks at a time, over all tests: they mostly wait for timers.
 const AT_A_TIME: usize = 8;
@@ -64,11 +63,7 @@ fn matrix(us: Daemon, them: Daemon) {
 
 /// `None` when one of them cannot do what the case needs.
 fn run(case: &Case, us: Daemon, them: Daemon) -> Option<Result<()>> {
-    let able = case.needs.iter().all(|feature| match feature {
-        // margay's RIB tells peers its best path only.
-        Feature::OurPaths => us != Daemon::Margay,
-        _ => them.can(*feature),
-    });
+    let able = case.needs.iter().all(|feature| them.can(*feature));
     able.then(|| (case.run)(us, them))
 }
 

@@ -161,8 +161,6 @@ pub(crate) enum Feature {
     Password,
     /// Several paths to a prefix (RFC 7911), in both directions.
     AddPath,
-    /// The one under test sends several paths.
-    OurPaths,
     /// Keeps a restarting neighbor's routes (RFC 4724, receiving speaker).
     KeepRoutes,
     /// Asks that its own routes be kept while it restarts (RFC 4724, restarting speaker).
