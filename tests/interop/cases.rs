@@ -35,11 +35,7 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[Feature::AddPath, Feature::Transit],
         run: their_paths,
     },
-    Case {
-        name: "our paths (ADD-PATH)",
-        needs: &[Feature::AddPath],
-        run: our_paths,
-    },
+    Case { name: "our paths (ADD-PATH)", needs: &[Feature::AddPath], run: our_paths },
     Case { name: "2-octet AS", needs: &[Feature::TwoOctet], run: two_octet },
     Case { name: "2 reflectors, 3 clients, one cluster", needs: &[], run: one_cluster },
     Case { name: "2 reflectors, 3 clients, two clusters", needs: &[], run: two_clusters },

@@ -51,8 +51,12 @@ pub(super) enum Places {
     #[default]
     None,
     One(ToldPath),
+    /// Boxed twice, so that the common cases take 16 bytes.
+    #[allow(clippy::box_collection)]
     Many(Box<Vec<ToldPath>>),
 }
+
+const _: () = assert!(size_of::<Told>() == 8 && size_of::<Places>() == 16);
 
 impl Places {
     fn as_slice(&self) -> &[ToldPath] {

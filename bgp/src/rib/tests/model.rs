@@ -95,16 +95,7 @@ impl Both {
                 };
                 self.announce((peer, id), &one, &Both::nets(nets));
             }
-            Event::Withdraw { peer, id, nets } => {
-                if twin.up[peer] {
-                    let nets = Both::nets(nets);
-                    let id = if has_add_path(peer) { id } else { 0 };
-                    withdraw_path(rib, ids[peer], id, &nets, &agreed_with(peer));
-                    for net in nets {
-                        twin.routes.remove(&(net.into(), peer, id));
-                    }
-                }
-            }
+            Event::Withdraw { peer, id, nets } => self.withdraw((peer, id), &Both::nets(nets)),
             Event::Import(peer, kind) => {
                 twin.import[peer] = kind;
                 rib.set_peer(ids[peer], Both::options(twin, peer));
@@ -121,15 +112,7 @@ impl Both {
                 }
                 far[peer] = Far::default();
             }
-            Event::Restart(peer) => {
-                rib.down(ids[peer], FamilySet::EMPTY.with(Family::Ipv4Unicast));
-                if std::mem::take(&mut twin.up[peer]) {
-                    twin.routes.retain(|(_, of, _), route| *of != peer || !route.stale);
-                    let all = twin.routes.iter_mut().filter(|((_, of, _), _)| *of == peer);
-                    all.for_each(|(_, route)| route.stale = true);
-                }
-                far[peer] = Far::default();
-            }
+            Event::Restart(peer) => self.restart(peer),
             Event::EndOfRib(peer) => {
                 if twin.up[peer] {
                     end_of_rib(rib, ids[peer]);
@@ -181,6 +164,30 @@ impl Both {
             let route = Route { attributes: one.clone(), stale: false };
             self.twin.routes.insert(((*net).into(), peer, id), route);
         }
+    }
+
+    fn withdraw(&mut self, (peer, id): (usize, u32), nets: &[Ipv4Net]) {
+        if !self.twin.up[peer] {
+            return;
+        }
+        let id = if has_add_path(peer) { id } else { 0 };
+        withdraw_path(&mut self.rib, self.ids[peer], id, nets, &agreed_with(peer));
+        for net in nets {
+            self.twin.routes.remove(&((*net).into(), peer, id));
+        }
+    }
+
+    /// The session goes, and its routes stay for now.
+    fn restart(&mut self, peer: usize) {
+        let families = FamilySet::EMPTY.with(Family::Ipv4Unicast);
+        self.rib.down(self.ids[peer], families);
+        if std::mem::take(&mut self.twin.up[peer]) {
+            let routes = &mut self.twin.routes;
+            routes.retain(|(_, of, _), route| *of != peer || !route.stale);
+            let all = routes.iter_mut().filter(|((_, of, _), _)| *of == peer);
+            all.for_each(|(_, route)| route.stale = true);
+        }
+        self.far[peer] = Far::default();
     }
 
     fn own(&mut self, prefix: IpNet, local_pref: Option<u32>) {
