@@ -2,87 +2,128 @@
 //! one thread.
 
 use anyhow::{Context, Result, bail, ensure};
-use ipnet::Ipv4Net;
 use margay_bgp::session::Config;
 use margay_bgp::wire::frame;
-use margay_bgp::wire::nlri::{Prefix, Prefixes};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::count::Count;
 use crate::feed::Table;
+use crate::scenario::{PORT, TARGET, TARGET_V6};
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time until a daemon takes and keeps a connection, and how often it is asked.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
+const CONNECT_WAIT: Duration = Duration::from_millis(20);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const READ: usize = 256 << 10;
 
 /// One end of a session.
 pub(crate) struct Endpoint {
+    who: Identity,
     stream: TcpStream,
     input: Vec<u8>,
     start: usize,
     out: Vec<u8>,
     feed: Option<(Table, usize)>,
     pub(crate) up: bool,
-    /// Announced and withdrawn prefixes that have come.
-    pub(crate) announced: usize,
-    pub(crate) withdrawn: usize,
-    /// Which have come, where some come more than once.
-    seen: Option<std::collections::HashSet<Ipv4Net>>,
+    /// What has come.
+    pub(crate) count: Count,
+    /// Prefixes that come again count once.
+    unique: bool,
     last_sent: Instant,
+    closed: bool,
+    begun: Instant,
 }
 
 /// Who it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Identity {
-    pub(crate) address: Ipv4Addr,
+    pub(crate) router_id: Ipv4Addr,
+    /// Decides the family that the session carries.
+    pub(crate) address: IpAddr,
     pub(crate) asn: u32,
     pub(crate) remote_asn: u32,
 }
 
-fn connect(from: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
+impl Identity {
+    fn open(self) -> Vec<u8> {
+        let mut config = Config::new(self.asn, self.router_id, self.remote_asn, self.address);
+        config.add_path_rx = margay_bgp::FamilySet::EMPTY;
+        config.add_path_tx = margay_bgp::FamilySet::EMPTY;
+        config.restart = None;
+        config.open(false).encode()
+    }
+}
+
+/// Connects, asking again while nobody listens yet.
+fn connect(who: Identity) -> Result<TcpStream> {
+    let target = if who.address.is_ipv4() { TARGET.into() } else { IpAddr::from(TARGET_V6) };
+    let to = SocketAddr::new(target, PORT);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let begun = Instant::now();
     loop {
         let done = runtime.block_on(async {
-            let socket = tokio::net::TcpSocket::new_v4()?;
+            let socket = match target {
+                IpAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+                IpAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+            };
             socket.set_reuseaddr(true)?;
-            socket.bind((from, 0).into())?;
+            socket.bind((who.address, 0).into())?;
             socket.connect(to).await?.into_std()
         });
         match done {
-            Ok(stream) => return Ok(stream),
-            Err(error) if begun.elapsed() > CONNECT_LIMIT => {
-                return Err(error).with_context(|| format!("{from} to {to}"));
+            Ok(stream) => {
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                return Ok(stream);
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(error) if begun.elapsed() > CONNECT_LIMIT => {
+                return Err(error).with_context(|| format!("{} to {to}", who.address));
+            }
+            Err(_) => std::thread::sleep(CONNECT_WAIT),
         }
     }
 }
 
+/// The next read says so too.
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
 impl Endpoint {
     /// Connects, and says OPEN.
-    pub(crate) fn new(who: Identity, to: SocketAddr, unique: bool) -> Result<Endpoint> {
-        let stream = connect(who.address, to)?;
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        let remote = IpAddr::from(who.address);
-        let mut config = Config::new(who.asn, who.address, who.remote_asn, remote);
-        config.add_path_rx = margay_bgp::FamilySet::EMPTY;
-        config.add_path_tx = margay_bgp::FamilySet::EMPTY;
-        config.restart = None;
+    pub(crate) fn new(who: Identity, unique: bool) -> Result<Endpoint> {
         Ok(Endpoint {
-            stream,
+            who,
+            stream: connect(who)?,
             input: vec![0; READ],
             start: 0,
-            out: config.open(false).encode(),
+            out: who.open(),
             feed: None,
             up: false,
-            announced: 0,
-            withdrawn: 0,
-            seen: unique.then(std::collections::HashSet::new),
+            count: Count::new(unique),
+            unique,
             last_sent: Instant::now(),
+            closed: false,
+            begun: Instant::now(),
         })
+    }
+
+    /// The daemon has closed the connection. GoBGP does so while it still sets up its peers.
+    fn lost(&mut self) -> Result<bool> {
+        let is_early = !self.up && self.begun.elapsed() < CONNECT_LIMIT;
+        ensure!(is_early, "the daemon has closed the connection");
+        std::thread::sleep(CONNECT_WAIT);
+        self.stream = connect(self.who)?;
+        (self.start, self.out) = (0, self.who.open());
+        Ok(true)
+    }
+
+    /// Closes the connection as the kernel does when a daemon is killed: without a NOTIFICATION.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        self.closed = true;
+        self.stream.shutdown(std::net::Shutdown::Both).context("cannot close")
     }
 
     /// Sends a table from now on.
@@ -90,16 +131,16 @@ impl Endpoint {
         self.feed = Some((table, 0));
     }
 
-    /// Prefixes that it has.
-    pub(crate) fn has(&self) -> usize {
-        match &self.seen {
-            Some(seen) => seen.len(),
-            None => self.announced - self.withdrawn.min(self.announced),
-        }
+    /// Counts from here on only: what it has so far is forgotten.
+    pub(crate) fn forget(&mut self) {
+        self.count = Count::new(self.unique);
     }
 
     /// Reads and writes what can be; true when anything moved.
     pub(crate) fn turn(&mut self) -> Result<bool> {
+        if self.closed {
+            return Ok(false);
+        }
         let read = self.read()?;
         let wrote = self.write()?;
         if self.up && self.last_sent.elapsed() > KEEPALIVE && self.out.is_empty() {
@@ -114,6 +155,7 @@ impl Endpoint {
             match self.stream.write(&self.out) {
                 Ok(count) => drop(self.out.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(moved),
+                Err(error) if is_gone(&error) && !self.up => return Ok(moved),
                 Err(error) => return Err(error.into()),
             }
             self.last_sent = Instant::now();
@@ -136,9 +178,10 @@ impl Endpoint {
 
     fn read(&mut self) -> Result<bool> {
         match self.stream.read(&mut self.input[self.start..]) {
-            Ok(0) => bail!("the daemon has closed the connection"),
+            Ok(0) => return self.lost(),
             Ok(count) => self.start += count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.lost(),
             Err(error) => return Err(error.into()),
         }
         let mut done = 0;
@@ -153,7 +196,7 @@ impl Endpoint {
             let body = done + 19..done + length;
             match kind {
                 1 => self.out.extend_from_slice(&frame::KEEPALIVE),
-                2 => self.update(body)?,
+                2 => self.count.update(&self.input[body])?,
                 3 => bail!("NOTIFICATION {:?}", &self.input[body]),
                 _ => self.up = true,
             }
@@ -163,36 +206,13 @@ impl Endpoint {
         self.start -= done;
         Ok(true)
     }
-
-    fn update(&mut self, body: std::ops::Range<usize>) -> Result<()> {
-        let body = &self.input[body];
-        let number = |at: usize| usize::from(u16::from_be_bytes([body[at], body[at + 1]]));
-        let withdrawn = number(0);
-        let attributes = number(2 + withdrawn);
-        for nlri in Prefixes::<Ipv4Net>::new(&body[2..2 + withdrawn], false) {
-            let prefix = nlri?.prefix;
-            self.withdrawn += 1;
-            self.seen.iter_mut().for_each(|seen| {
-                seen.remove(&prefix);
-            });
-        }
-        for nlri in Prefixes::<Ipv4Net>::new(&body[4 + withdrawn + attributes..], false) {
-            let prefix = nlri?.prefix;
-            debug_assert!(prefix.bits() <= 32);
-            self.announced += 1;
-            self.seen.iter_mut().for_each(|seen| {
-                seen.insert(prefix);
-            });
-        }
-        Ok(())
-    }
 }
 
 /// Turns all of them until `done`, or fails at `limit`.
 pub(crate) fn turn_until(
     endpoints: &mut [Endpoint],
     limit: Duration,
-    mut done: impl FnMut(&[Endpoint]) -> bool,
+    mut done: impl FnMut(&[Endpoint]) -> Result<bool>,
 ) -> Result<()> {
     let begun = Instant::now();
     loop {
@@ -200,11 +220,11 @@ pub(crate) fn turn_until(
         for endpoint in endpoints.iter_mut() {
             moved |= endpoint.turn()?;
         }
-        if done(endpoints) {
+        if done(endpoints)? {
             return Ok(());
         }
         if begun.elapsed() > limit {
-            let have: Vec<usize> = endpoints.iter().map(Endpoint::has).take(4).collect();
+            let have: Vec<usize> = endpoints.iter().map(|one| one.count.has()).take(4).collect();
             bail!("not done after {limit:?}: the first have {have:?} prefixes");
         }
         margay::lab::process::check_interrupt()?;

@@ -1,178 +1,206 @@
-//! The scenarios, and one measurement of one daemon.
+//! The scenarios: who the daemon's peers are, what they send and what they are to get.
 
-use anyhow::{Context, Result};
-use margay::lab::namespace::{LinkEnd, LinkSpec, connect};
-use margay::lab::scope::Scope;
-use serde_json::{Value, json};
-use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use anyhow::Result;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Which;
-use crate::daemon::{Daemon, Neighbor, Plan};
-use crate::endpoint::{Endpoint, Identity, turn_until};
-use crate::feed::{Sender, Table, made_up, own_prefixes};
+use crate::endpoint::Identity;
+use crate::feed::{Sender, Set, Table, made_up, own_prefixes};
+use crate::recorded;
 
-/// The daemon's address and AS; the port.
+/// The daemon's addresses and AS; the port.
 pub(crate) const TARGET: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
-pub(crate) const TARGET_AS: u32 = 64512;
+pub(crate) const TARGET_V6: Ipv6Addr = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const TARGET_AS: u32 = 64_512;
 pub(crate) const PORT: u16 = 1790;
-const LIMIT: Duration = Duration::from_secs(120);
-const QUIET: Duration = Duration::from_millis(300);
 
-/// What one run has cost.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
-    pub(crate) wall_s: f64,
-    pub(crate) cpu_s: f64,
-    pub(crate) peak_mib: f64,
-}
+/// Prefixes of a full table when it is made up: as the recorded session had, and IPv4 ones in 2024.
+const SESSION: usize = 577_706;
+const WHOLE: usize = 901_899;
+/// External feeds, and who gets their routes.
+const FEEDS: [u32; 2] = [65_001, 65_002];
+const RECEIVER: u32 = 65_100;
+/// ASes that no recorded path may have.
+pub(crate) const ASNS: [u32; 4] = [TARGET_AS, FEEDS[0], FEEDS[1], RECEIVER];
 
-impl Figures {
-    pub(crate) fn json(&self) -> Value {
-        json!({"wallS": self.wall_s, "cpuS": self.cpu_s, "peakMiB": self.peak_mib})
-    }
-}
-
-impl std::fmt::Display for Figures {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Figures { wall_s, cpu_s, peak_mib } = self;
-        write!(out, "wall {wall_s:.2} s, CPU {cpu_s:.2} s, peak {peak_mib:.0} MiB")
-    }
-}
-
-/// A peer of the daemon.
-struct Player {
-    who: Identity,
-    client: bool,
-    table: Option<Table>,
+/// A peer of the daemon, in one family.
+pub(crate) struct Player {
+    pub(crate) who: Identity,
+    pub(crate) table: Option<Table>,
     /// Prefixes that it is to have in the end; 0 for one that only sends.
-    expects: usize,
+    pub(crate) expects: usize,
+    /// It goes down when all is loaded, and the clock runs from there.
+    pub(crate) goes: bool,
+}
+
+impl Player {
+    pub(crate) fn is_client(&self) -> bool {
+        self.who.asn == TARGET_AS
+    }
+
+    fn new(number: usize, asn: u32, v6: bool) -> Player {
+        let router_id = Ipv4Addr::new(10, 99, 1 + (number / 200) as u8, 1 + (number % 200) as u8);
+        let address = match v6 {
+            false => IpAddr::from(router_id),
+            true => Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 1, number as u16).into(),
+        };
+        let who = Identity { router_id, address, asn, remote_asn: TARGET_AS };
+        Player { who, table: None, expects: 0, goes: false }
+    }
+
+    /// It sends `sets`, its own AS `times` times in front.
+    fn sending(mut self, sets: &[Set], times: usize) -> Player {
+        let Identity { address, asn, .. } = self.who;
+        let asn = (!self.is_client()).then_some(asn);
+        self.table = Some(Sender { address, asn, times }.table(sets));
+        self
+    }
+
+    fn expecting(self, prefixes: usize) -> Player {
+        Player { expects: prefixes, ..self }
+    }
+
+    fn prefixes(&self) -> usize {
+        self.table.as_ref().map_or(0, |table| table.prefixes)
+    }
+}
+
+/// What happens when the peer that goes is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// None goes.
+    Loaded,
+    /// Receivers lose all.
+    Withdrawn,
+    /// Receivers get the other feed's paths.
+    Replaced,
 }
 
 /// One of them.
 pub(crate) struct Scenario {
     pub(crate) title: String,
-    players: Vec<Player>,
+    pub(crate) players: Vec<Player>,
+    pub(crate) end: End,
     /// Prefixes can come more than once.
-    repeats: bool,
+    pub(crate) repeats: bool,
 }
 
-fn identity(number: usize, asn: u32) -> Identity {
-    let address = Ipv4Addr::new(10, 99, 1 + (number / 200) as u8, 1 + (number % 200) as u8);
-    Identity { address, asn, remote_asn: TARGET_AS }
+/// Full tables: as made up, and as recorded.
+fn session(recorded: bool, percent: usize) -> Result<Vec<Set>> {
+    let sets = match recorded {
+        true => recorded::session(&recorded::folder()?)?,
+        false => made_up(1, SESSION * percent / 100, false),
+    };
+    Ok(if recorded { first(sets, SESSION * percent / 100) } else { sets })
 }
 
-fn sender(who: Identity) -> Sender {
-    Sender { address: who.address, asn: (who.asn != TARGET_AS).then_some(who.asn) }
+fn whole(recorded: bool, percent: usize) -> Result<Vec<Set>> {
+    if !recorded {
+        return Ok(made_up(2, WHOLE * percent / 100, true));
+    }
+    let folder = recorded::folder()?;
+    let sets = recorded::whole_table(&folder, &recorded::session(&folder)?)?;
+    // IPv6 comes last in the list: of both families the same share.
+    let (v6, v4): (Vec<Set>, _) = sets.into_iter().partition(|set| set.v4.is_empty());
+    let share = |sets: Vec<Set>| {
+        let count = sets.iter().map(|set| set.v4.len() + set.v6.len()).sum::<usize>();
+        first(sets, count * percent / 100)
+    };
+    Ok([share(v4), share(v6)].concat())
 }
 
-fn receiver(number: usize, asn: u32, expects: usize) -> Player {
-    let client = asn == TARGET_AS;
-    Player { who: identity(number, asn), client, table: None, expects }
+/// The first sets, up to about `prefixes` prefixes.
+fn first(mut sets: Vec<Set>, prefixes: usize) -> Vec<Set> {
+    let mut count = 0;
+    sets.retain(|set| {
+        let is_in = count < prefixes;
+        count += set.v4.len() + set.v6.len();
+        is_in
+    });
+    sets
+}
+
+fn one_table(recorded: bool, percent: usize) -> Result<Scenario> {
+    let feed = Player::new(0, FEEDS[0], false).sending(&session(recorded, percent)?, 1);
+    let count = feed.prefixes();
+    let origin = if recorded { "recorded" } else { "made-up" };
+    let title = format!("one {origin} table of {count} prefixes to one receiver");
+    let receiver = Player::new(1, RECEIVER, false).expecting(count);
+    Ok(Scenario { title, players: vec![feed, receiver], end: End::Loaded, repeats: false })
+}
+
+/// Two feeds of the same prefixes, both families, a session each.
+fn two_tables(recorded: bool, percent: usize) -> Result<Scenario> {
+    let sets = whole(recorded, percent)?;
+    let mut players = Vec::new();
+    let mut counts = Vec::new();
+    for v6 in [false, true] {
+        let at = players.len();
+        let feeds = [0, 1].map(|feed| Player::new(at + feed, FEEDS[feed], v6).sending(&sets, 1));
+        let count = feeds[0].prefixes();
+        players.extend(feeds);
+        players.push(Player::new(at + 2, RECEIVER, v6).expecting(count));
+        counts.push(count);
+    }
+    let origin = if recorded { "recorded" } else { "made-up" };
+    let title = format!(
+        "two {origin} tables of the same {} IPv4 and {} IPv6 prefixes to one receiver",
+        counts[0], counts[1]
+    );
+    Ok(Scenario { title, players, end: End::Loaded, repeats: true })
+}
+
+/// The recorded table if it is there.
+fn peer_down(percent: usize, end: End) -> Result<Scenario> {
+    let recorded = recorded::folder().is_ok();
+    let sets = session(recorded, percent)?;
+    let origin = if recorded { "recorded" } else { "made-up" };
+    let gone = Player { goes: true, ..Player::new(0, FEEDS[0], false).sending(&sets, 1) };
+    let count = gone.prefixes();
+    let mut players = vec![gone];
+    let mut title = format!("the only peer of {count} {origin} prefixes goes down: withdrawals");
+    if end == End::Replaced {
+        // Longer paths: none is the best before.
+        players.push(Player::new(2, FEEDS[1], false).sending(&sets, 3));
+        title =
+            format!("the better of two peers of {count} {origin} prefixes goes down: new paths");
+    }
+    players.push(Player::new(1, RECEIVER, false).expecting(count));
+    Ok(Scenario { title, players, end, repeats: true })
+}
+
+fn reflector(percent: usize) -> Scenario {
+    let sets = made_up(3, 1000 * percent, false);
+    let feed = Player::new(0, TARGET_AS, false).sending(&sets, 0);
+    let count = feed.prefixes();
+    let title = format!("{count} prefixes reflected to 200 clients");
+    let clients = (1..=200).map(|number| Player::new(number, TARGET_AS, false).expecting(count));
+    let players = std::iter::once(feed).chain(clients).collect();
+    Scenario { title, players, end: End::Loaded, repeats: false }
+}
+
+fn mesh(percent: usize) -> Scenario {
+    let each = (10 * percent).max(10);
+    let player = |number: usize| {
+        let sets = own_prefixes(number as u32, each as u32);
+        Player::new(number, 65_001 + number as u32, false).sending(&sets, 1).expecting(99 * each)
+    };
+    let title = format!("100 peers of {each} prefixes each, all to all");
+    Scenario { title, players: (0..100).map(player).collect(), end: End::Loaded, repeats: false }
 }
 
 impl Scenario {
+    /// An error says what is missing for it.
     pub(crate) fn new(which: Which, percent: usize) -> Result<Scenario> {
-        let feeder = |number: usize, asn: u32| identity(number, asn);
-        let of = |count: usize| count * percent / 100;
-        let playing = |who: Identity, table: Table, expects: usize| Player {
-            who,
-            client: who.asn == TARGET_AS,
-            table: Some(table),
-            expects,
-        };
-        let scenario = match which {
-            Which::Table => {
-                let who = feeder(0, 65001);
-                let table = made_up(1, of(577_706), sender(who));
-                let count = table.prefixes;
-                let players = vec![playing(who, table, 0), receiver(1, 65100, count)];
-                let title = format!("one table of {count} prefixes to one receiver");
-                Scenario { title, players, repeats: false }
-            }
-            Which::TwoFeeds => {
-                let feeds = [feeder(0, 65001), feeder(1, 65002)];
-                let tables = feeds.map(|who| made_up(2, of(1_000_000), sender(who)));
-                let count = tables[0].prefixes;
-                let mut players: Vec<Player> = feeds
-                    .into_iter()
-                    .zip(tables)
-                    .map(|(who, table)| playing(who, table, 0))
-                    .collect();
-                players.push(receiver(2, 65100, count));
-                let title = format!("two tables of the same {count} prefixes to one receiver");
-                Scenario { title, players, repeats: true }
-            }
-            Which::Reflector => {
-                let who = feeder(0, TARGET_AS);
-                let table = made_up(3, of(100_000), sender(who));
-                let count = table.prefixes;
-                let clients = (1..=200).map(|number| receiver(number, TARGET_AS, count));
-                let players = std::iter::once(playing(who, table, 0)).chain(clients).collect();
-                let title = format!("{count} prefixes reflected to 200 clients");
-                Scenario { title, players, repeats: false }
-            }
-            Which::Mesh => {
-                let each = of(1000).max(10);
-                let player = |number: usize| {
-                    let who = feeder(number, 65001 + number as u32);
-                    let table = own_prefixes(number as u32, each as u32, sender(who));
-                    playing(who, table, 99 * each)
-                };
-                let players = (0..100).map(player).collect();
-                let title = format!("100 peers of {each} prefixes each, all to all");
-                Scenario { title, players, repeats: false }
-            }
-        };
-        Ok(scenario)
-    }
-
-    /// Runs one daemon through it.
-    pub(crate) fn measure(&self, daemon: Daemon) -> Result<Figures> {
-        let scope = Scope::new()?;
-        let (target, peers) = (scope.namespace("target")?, scope.namespace("peers")?);
-        let addresses = self.players.iter().map(|player| format!("{}/16", player.who.address));
-        let addresses = addresses.map(|text| Ok(text.parse()?)).collect::<Result<Vec<_>>>()?;
-        let mine = vec![format!("{TARGET}/16").parse()?];
-        let end =
-            |namespace, device, addresses| LinkEnd { namespace, device, mac: None, addresses };
-        let spec = LinkSpec { mtu: 65_535, queues: 1 };
-        connect(spec, &end(&target, "t0", mine), &end(&peers, "p0", addresses))?;
-        let neighbors = self.players.iter().map(|player| Neighbor {
-            address: player.who.address,
-            asn: player.who.asn,
-            client: player.client,
-        });
-        let plan = Plan { neighbors: neighbors.collect(), directory: scope.directory() };
-        let running = daemon.start(&plan, &target)?;
-        let wall_s = peers.enter(|| self.play())?;
-        let (cpu_s, peak_mib) = running.cost()?;
-        Ok(Figures { wall_s, cpu_s, peak_mib })
-    }
-
-    fn play(&self) -> Result<f64> {
-        let mut core = nix::sched::CpuSet::new();
-        core.set(0).context("a first core")?;
-        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &core)?;
-        let to = (TARGET, PORT).into();
-        let join =
-            |player: &Player| Endpoint::new(player.who, to, self.repeats && player.expects > 0);
-        let mut endpoints = self.players.iter().map(join).collect::<Result<Vec<_>>>()?;
-        turn_until(&mut endpoints, LIMIT, |all| all.iter().all(|one| one.up))?;
-        // End-of-RIB markers and whatever else a new session brings.
-        let settled = Instant::now();
-        turn_until(&mut endpoints, LIMIT, |_| settled.elapsed() > QUIET)?;
-        for (endpoint, player) in endpoints.iter_mut().zip(&self.players) {
-            player.table.iter().for_each(|table| endpoint.feed(table.clone()));
+        match which {
+            Which::Recorded => one_table(true, percent),
+            Which::Table => one_table(false, percent),
+            Which::RecordedFeeds => two_tables(true, percent),
+            Which::TwoFeeds => two_tables(false, percent),
+            Which::PeerDown => peer_down(percent, End::Withdrawn),
+            Which::FailOver => peer_down(percent, End::Replaced),
+            Which::Reflector => Ok(reflector(percent)),
+            Which::Mesh => Ok(mesh(percent)),
         }
-        let begun = Instant::now();
-        let mut last = begun;
-        turn_until(&mut endpoints, LIMIT, |all| {
-            let complete =
-                all.iter().zip(&self.players).all(|(one, player)| one.has() >= player.expects);
-            last = Instant::now();
-            complete
-        })?;
-        Ok((last - begun).as_secs_f64())
     }
 }

@@ -7,19 +7,19 @@ use margay_bgp::session;
 use margay_control::bgp::{BgpConfig, Instance, NextHopMode, Output, PeerConfig, start};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::scenario::{PORT, TARGET, TARGET_AS};
+use crate::scenario::{PORT, TARGET, TARGET_AS, TARGET_V6};
 
-fn address(value: &Value) -> Result<Ipv4Addr> {
+fn address(value: &Value) -> Result<IpAddr> {
     value["address"].as_str().context("an address")?.parse().context("an address")
 }
 
 fn peer(value: &Value) -> Result<PeerConfig> {
     let remote = address(value)?;
     let asn = u32::try_from(value["asn"].as_u64().context("an AS")?)?;
-    let mut session = session::Config::new(TARGET_AS, TARGET, asn, remote.into());
+    let mut session = session::Config::new(TARGET_AS, TARGET, asn, remote);
     session.passive = true;
     Ok(PeerConfig {
         session,
@@ -44,7 +44,7 @@ pub(crate) fn run(config: &str) -> Result<()> {
         asn: TARGET_AS,
         cluster_id: None,
         max_ecmp: 1,
-        listen: vec![TARGET.into()],
+        listen: vec![TARGET.into(), TARGET_V6.into()],
         port: PORT,
     };
     let (handle, mut outputs) = start(margay_control::bgp::Options::default())?;
