@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -59,11 +59,13 @@ impl Bird {
     fn config(&self, families: &[Family]) -> String {
         let mut text = format!(
             "log stderr all;\ndebug protocols {{ events }};\nrouter id {};\nprotocol device {{}}\n\
-             protocol kernel k4 {{ {} }}\n",
+             protocol direct {{ {} }}\nprotocol kernel k4 {{ persist; graceful restart; {} }}\n",
             self.speaker.v4,
+            // Next hops are looked up among these.
+            if self.version == Version::One { "" } else { "ipv4; ipv6;" },
             match self.version {
-                Version::One => "persist; import none; export where source = RTS_BGP;",
-                Version::Two => "persist; ipv4 { import none; export where source = RTS_BGP; };",
+                Version::One => "import none; export where source = RTS_BGP;",
+                Version::Two => "ipv4 { import none; export where source = RTS_BGP; };",
             },
         );
         if self.speaker.neighbors.iter().any(|neighbor| neighbor.options.bfd) {
@@ -146,15 +148,10 @@ impl Bird {
     }
 
     /// The answer to a command of the control socket of the daemon for `family`.
-    pub(crate) fn ask(&self, family: Family, command: &str) -> Result<String> {
+    fn ask(&self, family: Family, command: &str) -> Result<String> {
         let daemons = self.daemons();
         let (name, _) = daemons.iter().find(|(_, families)| families.contains(&family)).unwrap();
-        let stream = UnixStream::connect(self.place.file(&format!("{name}.sock")))?;
-        stream.set_read_timeout(Some(START))?;
-        let mut reader = BufReader::new(stream);
-        read_reply(&mut reader)?;
-        reader.get_mut().write_all(format!("{command}\n").as_bytes())?;
-        read_reply(&mut reader)
+        ask(&self.place.file(&format!("{name}.sock")), command)
     }
 
     fn reconfigure(&self) -> Result<()> {
@@ -242,6 +239,16 @@ impl Peer for Bird {
         let logs = self.daemons().iter().map(|(name, _)| self.place.tail(name));
         logs.collect::<Vec<_>>().join("\n--\n")
     }
+}
+
+/// The answer to a command of a control socket.
+pub(crate) fn ask(socket: &Path, command: &str) -> Result<String> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(START))?;
+    let mut reader = BufReader::new(stream);
+    read_reply(&mut reader)?;
+    reader.get_mut().write_all(format!("{command}\n").as_bytes())?;
+    read_reply(&mut reader)
 }
 
 /// The name of the session with a neighbor.

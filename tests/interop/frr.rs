@@ -130,7 +130,11 @@ impl Peer for Frr {
         let directory = self.place.directory.to_string_lossy().into_owned();
         let zserv = self.place.path("zserv.api");
         let common = ["-u", "root", "-g", "root", "--vty_socket", &directory, "-z", &zserv];
-        let zebra = [&common[..], &["-i", "zebra.pid", "-A", "127.0.0.1"]].concat();
+        let mut zebra = [&common[..], &["-i", "zebra.pid", "-A", "127.0.0.1"]].concat();
+        // How long it keeps what it finds in the kernel; else nothing of it.
+        let kept = self.speaker.neighbors.iter().find_map(|one| one.options.restart_s);
+        let kept = kept.map(|time| time.to_string());
+        zebra.extend(kept.iter().flat_map(|time| ["-K", time.as_str()]));
         // A socket that a killed one has left would be taken for the new one's.
         std::fs::remove_file(&zserv).ok();
         self.processes.push(self.place.daemon(&self.root, "usr/lib/frr/zebra", &zebra)?);

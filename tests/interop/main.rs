@@ -15,9 +15,11 @@ mod gobgp;
 mod network;
 mod openbgpd;
 mod packets;
+mod path;
 mod place;
 #[path = "../netns/probe.rs"]
 mod probe;
+mod restart;
 mod speaker;
 mod speaker_process;
 

@@ -71,7 +71,8 @@ impl Daemon {
         if self == Daemon::Margay { Ok(()) } else { place::package(self.name()).map(drop) }
     }
 
-    fn peer(self, place: Place, speaker: Speaker) -> Result<Box<dyn Peer>> {
+    /// It as a speaker, not started yet.
+    pub(crate) fn peer(self, place: Place, speaker: Speaker) -> Result<Box<dyn Peer>> {
         Ok(match self {
             Daemon::Bird => Box::new(Bird::new(Version::One, place, speaker)?),
             Daemon::Bird2 => Box::new(Bird::new(Version::Two, place, speaker)?),

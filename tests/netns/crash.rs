@@ -56,5 +56,8 @@ fn a_killed_daemon_leaves_the_host_reachable_and_restarts_quickly() {
     assert!(pod.count() > 50, "only {} answers of the pod", pod.count());
     let back = pod.first_after(restarted).expect("the pod never came back") - restarted;
     println!("pod: {back:?} after the start, {:?} after the kill", restarted + back - killed);
+    println!("pod: {} of {} lost", pod.lost(), pod.asked());
     assert!(back < BACK, "the pod was back after {back:?}");
+    let again = pod.since(restarted + back).longest_gap();
+    assert!(again < BACK, "the pod was away again for {again:?}");
 }

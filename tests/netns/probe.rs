@@ -77,22 +77,41 @@ impl Drop for Echo {
 }
 
 /// When answers came, in their order.
-pub(crate) struct Answers(Vec<Instant>);
+pub(crate) struct Answers {
+    asked: usize,
+    times: Vec<Instant>,
+}
 
 impl Answers {
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.times.len()
+    }
+
+    /// How many questions there were.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked
+    }
+
+    /// Questions without an answer.
+    pub(crate) fn lost(&self) -> usize {
+        self.asked - self.times.len()
     }
 
     /// The longest time between two answers.
     pub(crate) fn longest_gap(&self) -> Duration {
-        let gaps = self.0.windows(2).map(|pair| pair[1] - pair[0]);
+        let gaps = self.times.windows(2).map(|pair| pair[1] - pair[0]);
         gaps.max().unwrap_or(Duration::MAX)
+    }
+
+    /// What came at `time` and later.
+    pub(crate) fn since(&self, time: Instant) -> Answers {
+        let times: Vec<Instant> = self.times.iter().copied().filter(|at| *at >= time).collect();
+        Answers { asked: times.len(), times }
     }
 
     /// The first answer after `time`.
     pub(crate) fn first_after(&self, time: Instant) -> Option<Instant> {
-        self.0.iter().copied().find(|answer| *answer > time)
+        self.times.iter().copied().find(|answer| *answer > time)
     }
 }
 
@@ -109,17 +128,22 @@ impl Asker {
             let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
             let socket = UdpSocket::bind((any, 0)).unwrap();
             socket.set_nonblocking(true).unwrap();
-            let mut answers = Vec::new();
+            let (mut asked, mut times) = (0, Vec::new());
             let mut bytes = [0; 64];
+            let mut hear = |for_time: Duration| {
+                std::thread::sleep(for_time);
+                while socket.recv(&mut bytes).is_ok() {
+                    times.push(Instant::now());
+                }
+            };
             while !stop.load(Ordering::Relaxed) {
                 // Refused and unreachable are states in between.
                 socket.send_to(b"are you there", target).ok();
-                std::thread::sleep(INTERVAL);
-                while socket.recv(&mut bytes).is_ok() {
-                    answers.push(Instant::now());
-                }
+                asked += 1;
+                hear(INTERVAL);
             }
-            Answers(answers)
+            hear(WAIT);
+            Answers { asked, times }
         })
     }
 
@@ -136,7 +160,7 @@ impl Asker {
                 answers.push(Instant::now());
                 std::thread::sleep(INTERVAL);
             }
-            Answers(answers)
+            Answers { asked: answers.len(), times: answers }
         })
     }
 
