@@ -30,9 +30,9 @@ pub(super) const MAX_ACCEPTED: usize = 2;
 /// What becomes of a connection over which an OPEN has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// It stays, and the other one goes if there is one.
-    Stays(Option<ConnId>),
-    /// As before, but the other one was the peer's session before its restart.
+    /// It stays, and all others that have had their OPEN go.
+    Stays,
+    /// It stays, and this one goes, which was the peer's session before its restart.
     Replaces(ConnId),
     Goes,
     Waits,
@@ -42,18 +42,22 @@ impl Session {
     /// Decides on the connections whose OPEN waits for an answer, as far as that can be done now.
     pub(super) fn settle(&mut self, now_ns: u64) {
         while let Some((conn, verdict)) = self.decided(now_ns) {
-            match verdict {
-                Verdict::Stays(Some(other)) => self.collide(other, now_ns),
-                Verdict::Replaces(other) => self.end(other, DownReason::Replaced, now_ns),
-                _ => (),
-            }
             if verdict == Verdict::Goes {
                 self.collide(conn, now_ns);
-            } else {
-                self.stop_connecting();
-                self.confirm(conn, now_ns);
+                continue;
             }
+            if let Verdict::Replaces(old) = verdict {
+                self.end(old, DownReason::Replaced, now_ns);
+            }
+            let losers: Vec<ConnId> = self.proven_beside(conn).map(|other| other.id).collect();
+            losers.into_iter().for_each(|other| self.collide(other, now_ns));
+            self.stop_connecting();
+            self.confirm(conn, now_ns);
         }
+    }
+
+    fn proven_beside(&self, conn: ConnId) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().filter(move |other| other.id != conn && other.is_proven())
     }
 
     fn collide(&mut self, conn: ConnId, now_ns: u64) {
@@ -85,17 +89,15 @@ impl Session {
                 && new.begun_ns.saturating_sub(old.established_ns) >= COLLISION_WINDOW_NS;
             return if is_return { Verdict::Replaces(old.id) } else { Verdict::Goes };
         }
-        // At most one other has had its OPEN, because the second such always meets the first here.
-        if let Some(other) = others().find(|other| other.is_proven()) {
-            let is_answered = other.state == ConnState::OpenConfirm;
-            return match wins_over(other) {
-                false => Verdict::Goes,
-                true if is_answered && new.outgoing != other.outgoing && may_wait => Verdict::Waits,
-                true => Verdict::Stays(Some(other.id)),
-            };
+        if self.proven_beside(new.id).any(|other| !wins_over(other)) {
+            return Verdict::Goes;
         }
-        let may_lose = others().any(|other| other.outgoing != new.outgoing && !wins_over(other));
-        if may_lose && may_wait { Verdict::Waits } else { Verdict::Stays(None) }
+        // Answered already, or likely to be the better one once its OPEN is there.
+        let is_open = |other: &Connection| {
+            let is_answered = other.state == ConnState::OpenConfirm;
+            other.outgoing != new.outgoing && (is_answered || !wins_over(other))
+        };
+        if may_wait && others().any(is_open) { Verdict::Waits } else { Verdict::Stays }
     }
 
     /// True when the connection that we began is the one to keep: the higher identifier's, or

@@ -114,6 +114,21 @@ fn rule_1_a_likely_loser_is_not_answered_yet() {
     assert!(has_close(&actions, ours) && notified(&actions) == Some((6, 7)));
 }
 
+/// The peer gives up a first connection of its own, which waits, for a second one: that one waits
+/// too for what becomes of ours, and only one is answered in the end.
+#[test]
+fn rule_1_three_connections_end_in_one() {
+    let (mut session, ours, now) = at(State::OpenConfirm);
+    let ids = [0, 1].map(|_| second_with_open(&mut session, now));
+    let actions = drain(&mut session);
+    assert!(has_close(&actions, ids[0]) && !is_answered(&actions, ids[1]));
+    session.receive(ids[1], &frame::KEEPALIVE, now);
+    session.timer(now + DECISION_TIME_NS);
+    let actions = drain(&mut session);
+    assert!(has_close(&actions, ours) && is_answered(&actions, ids[1]));
+    assert_eq!(up(&actions).unwrap().conn, ids[1]);
+}
+
 #[test]
 fn rule_1_waiting_for_another_connection_is_bounded() {
     let (mut session, ours, now) = at(State::OpenSent);
