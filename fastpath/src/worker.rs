@@ -3,7 +3,8 @@
 //! Ports are cold or hot. A cold port costs nothing: it waits in the epoll set. A port that has
 //! something becomes hot and is asked in each turn, one burst at a time and in turn with the other
 //! hot ones, so that none starves another. After [`COLD_AFTER_NS`] without a packet it is cold
-//! again; with no hot port left the worker sleeps.
+//! again; with no hot port left the worker sleeps. A busy port leaves the epoll set until it is
+//! cold: the kernel calls back whoever waits on a socket for each packet that it takes or frees.
 
 use crate::capture::Tap;
 use crate::counters::{PortCounters, Stage};
@@ -24,6 +25,8 @@ mod transmit;
 /// Time without a packet after which a port is cold, in nanoseconds: about what a sleep and a
 /// wake-up cost, so that waiting costs at most twice the best choice.
 const COLD_AFTER_NS: u64 = 100_000;
+/// Packets, both ways, since a port became hot, after which it leaves the epoll set.
+const BUSY_AFTER: u32 = 256;
 /// Turns between two looks at cold ports and commands while there is traffic.
 const LOOK_EVERY: u64 = 16;
 /// Longest sleep, in milliseconds.
@@ -59,6 +62,40 @@ struct Slot {
     hot: bool,
     /// When it becomes cold if nothing happens.
     cold_at_ns: u64,
+    /// Packets since it became hot.
+    moved: u32,
+    /// It is in the epoll set.
+    waited_on: bool,
+}
+
+impl Slot {
+    /// Packets came or went: it stays hot for a while, and is not waited on if they are many.
+    fn note_moved(&mut self, count: usize, now_ns: u64, wait: &WaitSet) {
+        self.cold_at_ns = now_ns + COLD_AFTER_NS;
+        self.moved = self.moved.saturating_add(count as u32);
+        if self.waited_on
+            && self.moved >= BUSY_AFTER
+            && let Some(fd) = self.port.poll_fd()
+        {
+            wait.remove(fd);
+            self.waited_on = false;
+        }
+    }
+
+    /// Becomes cold, unless it cannot be waited on now; true when it has.
+    fn cool(&mut self, id: PortId, wait: &WaitSet) -> bool {
+        if !self.waited_on
+            && let Some(fd) = self.port.poll_fd()
+        {
+            // What has come in between is reported by the next look.
+            self.waited_on = wait.add(fd, id.0).is_ok();
+            self.hot = !self.waited_on;
+        } else {
+            self.hot = false;
+        }
+        self.moved = 0;
+        !self.hot
+    }
 }
 
 /// The state of the loop.
@@ -141,12 +178,12 @@ impl Worker {
             let count = self.serve(port);
             moved += count;
             // A device that went away has left the list already.
-            let Some(slot) = self.slot(port) else { continue };
+            let slot = self.slots.get_mut(usize::from(port.0)).and_then(Option::as_mut);
+            let Some(slot) = slot else { continue };
             if count > 0 {
-                slot.cold_at_ns = now_ns + COLD_AFTER_NS;
+                slot.note_moved(count, now_ns, &self.wait);
             }
-            slot.hot = now_ns < slot.cold_at_ns;
-            if !slot.hot {
+            if now_ns >= slot.cold_at_ns && slot.cool(port, &self.wait) {
                 self.hot.swap_remove(at);
             } else {
                 at += 1;
@@ -286,7 +323,8 @@ impl Worker {
             tracing::error!(port = %id, %error, "the port cannot be waited on");
         }
         let cold_at_ns = self.now_ns + COLD_AFTER_NS;
-        self.slots[at] = Some(Slot { port, counters, hot: true, cold_at_ns });
+        let slot = Slot { port, counters, hot: true, cold_at_ns, moved: 0, waited_on: true };
+        self.slots[at] = Some(slot);
         self.hot.push(id);
     }
 

@@ -191,6 +191,25 @@ fn an_idle_worker_sleeps_and_wakes_for_packets() {
     all.end();
 }
 
+/// A busy port is taken out of the set that is waited on; it must be in it again when the worker
+/// sleeps, and what came in between must not wait for the next packet.
+#[test]
+fn a_port_that_was_busy_wakes_its_worker_again() {
+    let all = fixture(1, 2, true);
+    for round in 0..20u8 {
+        for _ in 0..300 {
+            all.far[0].send(&packet(1, 0, round)).unwrap();
+            assert_eq!(all.receive(1)[42], round);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !all.dataplane.report().workers[0].asleep {
+            assert!(Instant::now() < deadline, "the worker never slept");
+            std::thread::yield_now();
+        }
+    }
+    all.end();
+}
+
 #[test]
 fn an_unresolved_neighbor_is_asked_for_and_then_served() {
     let all = fixture(1, 2, false);

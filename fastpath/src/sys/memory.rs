@@ -204,12 +204,18 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     /// Maps room for `small` chunks of [`SMALL_CHUNK`] and `large` ones of [`LARGE_CHUNK`] bytes.
-    /// Huge pages are tried first; normal pages take their place when none are free.
+    /// Reserved huge pages are tried first; when none are free the kernel is asked to make
+    /// transparent ones, and normal pages take their place where it has none.
     pub fn new(small: usize, large: usize) -> Result<Arc<Arena>, ArenaError> {
         let bytes = (small * SMALL_CHUNK + large * LARGE_CHUNK).next_multiple_of(2 << 20);
         let (base, huge_pages) = match map(bytes, libc::MAP_HUGETLB) {
             Ok(base) => (base, true),
-            Err(_) => (map(bytes, 0).map_err(|source| ArenaError { bytes, source })?, false),
+            Err(_) => {
+                let base = map(bytes, 0).map_err(|source| ArenaError { bytes, source })?;
+                // SAFETY: the range is the new mapping; the advice changes no byte of it.
+                unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
+                (base, false)
+            }
         };
         let chunk = |at: usize, tag: usize| {
             // SAFETY: `at` is below the length of the mapping.
@@ -247,7 +253,7 @@ impl Arena {
         self.large_count
     }
 
-    /// True when the mapping is of huge pages.
+    /// True when the mapping is of reserved huge pages.
     pub fn has_huge_pages(&self) -> bool {
         self.huge_pages
     }

@@ -58,7 +58,7 @@ impl WordTable {
 
 /// Asks the processor to load the first line of a value soon.
 #[inline]
-pub(crate) fn prefetch<T>(value: &T) {
+pub(crate) fn prefetch<T: ?Sized>(value: &T) {
     prefetch_line(std::ptr::from_ref(value).cast());
 }
 

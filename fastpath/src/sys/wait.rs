@@ -1,7 +1,8 @@
 //! How a worker sleeps: one epoll set of its cold ports, and an eventfd that wakes it.
 //!
-//! Ports are registered edge-triggered and stay registered: a packet that arrives while a port is
-//! polled leaves an edge behind, which costs one needless look and loses nothing.
+//! Ports are registered edge-triggered: a packet that arrives while a port is polled leaves an edge
+//! behind, which costs one needless look and loses nothing. One that is readable when it is added
+//! is reported at once.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};

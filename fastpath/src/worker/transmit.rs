@@ -1,6 +1,6 @@
 //! The way out: egress queues to ports, and packets for ports of other workers into their inbox.
 
-use super::{COLD_AFTER_NS, Worker};
+use super::Worker;
 use crate::capture::Point;
 use crate::counters::Stage;
 use crate::drop_reason::DropReason;
@@ -43,7 +43,7 @@ impl Worker {
             packet.free(&mut pipeline.pool);
         }
         // Something is under way: completions must be seen to.
-        slot.cold_at_ns = self.now_ns + COLD_AFTER_NS;
+        slot.note_moved(packets, self.now_ns, &self.wait);
         if !std::mem::replace(&mut slot.hot, true) {
             self.hot.push(id);
         }
