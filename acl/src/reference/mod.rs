@@ -1,0 +1,260 @@
+//! Policy evaluated slowly and obviously: the specification in code, and the words for `trace`.
+//!
+//! Tiers in order, in each the policies that pick the endpoint, in each the rules; then the
+//! profiles. A set is searched by asking every endpoint and network set. Staged policies decide
+//! nothing here, but what they would decide is told beside.
+
+mod matching;
+
+use crate::model::{
+    Action, Endpoint, Model, Place, Policy, PolicyKey, Rule, Scope, StagedAction, Tier, TierAction,
+    compare_policies, compare_tiers,
+};
+use crate::origin::Origin;
+use crate::packet::{Packet, protocol};
+use crate::{Direction, Stage, Verdict};
+pub use matching::Reason;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A verdict and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explanation {
+    /// What happens.
+    pub verdict: Verdict,
+    /// What decided.
+    pub origin: Origin,
+    /// The sets and ranges by which the deciding rule matched.
+    pub reasons: Vec<Reason>,
+    /// Rules with action Log that matched on the way.
+    pub logged: Vec<Origin>,
+    /// What would be decided with the staged policies in force, if any picks the endpoint.
+    pub staged: Option<(Verdict, Origin)>,
+}
+
+/// Decides a packet's fate at an endpoint of this node.
+pub fn evaluate(
+    model: &Model,
+    endpoint: &str,
+    stage: Stage,
+    direction: Direction,
+    packet: &Packet,
+) -> Explanation {
+    let unknown = || Explanation::of(Verdict::Deny, Origin::UnknownEndpoint);
+    let Some(found) = model.endpoints.get(endpoint) else { return unknown() };
+    if found.place == Place::Elsewhere {
+        return unknown();
+    }
+    let question = Question { model, endpoint: found, stage, direction, packet };
+    let mut explanation = question.answer(&question.policies(false));
+    let staged = |policy: &Policy| policy.staged.is_some() && question.picks(policy);
+    if model.policies.values().any(|policy| staged(policy)) {
+        let pending = question.answer(&question.policies(true));
+        explanation.staged = Some((pending.verdict, pending.origin));
+    }
+    explanation
+}
+
+struct Question<'a> {
+    model: &'a Model,
+    endpoint: &'a Endpoint,
+    stage: Stage,
+    direction: Direction,
+    packet: &'a Packet,
+}
+
+type Policies<'a> = Vec<(&'a PolicyKey, &'a Policy)>;
+
+impl<'a> Question<'a> {
+    /// All policies in force, or all that would be if the staged ones were.
+    fn policies(&self, with_staged: bool) -> Policies<'a> {
+        let all = self.model.policies.iter().map(|(key, policy)| (key, &**policy));
+        let replaced = |key: &PolicyKey| {
+            let changes = |action: StagedAction| action != StagedAction::Ignore;
+            let mut staged = self.model.policies.iter();
+            staged.any(|(other, policy)| {
+                policy.staged.is_some_and(changes)
+                    && (other.kind.enforced(), &other.namespace, &other.name)
+                        == (key.kind, &key.namespace, &key.name)
+            })
+        };
+        all.filter(|(key, policy)| match policy.staged {
+            None => !with_staged || !replaced(key),
+            Some(action) => with_staged && action == StagedAction::Set,
+        })
+        .filter(|(_, policy)| self.picks(policy))
+        .collect()
+    }
+
+    /// True when a policy speaks of this endpoint, stage and direction.
+    fn picks(&self, policy: &Policy) -> bool {
+        let in_stage = match (self.stage, policy.scope) {
+            (Stage::Normal, Scope::Local | Scope::Forward) => true,
+            (Stage::Forward, Scope::Forward) => self.is_host(),
+            (Stage::PreDnat, Scope::PreDnat) => {
+                self.is_host() && self.direction == Direction::Ingress
+            }
+            (Stage::Untracked, Scope::Untracked) => {
+                self.endpoint.place == Place::Host { every_interface: false }
+            }
+            _ => false,
+        };
+        let labels = self.model.labels(&self.endpoint.labels, &self.endpoint.profiles);
+        in_stage
+            && self.rules(policy).is_some()
+            && policy.selector.matches(|name| labels.get(name).map(String::as_str))
+    }
+
+    fn is_host(&self) -> bool {
+        matches!(self.endpoint.place, Place::Host { .. })
+    }
+
+    fn rules<'b>(&self, policy: &'b Policy) -> Option<&'b Vec<Rule>> {
+        match self.direction {
+            Direction::Ingress => policy.ingress.as_ref(),
+            Direction::Egress => policy.egress.as_ref(),
+        }
+    }
+
+    fn answer(&self, policies: &Policies) -> Explanation {
+        if let Some(explanation) = self.before_policy() {
+            return explanation;
+        }
+        let mut tiers: BTreeMap<&str, Policies> = BTreeMap::new();
+        for (key, policy) in policies {
+            tiers.entry(&policy.tier).or_default().push((key, policy));
+        }
+        let mut tiers: Vec<(&str, Option<&Tier>, Policies)> = tiers
+            .into_iter()
+            .map(|(name, policies)| (name, self.model.tiers.get(name), policies))
+            .collect();
+        tiers.sort_by(|a, b| compare_tiers((a.0, a.1), (b.0, b.1)));
+        let mut logged = Vec::new();
+        for (name, tier, mut policies) in tiers {
+            policies.sort_by(|a, b| compare_policies(*a, *b));
+            let default = tier.map_or(TierAction::Deny, |tier| tier.default_action);
+            if let Some(explanation) = self.tier(name, default, &policies, &mut logged) {
+                return Explanation { logged, ..explanation };
+            }
+        }
+        let explanation = match self.stage {
+            Stage::Normal => self.profiles(&mut logged),
+            Stage::Forward => Explanation::of(Verdict::Allow, Origin::NotForwarded),
+            Stage::PreDnat | Stage::Untracked => {
+                Explanation::of(Verdict::Continue, Origin::EndOfStage)
+            }
+        };
+        Explanation { logged, ..explanation }
+    }
+
+    /// What is decided whatever the policies say.
+    fn before_policy(&self) -> Option<Explanation> {
+        let Packet { protocol, .. } = *self.packet;
+        if self.is_host() {
+            let verdict = match self.stage {
+                Stage::Normal => Verdict::Allow,
+                Stage::PreDnat | Stage::Untracked => Verdict::Continue,
+                Stage::Forward => return None,
+            };
+            return self.is_failsafe().then(|| Explanation::of(verdict, Origin::Failsafe));
+        }
+        let settings = &self.model.settings;
+        let port = self.packet.ports().map(|(_, port)| port);
+        let is_vxlan = protocol == protocol::UDP
+            && settings.vxlan_port_denied.is_some()
+            && port == settings.vxlan_port_denied;
+        let is_tunnel = is_vxlan || settings.denies_ipip && protocol == protocol::IPIP;
+        let leaves = self.direction == Direction::Egress && self.stage == Stage::Normal;
+        (leaves && is_tunnel).then(|| Explanation::of(Verdict::Deny, Origin::Encapsulation))
+    }
+
+    /// Failsafe ports; before connection tracking also the answers from them, which nothing else
+    /// would let pass.
+    fn is_failsafe(&self) -> bool {
+        let Packet { source, destination, protocol, .. } = *self.packet;
+        let Some((source_port, destination_port)) = self.packet.ports() else { return false };
+        let settings = &self.model.settings;
+        let (own, others) = match self.direction {
+            Direction::Ingress => (&settings.failsafe_in, &settings.failsafe_out),
+            Direction::Egress => (&settings.failsafe_out, &settings.failsafe_in),
+        };
+        let peer = if self.direction == Direction::Ingress { source } else { destination };
+        let is_open = |failsafe: &crate::model::Failsafe, port: u16| {
+            (failsafe.protocol, failsafe.port) == (protocol, port)
+                && failsafe.net.is_none_or(|net| net.contains(&peer))
+        };
+        own.iter().any(|failsafe| is_open(failsafe, destination_port))
+            || self.stage == Stage::Untracked
+                && others.iter().any(|failsafe| is_open(failsafe, source_port))
+    }
+
+    /// `None` when the tier passes.
+    fn tier(
+        &self,
+        name: &str,
+        default: TierAction,
+        policies: &Policies,
+        logged: &mut Vec<Origin>,
+    ) -> Option<Explanation> {
+        for (key, policy) in policies {
+            for (index, rule) in self.rules(policy).into_iter().flatten().enumerate() {
+                let Some(reasons) = matching::matches(self.model, rule, self.packet) else {
+                    continue;
+                };
+                let policy = Arc::new((*key).clone());
+                let origin = Origin::Rule { tier: name.into(), policy, index };
+                match decided(rule.action) {
+                    Some(verdict) => {
+                        return Some(Explanation { reasons, ..Explanation::of(verdict, origin) });
+                    }
+                    None if rule.action == Action::Log => logged.push(origin),
+                    None => return None,
+                }
+            }
+        }
+        let drops = matches!(self.stage, Stage::Normal | Stage::Forward);
+        let origin = || Origin::EndOfTier { tier: name.into() };
+        (drops && default == TierAction::Deny).then(|| Explanation::of(Verdict::Deny, origin()))
+    }
+
+    fn profiles(&self, logged: &mut Vec<Origin>) -> Explanation {
+        for name in &self.endpoint.profiles {
+            let Some(profile) = self.model.profiles.get(name) else {
+                let origin = Origin::MissingProfile { profile: name.as_str().into() };
+                return Explanation::of(Verdict::Deny, origin);
+            };
+            let rules = match self.direction {
+                Direction::Ingress => &profile.ingress,
+                Direction::Egress => &profile.egress,
+            };
+            for (index, rule) in rules.iter().enumerate() {
+                let Some(reasons) = matching::matches(self.model, rule, self.packet) else {
+                    continue;
+                };
+                let origin = Origin::ProfileRule { profile: name.as_str().into(), index };
+                match decided(rule.action) {
+                    Some(verdict) => {
+                        return Explanation { reasons, ..Explanation::of(verdict, origin) };
+                    }
+                    None if rule.action == Action::Log => logged.push(origin),
+                    None => break,
+                }
+            }
+        }
+        Explanation::of(Verdict::Deny, Origin::NoProfile)
+    }
+}
+
+fn decided(action: Action) -> Option<Verdict> {
+    match action {
+        Action::Allow => Some(Verdict::Allow),
+        Action::Deny => Some(Verdict::Deny),
+        Action::Pass | Action::Log => None,
+    }
+}
+
+impl Explanation {
+    fn of(verdict: Verdict, origin: Origin) -> Explanation {
+        Explanation { verdict, origin, reasons: Vec::new(), logged: Vec::new(), staged: None }
+    }
+}
