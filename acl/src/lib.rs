@@ -6,6 +6,8 @@
 //! NAT, which decide whether policy is asked at all, and for which addresses.
 #![forbid(unsafe_code)]
 
+pub mod classifier;
+pub mod compile;
 pub mod model;
 pub mod origin;
 pub mod packet;

@@ -10,15 +10,14 @@ mod packet;
 mod transport;
 mod update;
 
+use super::batch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Longest input, in bytes of the frame: a super-packet and its Ethernet header.
 const MAX_BYTES: usize = 65_536 + 14;
-/// Longest line of a batch, in characters.
-const MAX_LINE: usize = 1 << 18;
 
 /// Flags of `margay decode`.
 #[derive(Debug, clap::Args)]
@@ -123,7 +122,7 @@ fn single<T: Serialize, E: Serialize>(answer: &Answer<T, E>) -> anyhow::Result<E
 fn batches<L: DeserializeOwned, T: Serialize, E: Serialize>(
     answer: impl Fn(L) -> Answer<T, E>,
 ) -> anyhow::Result<ExitCode> {
-    batch(std::io::stdin().lock(), &mut std::io::stdout().lock(), answer)?;
+    batch::run(std::io::stdin().lock(), &mut std::io::stdout().lock(), answer)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -143,38 +142,6 @@ fn bgp_answer(hex: &str, session: &bgp::Session) -> BgpAnswer {
         Ok(decoded) => Answer::Decoded(decoded),
         Err(error) => Answer::Malformed { error },
     }
-}
-
-fn batch<L: DeserializeOwned, T: Serialize, E: Serialize>(
-    mut input: impl BufRead,
-    out: &mut impl Write,
-    answer: impl Fn(L) -> Answer<T, E>,
-) -> anyhow::Result<()> {
-    let mut out = std::io::BufWriter::new(out);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        if input.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        let cut = line.len() == MAX_LINE && line.last() != Some(&b'\n');
-        if cut {
-            input.skip_until(b'\n')?;
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let answer = match serde_json::from_slice::<L>(&line) {
-            _ if cut => Answer::BadLine { error: format!("line longer than {MAX_LINE} bytes") },
-            Ok(line) => answer(line),
-            Err(error) => Answer::BadLine { error: error.to_string() },
-        };
-        serde_json::to_writer(&mut out, &answer)?;
-        out.write_all(b"\n")?;
-        // A program at the other end may wait for this answer before it asks again.
-        out.flush()?;
-    }
-    Ok(out.flush()?)
 }
 
 fn bytes_of(hex: &str) -> Result<Vec<u8>, Malformed> {

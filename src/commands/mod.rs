@@ -1,7 +1,9 @@
 //! The commands. Each file has the flags of one command and an `execute` that runs it.
 
+mod batch;
 mod capture;
 mod decode;
+mod eval;
 mod lab;
 mod output;
 mod replay;
@@ -17,6 +19,8 @@ pub(crate) enum Command {
     Capture(capture::Capture),
     /// Decode one message or frame into JSON.
     Decode(decode::Decode),
+    /// Evaluate a selector against labels.
+    Eval(eval::Eval),
     Lab(lab::Lab),
     Replay(replay::Replay),
     Run(run::Run),
@@ -30,6 +34,7 @@ impl Command {
         match self {
             Command::Capture(capture) => capture.execute(),
             Command::Decode(decode) => decode.execute(),
+            Command::Eval(eval) => eval.execute(),
             Command::Lab(lab) => lab.execute(),
             Command::Replay(replay) => replay.execute(),
             Command::Run(run) => run.execute(),

@@ -42,9 +42,9 @@ pub(super) fn matches(model: &Model, rule: &Rule, packet: &Packet) -> Option<Vec
     let ports = packet.ports();
     let family = |family: Family| (family == Family::V4) == source.is_ipv4();
     let is_icmp = |icmp: Icmp| {
-        packet.icmp().map(|(kind, code)| {
-            icmp.kind == kind && icmp.code.is_none_or(|wanted| wanted == code)
-        })
+        packet
+            .icmp()
+            .map(|(kind, code)| icmp.kind == kind && icmp.code.is_none_or(|wanted| wanted == code))
     };
     let header = rule.family.is_none_or(family)
         && rule.protocol.is_none_or(|wanted| wanted == protocol)
@@ -64,12 +64,7 @@ pub(super) fn matches(model: &Model, rule: &Rule, packet: &Packet) -> Option<Vec
 }
 
 impl Side {
-    fn is_in(
-        &self,
-        model: &Model,
-        entity: &Entity,
-        protocol: Option<u8>,
-    ) -> Option<Vec<Reason>> {
+    fn is_in(&self, model: &Model, entity: &Entity, protocol: Option<u8>) -> Option<Vec<Reason>> {
         let mut reasons = Vec::new();
         if !entity.nets.is_empty() {
             let net = entity.nets.iter().find(|net| net.contains(&self.address))?;
@@ -140,9 +135,9 @@ impl Side {
         match model.address_sets.get(name).map(|set| &**set) {
             None => false,
             Some(AddressSet::Nets(nets)) => nets.iter().any(|net| net.contains(&self.address)),
-            Some(AddressSet::Ports(members)) => self
-                .port
-                .is_some_and(|port| members.contains(&(self.address, self.protocol, port))),
+            Some(AddressSet::Ports(members)) => {
+                self.port.is_some_and(|port| members.contains(&(self.address, self.protocol, port)))
+            }
         }
     }
 

@@ -6,11 +6,13 @@
 //! Namespaces are the caller's business: `global()` is true here, as everywhere but in a
 //! namespaceSelector.
 
+mod anchor;
 mod lexer;
 mod parser;
 #[cfg(test)]
 mod tests;
 
+pub use anchor::Anchor;
 use std::fmt;
 
 /// Deepest nesting of parentheses and negations.
@@ -83,6 +85,62 @@ impl Selector {
         Ok(Selector { root: parser::parse(text)? })
     }
 
+    /// The selector that picks what all of these pick.
+    pub fn all_of(selectors: impl IntoIterator<Item = Selector>) -> Selector {
+        let mut roots: Vec<Node> = Vec::new();
+        for selector in selectors {
+            match selector.root {
+                Node::All => {}
+                Node::And(inner) => roots.extend(inner),
+                root => roots.push(root),
+            }
+        }
+        match roots.len() {
+            0 => Selector::all(),
+            1 => Selector { root: roots.remove(0) },
+            _ => Selector { root: Node::And(roots) },
+        }
+    }
+
+    /// `name == "value"`.
+    pub fn equal(name: &str, value: &str) -> Selector {
+        Selector { root: Node::Test(name.into(), Test::Equal, value.into()) }
+    }
+
+    /// `name in {...}`.
+    pub fn one_of<'a>(name: &str, values: impl IntoIterator<Item = &'a str>) -> Selector {
+        let mut values: Vec<Box<str>> = values.into_iter().map(Box::from).collect();
+        values.sort_unstable();
+        values.dedup();
+        Selector { root: Node::In(name.into(), true, values.into()) }
+    }
+
+    /// `has(name)`.
+    pub fn has(name: &str) -> Selector {
+        Selector { root: Node::Has(name.into()) }
+    }
+
+    /// What this one does not pick.
+    pub fn negated(self) -> Selector {
+        Selector { root: Node::Not(Box::new(self.root)) }
+    }
+
+    /// True for `all()` and for an empty selector.
+    pub fn is_all(&self) -> bool {
+        self.root == Node::All
+    }
+
+    /// True for `global()` alone, which namespaceSelectors treat apart.
+    pub fn is_global(&self) -> bool {
+        self.root == Node::Global
+    }
+
+    /// The selector with every label's name behind a prefix, as in `pcns.` for the labels of a
+    /// namespace.
+    pub fn prefixed(&self, prefix: &str) -> Selector {
+        Selector { root: self.root.prefixed(prefix) }
+    }
+
     /// True when labels, looked up by name, are picked.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.root.holds(&label)
@@ -90,6 +148,21 @@ impl Selector {
 }
 
 impl Node {
+    fn prefixed(&self, prefix: &str) -> Node {
+        let with = |name: &str| -> Box<str> { format!("{prefix}{name}").into() };
+        let each = |nodes: &[Node]| nodes.iter().map(|node| node.prefixed(prefix)).collect();
+        match self {
+            Node::All => Node::All,
+            Node::Global => Node::Global,
+            Node::Has(name) => Node::Has(with(name)),
+            Node::Test(name, test, text) => Node::Test(with(name), *test, text.clone()),
+            Node::In(name, wanted, values) => Node::In(with(name), *wanted, values.clone()),
+            Node::Not(inner) => Node::Not(Box::new(inner.prefixed(prefix))),
+            Node::And(all) => Node::And(each(all)),
+            Node::Or(any) => Node::Or(each(any)),
+        }
+    }
+
     fn holds<'a>(&self, label: &impl Fn(&str) -> Option<&'a str>) -> bool {
         match self {
             Node::All | Node::Global => true,

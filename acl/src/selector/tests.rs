@@ -152,7 +152,41 @@ fn any_node() -> impl Strategy<Value = Node> {
     })
 }
 
+#[test]
+fn selectors_are_put_together() {
+    let parse = |text: &str| Selector::parse(text).unwrap();
+    let joined = Selector::all_of([
+        parse(""),
+        parse("a == '1' && has(b)").prefixed("pcns."),
+        Selector::equal("ns", "x"),
+        Selector::one_of("c", ["2", "1", "2"]),
+    ]);
+    let text = r#"(pcns.a == "1" && has(pcns.b) && ns == "x" && c in {"1", "2"})"#;
+    assert_eq!(joined.to_string(), text);
+    assert_eq!(parse(text), joined);
+    assert_eq!(Selector::all_of([]), Selector::all());
+    assert_eq!(Selector::all_of([Selector::has("a")]).negated(), parse("!has(a)"));
+    assert!(parse("global()").is_global() && !parse("global() && has(a)").is_global());
+    assert!(parse(" all( )").is_all() && !parse("has(a)").is_all());
+}
+
 proptest! {
+    #[test]
+    fn what_a_selector_picks_fulfils_its_anchors(
+        root in any_node(),
+        labels in prop::collection::btree_map("a|b|in|x/z", "[ab]{0,2}", 0..4),
+    ) {
+        let selector = Selector { root };
+        if selector.matches(|name| labels.get(name).map(String::as_str)) {
+            for Anchor { name, values } in selector.anchors() {
+                let value = labels.get(&*name);
+                prop_assert!(value.is_some(), "{selector} demands {name}");
+                let fits = |values: Vec<Box<str>>| values.iter().any(|one| Some(&**one) == value.map(String::as_str));
+                prop_assert!(values.is_none_or(fits), "{selector}: {name} is {value:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_printed_parses_to_the_same(root in any_node()) {
         let selector = Selector { root };

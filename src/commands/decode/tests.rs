@@ -203,10 +203,10 @@ fn bad_hex_says_what_and_where() {
 #[test]
 fn a_batch_answers_each_line_in_order_and_goes_on() {
     let frame: String = made::echo4().iter().map(|byte| format!("{byte:02x}")).collect();
-    let long = "x".repeat(MAX_LINE + 10);
+    let long = "x".repeat(batch::MAX_LINE + 10);
     let input = format!("{{\"hex\":\"{frame}\"}}\nnonsense\n{long}\n\n{{\"hex\":\"00\"}}\n");
     let mut out = Vec::new();
-    batch(input.as_bytes(), &mut out, |line: Line| answer(&line.hex)).unwrap();
+    batch::run(input.as_bytes(), &mut out, |line: Line| answer(&line.hex)).unwrap();
     let lines: Vec<Value> =
         out.split(|byte| *byte == b'\n').flat_map(serde_json::from_slice).collect();
     assert_eq!(lines.len(), 4);

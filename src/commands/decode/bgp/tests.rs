@@ -128,7 +128,7 @@ fn a_batch_answers_each_line() {
         hex(&frame::KEEPALIVE)
     );
     let mut out = Vec::new();
-    batch(input.as_bytes(), &mut out, |line: BgpLine| bgp_answer(&line.hex, &line.session))
+    batch::run(input.as_bytes(), &mut out, |line: BgpLine| bgp_answer(&line.hex, &line.session))
         .unwrap();
     let lines: Vec<Value> = String::from_utf8(out)
         .unwrap()

@@ -1,0 +1,221 @@
+//! One address dimension of a program: which lanes each class of addresses allows.
+//!
+//! Demands are kept apart by the first atom that they want, so that a class asks only those that
+//! it can meet. Classes in none of the program's atoms share a default for each family; only the
+//! others have an entry.
+
+use super::classes::{Atom, Classes, Turnover, V4, V6};
+use super::lane::{Lane, Where};
+use super::vectors::Vectors;
+use crate::classifier::{AddressMap, CLASS_PAGE, Shape};
+use ahash::AHashMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A dimension in the making, and as long as it lives.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    shape: Shape,
+    demands: Vec<Demand>,
+    /// Demands by the first atom that they want.
+    by_atom: AHashMap<Atom, Vec<u32>>,
+    /// Demands that want no atom, but some not to be.
+    unwanting: Vec<u32>,
+    /// Lanes that demand nothing, for each family.
+    base: [Vec<u64>; 2],
+    /// Atoms that the dimension depends on.
+    pub(super) atoms: BTreeSet<Atom>,
+    vectors: Vectors,
+    /// Classes of each vector.
+    users: Vec<u32>,
+    entries: AHashMap<u32, u16>,
+    pub(super) map: AddressMap,
+}
+
+#[derive(Debug)]
+struct Demand {
+    place: Where,
+    lanes: Vec<u32>,
+}
+
+/// There are more different vectors than [`crate::classifier::VECTORS_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooMany(pub(super) usize);
+
+impl Addresses {
+    /// The dimension of lanes, with all classes that there are.
+    pub(super) fn new<'a>(
+        shape: Shape,
+        lanes: impl Iterator<Item = (u32, &'a Where)>,
+        classes: &Classes,
+    ) -> Result<Addresses, TooMany> {
+        let mut dimension = Addresses::without_classes(shape, lanes);
+        let mut concerned: BTreeSet<u32> = BTreeSet::new();
+        for atom in &dimension.atoms {
+            concerned.extend(classes.containing(*atom));
+        }
+        let mut pages = Pages::default();
+        for class in concerned {
+            let vector = dimension.vector_of(classes.atoms(class));
+            pages.set(class, dimension.count(class, &vector)?);
+        }
+        dimension.map.pages = pages.0.into_iter().map(Arc::from).collect();
+        let is_only = dimension.vectors.table.len() == 1 && dimension.is_unconditional();
+        dimension.map.is_trivial = is_only;
+        dimension.map.table = dimension.vectors.table.clone();
+        Ok(dimension)
+    }
+
+    fn without_classes<'a>(
+        shape: Shape,
+        lanes: impl Iterator<Item = (u32, &'a Where)>,
+    ) -> Addresses {
+        let mut demands: Vec<Demand> = Vec::new();
+        let mut known: AHashMap<&Where, usize> = AHashMap::new();
+        for (lane, place) in lanes {
+            let at = *known.entry(place).or_insert_with(|| {
+                demands.push(Demand { place: place.clone(), lanes: Vec::new() });
+                demands.len() - 1
+            });
+            demands[at].lanes.push(lane);
+        }
+        let mut dimension = Addresses {
+            shape,
+            by_atom: AHashMap::new(),
+            unwanting: Vec::new(),
+            base: [shape.empty(), shape.empty()],
+            atoms: BTreeSet::new(),
+            vectors: Vectors::new(shape),
+            users: Vec::new(),
+            entries: AHashMap::new(),
+            map: AddressMap {
+                default: [0; 2],
+                pages: Vec::new(),
+                table: Default::default(),
+                is_trivial: false,
+            },
+            demands,
+        };
+        dimension.file();
+        dimension
+    }
+
+    fn file(&mut self) {
+        for (number, demand) in self.demands.iter().enumerate() {
+            let Where { all, none } = &demand.place;
+            let atoms = all.iter().chain(none).copied().filter(|atom| *atom > V6);
+            self.atoms.extend(atoms);
+            match all.iter().find(|atom| **atom > V6) {
+                Some(first) => self.by_atom.entry(*first).or_default().push(number as u32),
+                None if !none.is_empty() => self.unwanting.push(number as u32),
+                None => {}
+            }
+            for (family, base) in [V4, V6].iter().zip(&mut self.base) {
+                if none.is_empty() && all.iter().all(|atom| atom == family) {
+                    demand.lanes.iter().for_each(|lane| self.shape.set(base, *lane));
+                }
+            }
+        }
+        for family in [V4, V6] {
+            let vector = self.vector_of(&[family]);
+            // Two vectors are within every limit.
+            self.map.default[family as usize] = self.vectors.number(&vector).unwrap_or(0);
+        }
+        self.users = vec![1; self.vectors.table.len()];
+    }
+
+    /// True when all lanes are allowed everywhere.
+    fn is_unconditional(&self) -> bool {
+        let free = |demand: &Demand| demand.place.all.is_empty() && demand.place.none.is_empty();
+        self.demands.iter().all(free)
+    }
+
+    /// The lanes of a class with these atoms.
+    fn vector_of(&self, atoms: &[Atom]) -> Vec<u64> {
+        let is_v6 = atoms.first() == Some(&V6);
+        let mut vector = self.base[usize::from(is_v6)].clone();
+        let of_atoms = atoms.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
+        for number in of_atoms.chain(&self.unwanting) {
+            let demand = &self.demands[*number as usize];
+            if demand.place.holds(atoms) {
+                demand.lanes.iter().for_each(|lane| self.shape.set(&mut vector, *lane));
+            }
+        }
+        vector
+    }
+
+    /// Notes the vector of a class; its number from 1 on.
+    fn count(&mut self, class: u32, vector: &[u64]) -> Result<u16, TooMany> {
+        let number = self.vectors.number(vector).ok_or(TooMany(self.vectors.table.len()))?;
+        self.users.resize(self.vectors.table.len(), 0);
+        self.users[usize::from(number)] += 1;
+        self.entries.insert(class, number);
+        Ok(number + 1)
+    }
+
+    /// Takes classes out that are gone, and new ones in. The answer is true when the map is
+    /// another one now.
+    pub(super) fn patch(
+        &mut self,
+        classes: &Classes,
+        turnover: &Turnover,
+    ) -> Result<bool, TooMany> {
+        let mut changes: Vec<(u32, u16)> = Vec::new();
+        for class in turnover.removed.within(&self.atoms) {
+            if let Some(number) = self.entries.remove(&class) {
+                self.users[usize::from(number)] -= 1;
+                changes.push((class, 0));
+            }
+        }
+        for class in turnover.added.within(&self.atoms) {
+            let vector = self.vector_of(classes.atoms(class));
+            changes.push((class, self.count(class, &vector)?));
+        }
+        for (class, number) in &changes {
+            let page = *class as usize / CLASS_PAGE;
+            if self.map.pages.len() <= page {
+                self.map.pages.resize_with(page + 1, || Arc::new([0; CLASS_PAGE]));
+            }
+            Arc::make_mut(&mut self.map.pages[page])[*class as usize % CLASS_PAGE] = *number;
+        }
+        if !changes.is_empty() {
+            self.map.table = self.vectors.table.clone();
+        }
+        Ok(!changes.is_empty())
+    }
+
+    /// True when most vectors have no user any more.
+    pub(super) fn is_wasteful(&self) -> bool {
+        let used = self.users.iter().filter(|users| **users > 0).count();
+        self.users.len() > 64 && used * 2 < self.users.len()
+    }
+}
+
+impl Where {
+    fn holds(&self, atoms: &[Atom]) -> bool {
+        let has = |atom: &Atom| atoms.binary_search(atom).is_ok();
+        self.all.iter().all(has) && !self.none.iter().any(has)
+    }
+}
+
+#[derive(Default)]
+struct Pages(Vec<[u16; CLASS_PAGE]>);
+
+impl Pages {
+    fn set(&mut self, class: u32, number: u16) {
+        let page = class as usize / CLASS_PAGE;
+        if self.0.len() <= page {
+            self.0.resize(page + 1, [0; CLASS_PAGE]);
+        }
+        self.0[page][class as usize % CLASS_PAGE] = number;
+    }
+}
+
+/// The place demands of lanes on one side.
+pub(super) fn places(lanes: &[&Lane], is_source: bool) -> Vec<(u32, Where)> {
+    let side = |lane: &&Lane| match is_source {
+        true => lane.source.clone(),
+        false => lane.destination.clone(),
+    };
+    lanes.iter().enumerate().map(|(number, lane)| (number as u32, side(lane))).collect()
+}
