@@ -11,6 +11,7 @@ mod code;
 mod endpoints;
 mod index;
 mod lane;
+mod members;
 mod ports;
 mod program;
 mod programs;

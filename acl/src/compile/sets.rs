@@ -5,9 +5,10 @@
 //! those protocols and ports change, the rules that depend on the set are compiled anew.
 
 use super::classes::{Atom, Classes, Turnover, V4, V6};
-use super::index::{Change, Index};
+use super::index::Index;
+use super::members::{add, place, remove};
 use super::slab::Slab;
-use super::space::{Space, host, prefix};
+use super::space::Space;
 use crate::classifier::Segment;
 use crate::model::{AddressSet, Labels, NamedPort};
 use crate::selector::Selector;
@@ -20,25 +21,23 @@ use std::sync::Arc;
 pub(super) type CodeId = u64;
 /// Protocol and port; `None` for whole addresses.
 pub(super) type Service = Option<(u8, u16)>;
-/// A prefix and whether it is IPv6's.
-type Place = (bool, (u128, u8));
 
 /// All sets in use.
 #[derive(Debug)]
 pub(super) struct Sets {
     pub(super) classes: Classes,
-    spaces: [Space; 2],
-    atoms: Slab<()>,
-    index: Index,
-    items: AHashMap<u32, Members>,
+    pub(super) spaces: [Space; 2],
+    pub(super) atoms: Slab<()>,
+    pub(super) index: Index,
+    pub(super) items: AHashMap<u32, Members>,
     /// By the index's number of the selector.
-    selected: AHashMap<u32, Selected>,
+    pub(super) selected: AHashMap<u32, Selected>,
     by_selector: AHashMap<Selector, u32>,
     nets: AHashMap<Vec<IpNet>, (Atom, u32)>,
-    services: Slab<Services>,
+    pub(super) services: Slab<Services>,
     by_source: AHashMap<Source, u32>,
     /// Sets of services whose protocols and ports are others now.
-    stirred: BTreeSet<u32>,
+    pub(super) stirred: BTreeSet<u32>,
 }
 
 /// What an endpoint or network set brings to the sets that it is in.
@@ -50,16 +49,16 @@ pub(super) struct Members {
 
 /// A selector that rules use.
 #[derive(Debug, Default)]
-struct Selected {
+pub(super) struct Selected {
     /// For the addresses alone, and how often that is used.
-    atom: Option<(Atom, u32)>,
+    pub(super) atom: Option<(Atom, u32)>,
     /// Sets of named ports that it filters.
-    services: BTreeSet<u32>,
+    pub(super) services: BTreeSet<u32>,
 }
 
 /// Where a set of services comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Source {
+pub(super) enum Source {
     /// Ports of this name and protocol at the items that a selector picks.
     Named(u32, String, u8),
     /// Members that are told.
@@ -67,10 +66,10 @@ enum Source {
 }
 
 #[derive(Debug)]
-struct Services {
-    source: Source,
-    told: Option<Arc<AddressSet>>,
-    atoms: BTreeMap<Service, (Atom, u32)>,
+pub(super) struct Services {
+    pub(super) source: Source,
+    pub(super) told: Option<Arc<AddressSet>>,
+    pub(super) atoms: BTreeMap<Service, (Atom, u32)>,
     /// Codes that use it, and how often.
     users: BTreeMap<CodeId, u32>,
 }
@@ -355,91 +354,5 @@ impl Sets {
         if let Some(selector) = self.index.remove_selector(number) {
             self.by_selector.remove(&selector);
         }
-    }
-
-    fn apply(&mut self, item: u32, change: &Change) {
-        change.stopped.iter().for_each(|selector| self.count(*selector, item, false));
-        change.started.iter().for_each(|selector| self.count(*selector, item, true));
-    }
-
-    /// Puts an item into all sets of a selector, or takes it out.
-    fn count(&mut self, selector: u32, item: u32, enters: bool) {
-        let Some(held) = self.selected.get(&selector) else { return };
-        if let Some((atom, _)) = held.atom {
-            for net in self.items.get(&item).into_iter().flat_map(|item| &item.nets) {
-                change(&mut self.spaces, place(net), atom, enters);
-            }
-        }
-        for services in held.services.iter().copied().collect::<Vec<_>>() {
-            self.count_services(services, item, enters);
-        }
-    }
-
-    fn count_services(&mut self, number: u32, item: u32, enters: bool) {
-        let (Some(services), Some(members)) = (self.services.get(number), self.items.get(&item))
-        else {
-            return;
-        };
-        let Source::Named(_, name, protocol) = &services.source else { return };
-        let fits = |port: &&NamedPort| port.name == *name && port.protocol == *protocol;
-        let ports = members.ports.iter().filter(fits).map(|port| (port.protocol, port.port));
-        let nets: Vec<Place> = members.nets.iter().map(place).collect();
-        let changes: Vec<(Service, Place)> =
-            ports.flat_map(|port| nets.iter().map(move |net| (Some(port), *net))).collect();
-        self.count_all(number, changes, enters);
-    }
-
-    fn count_told(&mut self, number: u32, enters: bool) {
-        let Some(services) = self.services.get(number) else { return };
-        let changes: Vec<(Service, Place)> = match services.told.as_deref() {
-            None => Vec::new(),
-            Some(AddressSet::Nets(nets)) => nets.iter().map(|net| (None, place(net))).collect(),
-            Some(AddressSet::Ports(ports)) => {
-                let one = |(address, protocol, port): &_| {
-                    let address: &std::net::IpAddr = address;
-                    (Some((*protocol, *port)), (address.is_ipv6(), host(*address)))
-                };
-                ports.iter().map(one).collect()
-            }
-        };
-        self.count_all(number, changes, enters);
-    }
-
-    fn count_all(&mut self, number: u32, changes: Vec<(Service, Place)>, enters: bool) {
-        let Some(services) = self.services.get_mut(number) else { return };
-        for (service, place) in changes {
-            let atoms = &mut self.atoms;
-            let (atom, members) = services.atoms.entry(service).or_insert_with(|| {
-                self.stirred.insert(number);
-                (atoms.insert(()), 0)
-            });
-            match enters {
-                true => *members += 1,
-                false => *members -= 1,
-            }
-            if *members == 0 {
-                self.stirred.insert(number);
-            }
-            change(&mut self.spaces, place, *atom, enters);
-        }
-    }
-}
-
-fn place(net: &IpNet) -> Place {
-    (matches!(net, IpNet::V6(_)), prefix(net))
-}
-
-fn add(spaces: &mut [Space; 2], place: Place, atom: Atom) {
-    spaces[usize::from(place.0)].add(place.1, atom);
-}
-
-fn remove(spaces: &mut [Space; 2], place: Place, atom: Atom) {
-    spaces[usize::from(place.0)].remove(place.1, atom);
-}
-
-fn change(spaces: &mut [Space; 2], place: Place, atom: Atom, enters: bool) {
-    match enters {
-        true => add(spaces, place, atom),
-        false => remove(spaces, place, atom),
     }
 }

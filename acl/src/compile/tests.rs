@@ -219,7 +219,8 @@ fn other_update() -> impl Strategy<Value = Update> {
         });
     prop_oneof![
         2 => (name("t", 3), seldom_removed(tier)).prop_map(|(name, it)| Update::Tier(name, it)),
-        2 => (name("p", 3), seldom_removed(profile)).prop_map(|(name, it)| Update::Profile(name, it)),
+        2 => (name("p", 3), seldom_removed(profile))
+            .prop_map(|(name, it)| Update::Profile(name, it)),
         2 => (name("set", 3), seldom_removed(set))
             .prop_map(|(name, it)| Update::NetworkSet(name, it)),
         2 => (name("s", 2), seldom_removed(told.prop_map(Arc::new)))
