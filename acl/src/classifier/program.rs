@@ -153,7 +153,7 @@ impl Table {
 
     /// Adds a vector; its number is the count before.
     pub(crate) fn push(&mut self, vector: &[u64]) {
-        if self.count % TABLE_PAGE == 0 {
+        if self.count.is_multiple_of(TABLE_PAGE) {
             self.pages.push(Arc::default());
         }
         if let Some(page) = self.pages.last_mut() {

@@ -41,6 +41,8 @@ pub(super) struct Endpoints {
     profiles: BTreeSet<String>,
 }
 
+type Policies<'a> = Vec<(&'a PolicyKey, &'a Policy)>;
+
 #[derive(Debug)]
 struct Member {
     /// Number in the sets.
@@ -297,14 +299,14 @@ impl Endpoints {
     ) -> [[ProgramKey; 2]; 4] {
         let picked = self.scope.picked_by(local.item);
         let keys = picked.filter_map(|selector| self.policy_of.get(&selector));
-        let mut policies: Vec<(&PolicyKey, &Policy)> =
+        let mut policies: Policies =
             keys.filter_map(|key| Some((key, &**model.policies.get(key)?))).collect();
         policies.sort_by(|a, b| compare_policies(*a, *b));
-        let mut tiers: BTreeMap<&str, Vec<(&PolicyKey, &Policy)>> = BTreeMap::new();
+        let mut tiers: BTreeMap<&str, Policies> = BTreeMap::new();
         for (key, policy) in policies {
             tiers.entry(&policy.tier).or_default().push((key, policy));
         }
-        let mut tiers: Vec<(&str, Option<&Tier>, Vec<(&PolicyKey, &Policy)>)> = tiers
+        let mut tiers: Vec<(&str, Option<&Tier>, Policies)> = tiers
             .into_iter()
             .map(|(name, policies)| (name, model.tiers.get(name), policies))
             .collect();

@@ -181,8 +181,8 @@ proptest! {
             for Anchor { name, values } in selector.anchors() {
                 let value = labels.get(&*name);
                 prop_assert!(value.is_some(), "{selector} demands {name}");
-                let has = |one: &Box<str>| Some(&**one) == value.map(String::as_str);
-                let fits = |values: Vec<Box<str>>| values.iter().any(has);
+                let has = |one: &str| Some(one) == value.map(String::as_str);
+                let fits = |values: Vec<Box<str>>| values.iter().any(|one| has(one));
                 prop_assert!(values.is_none_or(fits), "{selector}: {name} is {value:?}");
             }
         }
