@@ -60,11 +60,27 @@ pub enum DropReason {
     UnknownEndpoint,
     /// An ARP or neighbour discovery message that is malformed or not for us.
     NeighborMessage,
+    /// The table of flows is full of those that do not give way.
+    FlowTableFull,
+    /// The source has as many flows as it may have.
+    FlowLimit,
+    /// It belongs to no flow and cannot begin one, and may not pass untranslated.
+    FlowInvalid,
+    /// All outside ports are in use, towards this destination too.
+    NatPortsExhausted,
+    /// To an outside address that is nobody's, and no mapping lets it in.
+    NatUnsolicited,
+    /// A protocol without ports cannot share the host's own address.
+    NatProtocol,
+    /// Too many fragments wait for their first one already.
+    FragmentQueueFull,
+    /// The first fragment did not come in time.
+    FragmentTimeout,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 28] = [
+    pub const ALL: [DropReason; 36] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -93,6 +109,14 @@ impl DropReason {
         DropReason::SimLoss,
         DropReason::UnknownEndpoint,
         DropReason::NeighborMessage,
+        DropReason::FlowTableFull,
+        DropReason::FlowLimit,
+        DropReason::FlowInvalid,
+        DropReason::NatPortsExhausted,
+        DropReason::NatUnsolicited,
+        DropReason::NatProtocol,
+        DropReason::FragmentQueueFull,
+        DropReason::FragmentTimeout,
     ];
 
     /// How many reasons there are.
@@ -129,6 +153,14 @@ impl DropReason {
             DropReason::SimLoss => "sim-loss",
             DropReason::UnknownEndpoint => "endpoint-unknown",
             DropReason::NeighborMessage => "neighbor-message-ignored",
+            DropReason::FlowTableFull => "flow-table-full",
+            DropReason::FlowLimit => "flow-source-limit",
+            DropReason::FlowInvalid => "flow-invalid",
+            DropReason::NatPortsExhausted => "nat-ports-exhausted",
+            DropReason::NatUnsolicited => "nat-unsolicited",
+            DropReason::NatProtocol => "nat-protocol-unsupported",
+            DropReason::FragmentQueueFull => "fragment-queue-full",
+            DropReason::FragmentTimeout => "fragment-timeout",
         }
     }
 }

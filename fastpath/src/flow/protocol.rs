@@ -154,6 +154,8 @@ pub(super) const FIN_REPLY: u8 = 2;
 pub(super) const LAST_FIN_REPLY: u8 = 4;
 /// A packet has come back.
 pub(super) const REPLIED: u8 = 8;
+/// It was begun by the side that [`Direction::Reply`] comes from.
+pub(super) const BEGUN_BY_REPLY: u8 = 32;
 /// Worth keeping when room is short: both sides have taken part in more than a greeting.
 pub(super) const ASSURED: u8 = 16;
 

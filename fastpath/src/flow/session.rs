@@ -17,7 +17,19 @@ pub enum Direction {
     Reply,
 }
 
-/// Two packets' lines of the cache.
+impl Direction {
+    /// The other one.
+    #[inline]
+    #[must_use]
+    pub fn other(self) -> Direction {
+        match self {
+            Direction::Original => Direction::Reply,
+            Direction::Reply => Direction::Original,
+        }
+    }
+}
+
+/// Two lines of the cache.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub struct Session {

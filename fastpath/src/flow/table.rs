@@ -144,6 +144,16 @@ impl FlowTable {
         self.live == 0
     }
 
+    /// Slots that sessions have had so far: numbers are below it.
+    pub fn slots(&self) -> u32 {
+        self.slab.0.len() as u32
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Bytes of memory that the sessions and a full index take.
     pub fn bytes(&self) -> usize {
         self.slab.0.len() * size_of::<Session>() + self.index.bytes()
@@ -225,9 +235,10 @@ impl FlowTable {
         let packets = &mut session.packets[seen.direction as usize];
         *packets = packets.wrapping_add(1);
         session.bytes += u64::from(seen.bytes);
-        let (state, bits) =
-            protocol::next(session.state, session.bits, seen.signal, seen.direction);
-        session.bits = bits;
+        let begun = session.bits & protocol::BEGUN_BY_REPLY;
+        let from = if begun == 0 { seen.direction } else { seen.direction.other() };
+        let (state, bits) = protocol::next(session.state, session.bits & !begun, seen.signal, from);
+        session.bits = bits | begun;
         if state != session.state {
             session.state = state;
             self.rewind(id);

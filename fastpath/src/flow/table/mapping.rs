@@ -7,6 +7,7 @@
 use super::FlowTable;
 use super::keys::{Key, MAPPING, NUMBER, REPLY};
 use crate::flow::address::{Address, Tuple};
+use crate::flow::protocol::BEGUN_BY_REPLY;
 use crate::flow::session::{Place, Session, SessionId};
 use crate::flow::wheel::Links;
 
@@ -83,6 +84,13 @@ impl FlowTable {
         session.ring = Links { next, previous: with.0 };
         self.slab.0[with.0 as usize].ring.next = id.0;
         self.slab.0[next as usize].ring.previous = id.0;
+    }
+
+    /// Says of a new session that its first packet came from outside.
+    pub fn begun_outside(&mut self, id: SessionId) {
+        let session = &mut self.slab.0[id.0 as usize];
+        session.bits |= BEGUN_BY_REPLY;
+        session.packets.swap(0, 1);
     }
 
     fn mapping_hashes(&self, id: SessionId) -> (u64, u64) {

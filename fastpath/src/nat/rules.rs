@@ -1,0 +1,251 @@
+//! What is translated: a snapshot of ranges of addresses, outside addresses and ports.
+//!
+//! Each range of addresses has a [`Class`], a set of bits. Ranges are disjoint and sorted, so the
+//! class of an address is a binary search over few numbers.
+
+use crate::flow::{Address, Limits, Timeouts};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What an address is to translation: a set of bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Class(pub u8);
+
+impl Class {
+    /// In a pool.
+    pub const POOL: Class = Class(1);
+    /// In a pool with `natOutgoing`.
+    pub const INSIDE: Class = Class(2);
+    /// An address of a node of the cluster.
+    pub const NODE: Class = Class(4);
+    /// One that packets are translated to.
+    pub const OUTSIDE: Class = Class(8);
+    /// The host's own.
+    pub const LOCAL: Class = Class(16);
+
+    /// True when one of the other's bits is set.
+    #[inline]
+    pub fn has(self, other: Class) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// The class of every address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ranges {
+    v4: Vec<(u32, Class)>,
+    v6: Vec<(u128, Class)>,
+}
+
+impl Ranges {
+    /// From prefixes; where they overlap an address has the bits of all.
+    pub fn new(prefixes: &[(IpNet, Class)]) -> Ranges {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (prefix, class) in prefixes {
+            match prefix {
+                IpNet::V4(net) => {
+                    let (first, last) = (net.network().to_bits(), net.broadcast().to_bits());
+                    v4.push((u128::from(first), u128::from(last), *class));
+                }
+                IpNet::V6(net) => {
+                    v6.push((net.network().to_bits(), net.broadcast().to_bits(), *class));
+                }
+            }
+        }
+        let v4 =
+            sweep(&v4).into_iter().filter_map(|(at, class)| Some((at.try_into().ok()?, class)));
+        Ranges { v4: v4.collect(), v6: sweep(&v6) }
+    }
+
+    /// The class of an address.
+    #[inline]
+    pub fn class(&self, address: Address) -> Class {
+        if address.is_v4() {
+            return at(&self.v4, address.v4_bits());
+        }
+        at(&self.v6, address.bits())
+    }
+}
+
+#[inline]
+fn at<N: Ord + Copy>(ranges: &[(N, Class)], address: N) -> Class {
+    match ranges.partition_point(|(first, _)| *first <= address) {
+        0 => Class::default(),
+        after => ranges[after - 1].1,
+    }
+}
+
+/// Where the class changes, and to what: a sweep over the ends of all ranges, counting each bit.
+fn sweep(ranges: &[(u128, u128, Class)]) -> Vec<(u128, Class)> {
+    let mut changes: BTreeMap<u128, [i32; 8]> = BTreeMap::new();
+    for (first, last, class) in ranges {
+        for bit in (0..8).filter(|bit| class.0 >> bit & 1 == 1) {
+            changes.entry(*first).or_default()[bit] += 1;
+            if let Some(after) = last.checked_add(1) {
+                changes.entry(after).or_default()[bit] -= 1;
+            }
+        }
+    }
+    let mut counts = [0; 8];
+    let mut swept: Vec<(u128, Class)> = Vec::new();
+    for (at, change) in changes {
+        counts.iter_mut().zip(change).for_each(|(count, by)| *count += by);
+        let bits = (0..8).filter(|bit| counts[*bit] > 0).fold(0, |bits, bit| bits | 1 << bit);
+        if swept.last().map(|(_, class)| *class) != Some(Class(bits)) {
+            swept.push((at, Class(bits)));
+        }
+    }
+    swept
+}
+
+/// Ports from the first to the last, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// True when `port` is in the range.
+    #[inline]
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+/// Which packets from outside a mapping lets in (RFC 4787 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filtering {
+    /// Those of anybody.
+    EndpointIndependent,
+    /// Those of addresses that the inside has sent to.
+    AddressDependent,
+    /// Answers only, as Linux has it.
+    #[default]
+    AddressAndPortDependent,
+}
+
+/// The snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Grows with every change.
+    pub generation: u64,
+    /// What addresses are.
+    pub ranges: Ranges,
+    /// IPv4 addresses that the inside looks like; without one IPv4 is not translated.
+    pub outside_v4: Vec<Ipv4Addr>,
+    /// The same for IPv6.
+    pub outside_v6: Vec<Ipv6Addr>,
+    /// Ports and ICMP identifiers of outside addresses that are the host's own too. The host
+    /// itself must not use them.
+    pub ports: PortRange,
+    /// Ports of that range that the host uses all the same.
+    pub taken: Vec<u16>,
+    /// Traffic to nodes of the cluster is not translated.
+    pub exclude_nodes: bool,
+    /// What is let in.
+    pub filtering: Filtering,
+    /// Size of each worker's table.
+    pub limits: Limits,
+    /// Idle times.
+    pub timeouts: Timeouts,
+    /// Workers that share the work.
+    pub workers: u16,
+}
+
+/// Ports of outside addresses that nobody else uses (RFC 4787 REQ-3: well-known ones stay apart).
+pub const OWN_RANGE: PortRange = PortRange { first: 1024, last: u16::MAX };
+
+impl Rules {
+    /// The outside address of an inside one: always the same, so that all its sessions are paired
+    /// (RFC 4787 REQ-2).
+    pub fn outside_of(&self, inside: Address) -> Option<Address> {
+        let bits = inside.bits();
+        let spread = (bits as u64 ^ (bits >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let pick = |count: usize| (count > 0).then(|| spread as usize % count);
+        if inside.is_v4() {
+            return pick(self.outside_v4.len()).map(|at| self.outside_v4[at].into());
+        }
+        pick(self.outside_v6.len()).map(|at| self.outside_v6[at].into())
+    }
+
+    /// True while packets may be translated to this address.
+    pub fn is_outside(&self, address: Address) -> bool {
+        match IpAddr::from(address) {
+            IpAddr::V4(address) => self.outside_v4.contains(&address),
+            IpAddr::V6(address) => self.outside_v6.contains(&address),
+        }
+    }
+
+    /// Ports that an outside address has for translation.
+    pub fn ports_of(&self, outside: Address) -> PortRange {
+        if self.ranges.class(outside).has(Class::LOCAL) { self.ports } else { OWN_RANGE }
+    }
+
+    /// Whether a port of an address of class [`Class::OUTSIDE`] is for translation.
+    #[inline]
+    pub fn is_for_nat(&self, class: Class, port: u16) -> bool {
+        !class.has(Class::LOCAL) || self.ports.contains(port) && !self.taken.contains(&port)
+    }
+
+    /// Whether a packet from `src` to `dst` looks like an outside address when it leaves: Calico's
+    /// rule. What the host itself receives is not translated.
+    #[inline]
+    pub fn is_translated(&self, src: Class, dst: Class) -> bool {
+        const NEVER: Class = Class(Class::POOL.0 | Class::LOCAL.0);
+        let is_excluded = dst.has(NEVER) || self.exclude_nodes && dst.has(Class::NODE);
+        src.has(Class::INSIDE) && !is_excluded
+    }
+
+    /// The worker that an inside or outside port belongs to; without ports it is 0. Ports go in
+    /// pairs, so that the parity can be kept (RFC 4787 REQ-4).
+    #[inline]
+    pub fn owner(&self, port: u16) -> u16 {
+        (port >> 1) % self.workers.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_class_is_that_of_all_prefixes_around_an_address(
+            prefixes in proptest::collection::vec((any::<u8>(), 24u8..=32, 0u8..32), 0..12),
+            wide in any::<bool>(),
+        ) {
+            let net = |at: u8, length: u8| match wide {
+                true => IpNet::new(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, at.into()]),
+                    length + 96),
+                false => IpNet::new(IpAddr::from([255, 255, 255, at]), length),
+            };
+            let prefixes: Vec<(IpNet, Class)> = prefixes.iter()
+                .map(|(at, length, bits)| (net(*at, *length).unwrap().trunc(), Class(*bits)))
+                .collect();
+            let ranges = Ranges::new(&prefixes);
+            for at in 0..=255 {
+                let address = net(at, 32).unwrap().addr();
+                let around = prefixes.iter().filter(|(prefix, _)| prefix.contains(&address));
+                let expected = around.fold(0, |bits, (_, class)| bits | class.0);
+                prop_assert_eq!(ranges.class(address.into()), Class(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn both_ends_of_the_address_space_have_a_class() {
+        let all = |text: &str| (text.parse::<IpNet>().unwrap(), Class::POOL);
+        let ranges = Ranges::new(&[all("0.0.0.0/0"), all("::/0")]);
+        for text in ["0.0.0.0", "255.255.255.255", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]
+        {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(ranges.class(address.into()), Class::POOL, "{text}");
+        }
+        assert_eq!(Ranges::default().class(Ipv4Addr::LOCALHOST.into()), Class::default());
+    }
+}

@@ -1,0 +1,291 @@
+//! One worker's translation: from a burst of packets to what happens to each.
+//!
+//! A packet of a known flow takes one look-up, and leaves as its session says. For others the rules
+//! decide: from inside to outside is translated, from outside to an outside address belongs to a
+//! mapping or to nobody, and from outside to inside is only tracked, so that its answers are not
+//! taken for new flows. A packet from inside to another inside one's outside address (a hairpin,
+//! RFC 4787 REQ-9) takes both ways, one after the other.
+
+use super::fragments::{Found, Fragments};
+use super::ports::PortSet;
+use super::rewrite::{is_error_whole, translate, translate_error};
+use super::rules::{Class, Rules};
+use super::subject::{Part, subject};
+use crate::drop_reason::DropReason;
+use crate::flow::{BATCH, Direction, FlowTable, Seen, SessionId, Signal, Tuple};
+use crate::packet::Packet;
+use ahash::{AHashMap, RandomState};
+
+mod begin;
+mod upkeep;
+
+pub use upkeep::NatReport;
+
+/// What happens to a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on as it is.
+    Go,
+    /// It goes on with other addresses.
+    Rewritten,
+    /// It ends here.
+    Drop(DropReason),
+    /// Another worker has its flow.
+    HandOver(u16),
+    /// It waits for its first fragment: to be given to [`Tracker::wait`].
+    Wait,
+}
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From inside to outside.
+    Out,
+    /// To an outside address.
+    In,
+    /// From outside to an inside address.
+    Through,
+}
+
+/// A packet whose flow is to be looked up.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    at: usize,
+    way: Way,
+    /// As it arrives; of an ICMP error as the quoted packet's answer would.
+    tuple: Tuple,
+    signal: Signal,
+    part: Part,
+    bytes: u32,
+    /// The outside address is the host's own: what is nobody's is the host's.
+    local: bool,
+}
+
+type Flow = Option<(SessionId, Direction)>;
+
+/// What is kept between the two halves of a burst.
+#[derive(Debug)]
+struct Scratch {
+    asked: Vec<Asked>,
+    tuples: [Tuple; BATCH],
+    found: [Flow; BATCH],
+}
+
+/// One worker's flows and ports.
+#[derive(Debug)]
+pub struct Tracker {
+    worker: u16,
+    table: FlowTable,
+    ports: AHashMap<(crate::flow::Address, u8), PortSet>,
+    fragments: Fragments,
+    random: RandomState,
+    draws: u64,
+    generation: u64,
+    exhausted: u64,
+    now_s: u32,
+    scratch: Option<Box<Scratch>>,
+    /// Fragments whose first one has come: to be tracked and routed after the burst.
+    pub released: Vec<Packet>,
+    /// Fragments that have waited too long, or had to make room: to be dropped.
+    pub expired: Vec<Packet>,
+}
+
+fn seconds(now_ns: u64) -> u32 {
+    (now_ns / 1_000_000_000) as u32
+}
+
+impl Tracker {
+    /// For the worker of this number. Errors when there is no address space for the table.
+    pub fn new(rules: &Rules, worker: u16, seed: u64, now_ns: u64) -> std::io::Result<Tracker> {
+        let now_s = seconds(now_ns);
+        let table = FlowTable::new(rules.limits.clone(), rules.timeouts.clone(), seed, now_s)?;
+        Ok(Tracker {
+            worker,
+            table,
+            ports: AHashMap::new(),
+            fragments: Fragments::default(),
+            random: RandomState::with_seeds(seed, seed >> 7, !seed, seed.rotate_left(13)),
+            draws: 0,
+            generation: rules.generation,
+            exhausted: 0,
+            now_s,
+            scratch: Some(Box::new(Scratch {
+                asked: Vec::with_capacity(BATCH),
+                tuples: [Tuple::default(); BATCH],
+                found: [None; BATCH],
+            })),
+            released: Vec::new(),
+            expired: Vec::new(),
+        })
+    }
+
+    /// Tracks and rewrites up to [`BATCH`] parsed packets; `skip` tells which are none of its
+    /// business. `verdicts` has one for each.
+    pub fn track(
+        &mut self,
+        rules: &Rules,
+        packets: &mut [Packet],
+        verdicts: &mut [Verdict],
+        now_ns: u64,
+    ) {
+        if rules.generation != self.generation {
+            self.adopt(rules);
+        }
+        self.now_s = seconds(now_ns);
+        let Some(mut scratch) = self.scratch.take() else { return };
+        scratch.asked.clear();
+        for (at, (packet, verdict)) in packets.iter_mut().zip(&mut *verdicts).enumerate() {
+            if *verdict != Verdict::Go {
+                continue;
+            }
+            match self.prepare(rules, packet, now_ns) {
+                Ok(asked) => scratch.asked.push(Asked { at, ..asked }),
+                Err(decided) => *verdict = decided,
+            }
+        }
+        let count = scratch.asked.len();
+        for (tuple, asked) in scratch.tuples.iter_mut().zip(&scratch.asked) {
+            *tuple = asked.tuple;
+        }
+        self.table.find_batch(&scratch.tuples[..count], &mut scratch.found[..count]);
+        for (asked, found) in scratch.asked.iter().zip(&scratch.found) {
+            // A packet before this one may have begun its flow, or ended it.
+            let found = found.filter(|found| self.still_is(*found, &asked.tuple));
+            let found = found.or_else(|| self.table.find(&asked.tuple));
+            let packet = &mut packets[asked.at];
+            verdicts[asked.at] = self.carry_out(rules, packet, asked, found, now_ns);
+        }
+        self.scratch = Some(scratch);
+    }
+
+    fn still_is(&self, (id, direction): (SessionId, Direction), tuple: &Tuple) -> bool {
+        self.table.get(id).is_some_and(|session| session.arriving(direction) == *tuple)
+    }
+
+    /// What is to be looked up for a packet, or what happens to it without.
+    fn prepare(&mut self, rules: &Rules, packet: &Packet, now_ns: u64) -> Result<Asked, Verdict> {
+        let subject = subject(packet).ok_or(Verdict::Go)?;
+        let (src, dst) = match subject.part {
+            Part::Error { src, dst } => (src, dst),
+            _ => (subject.tuple.src, subject.tuple.dst),
+        };
+        let (src, dst) = (rules.ranges.class(src), rules.ranges.class(dst));
+        let to_outside = dst.has(Class::OUTSIDE);
+        let way = way_of(rules, src, dst).ok_or(Verdict::Go)?;
+        let mut tuple = subject.tuple;
+        match subject.part {
+            Part::Cut => return Err(Verdict::Drop(DropReason::Truncated)),
+            Part::Error { .. } if is_error_whole(packet) => tuple = tuple.reversed(),
+            Part::Error { .. } => return Err(Verdict::Drop(DropReason::BadChecksum)),
+            Part::First(id) => {
+                let (released, expired) = (&mut self.released, &mut self.expired);
+                self.fragments.first((&tuple, id), now_ns, released, expired);
+            }
+            Part::Later(id) => match self.fragments.later(&tuple, id) {
+                Found::Tuple(whole) => tuple = whole,
+                Found::Unknown => return Err(Verdict::Wait),
+            },
+            Part::Whole => {}
+        }
+        let is_error = matches!(subject.part, Part::Error { .. });
+        if to_outside && !is_error && !is_for_nat(rules, dst, &tuple, subject.signal) {
+            return Err(Verdict::Go);
+        }
+        let inside_port = if way == Way::Out { tuple.src_port } else { tuple.dst_port };
+        let owner = rules.owner(inside_port);
+        if owner != self.worker {
+            return Err(Verdict::HandOver(owner));
+        }
+        let bytes = (packet.len() - usize::from(packet.l3)) as u32;
+        let (signal, part, local) = (subject.signal, subject.part, dst.has(Class::LOCAL));
+        Ok(Asked { at: 0, way, tuple, signal, part, bytes, local })
+    }
+
+    fn carry_out(
+        &mut self,
+        rules: &Rules,
+        packet: &mut Packet,
+        asked: &Asked,
+        found: Flow,
+        now_ns: u64,
+    ) -> Verdict {
+        let flow = match found {
+            Some(flow) => Ok(flow),
+            None => self.begin(rules, asked),
+        };
+        let (id, direction) = match flow {
+            Ok(flow) => flow,
+            Err(verdict) => return verdict,
+        };
+        if found.is_some() && !matches!(asked.part, Part::Error { .. }) {
+            let seen = Seen { direction, signal: asked.signal, bytes: asked.bytes };
+            self.table.seen(id, seen, self.now_s);
+        }
+        let Some(session) = self.table.get(id) else { return Verdict::Go };
+        let leaving = session.leaving(direction);
+        let verdict = rewrite(packet, asked, &leaving);
+        let is_hairpin =
+            asked.way == Way::Out && rules.ranges.class(leaving.dst).has(Class::OUTSIDE);
+        if is_hairpin { self.once_more(rules, packet, now_ns) } else { verdict }
+    }
+
+    /// The second half of a hairpin: the packet comes from an outside address now, and so the way
+    /// is not [`Way::Out`] again.
+    #[cold]
+    fn once_more(&mut self, rules: &Rules, packet: &mut Packet, now_ns: u64) -> Verdict {
+        let asked = match self.prepare(rules, packet, now_ns) {
+            Ok(asked) if asked.way != Way::Out => asked,
+            Ok(_) => return Verdict::Drop(DropReason::FlowInvalid),
+            Err(Verdict::Go) => return Verdict::Rewritten,
+            Err(decided) => return decided,
+        };
+        let found = self.table.find(&asked.tuple);
+        match self.carry_out(rules, packet, &asked, found, now_ns) {
+            Verdict::Go => Verdict::Rewritten,
+            verdict => verdict,
+        }
+    }
+}
+
+/// `None` for packets that are neither translated nor answered by ones that are.
+#[inline]
+fn way_of(rules: &Rules, src: Class, dst: Class) -> Option<Way> {
+    if dst.has(Class::OUTSIDE) {
+        return Some(if src.has(Class::INSIDE) { Way::Out } else { Way::In });
+    }
+    if rules.is_translated(src, dst) {
+        return Some(Way::Out);
+    }
+    rules.is_translated(dst, src).then_some(Way::Through)
+}
+
+/// Whether a packet to an outside address may be for a mapping: questions of ICMP never are, and of
+/// the host's own address only some ports.
+fn is_for_nat(rules: &Rules, dst: Class, tuple: &Tuple, signal: Signal) -> bool {
+    match signal {
+        Signal::Query { asks: true } => !dst.has(Class::LOCAL),
+        _ => rules.is_for_nat(dst, tuple.dst_port),
+    }
+}
+
+fn rewrite(packet: &mut Packet, asked: &Asked, leaving: &Tuple) -> Verdict {
+    if *leaving == asked.tuple {
+        return Verdict::Go;
+    }
+    let Part::Error { src, dst } = asked.part else {
+        translate(packet, leaving, !matches!(asked.part, Part::Later(_)));
+        return Verdict::Rewritten;
+    };
+    // RFC 5508 REQ-4 and REQ-5: a router inside is not to be seen from outside; one outside stays
+    // who it is.
+    let src = match src == asked.tuple.src || asked.way == Way::Out {
+        true => leaving.src,
+        false => src,
+    };
+    let dst = if dst == asked.tuple.dst { leaving.dst } else { dst };
+    translate_error(packet, (src, dst), &leaving.reversed());
+    Verdict::Rewritten
+}
+
+#[cfg(test)]
+mod tests;

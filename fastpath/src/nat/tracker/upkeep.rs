@@ -1,0 +1,132 @@
+//! What is done to flows between bursts: they expire, are listed, are ended by hand, and follow new
+//! rules.
+
+use super::{Tracker, seconds};
+use crate::flow::{Counters, Session, SessionId};
+use crate::nat::ports::PortUse;
+use crate::nat::rules::Rules;
+use crate::nat::subject::{Part, subject};
+use crate::packet::Packet;
+
+/// Sessions that one tick looks at.
+const EXPIRE_BUDGET: usize = 4096;
+
+/// What a worker says of its translation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatReport {
+    /// Sessions now.
+    pub sessions: usize,
+    /// Sessions at most.
+    pub sessions_max: usize,
+    /// Bytes of memory.
+    pub bytes: usize,
+    /// What has happened.
+    pub counters: Counters,
+    /// Flows refused because no port was left.
+    pub exhausted: u64,
+    /// Fragments that wait.
+    pub fragments: usize,
+    /// Ports by outside address and protocol.
+    pub ports: Vec<PortUse>,
+}
+
+impl Tracker {
+    /// Ends what has expired. Call a few times a second.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.now_s = seconds(now_ns);
+        let mut ended = Vec::new();
+        self.table.expire(self.now_s, EXPIRE_BUDGET, |removed| {
+            if removed.ends_mapping {
+                ended.push(removed);
+            }
+        });
+        ended.iter().for_each(|removed| self.forget(removed));
+        self.fragments.expire(now_ns, &mut self.expired);
+    }
+
+    /// Lets a fragment wait for its first one; gives it back when there is no room.
+    pub fn wait(&mut self, packet: Packet, now_ns: u64) -> Result<(), Packet> {
+        match subject(&packet).map(|subject| (subject.tuple, subject.part)) {
+            Some((tuple, Part::Later(id))) => {
+                self.fragments.wait((&tuple, id), packet, now_ns, &mut self.expired)
+            }
+            _ => Err(packet),
+        }
+    }
+
+    /// Gives up all fragments, into [`Tracker::expired`], for the end of the worker.
+    pub fn clear(&mut self) {
+        self.fragments.clear(&mut self.expired);
+        self.expired.append(&mut self.released);
+    }
+
+    /// Follows new rules. Flows that look like an address that is no outside address any more have
+    /// lost their answers, and end; others go on as they began (as Linux's do).
+    pub(super) fn adopt(&mut self, rules: &Rules) {
+        self.generation = rules.generation;
+        self.table.set_timeouts(rules.timeouts.clone());
+        let lost = |session: &Session| {
+            session.is_translated() && !rules.is_outside(session.translated.src)
+        };
+        let lost: Vec<SessionId> =
+            self.table.iter().filter(|(_, session)| lost(session)).map(|(id, _)| id).collect();
+        lost.into_iter().for_each(|id| self.end(id));
+        // Sets are made anew with the new range; what mappings have is taken in them.
+        self.ports.clear();
+        let mapped: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(_, session)| session.has_mapping())
+            .map(|(_, session)| session.translated)
+            .collect();
+        for tuple in mapped {
+            self.port_set(rules, tuple.src, tuple.protocol).take(tuple.src_port);
+        }
+    }
+
+    /// Ends a flow.
+    pub fn end(&mut self, id: SessionId) {
+        if let Some(removed) = self.table.remove(id) {
+            self.forget(&removed);
+        }
+    }
+
+    /// Some of the flows: those in the slots from `from` on, at most `count` slots; with each the
+    /// seconds that it lives on. The slot to go on from, or `None` at the end.
+    pub fn list(
+        &self,
+        from: u32,
+        count: u32,
+        mut take: impl FnMut(SessionId, &Session, u32),
+    ) -> Option<u32> {
+        let end = from.saturating_add(count);
+        for id in (from..end.min(self.table.slots())).map(SessionId) {
+            if let Some(session) = self.table.get(id) {
+                take(id, session, self.table.lives_on_s(session, self.now_s));
+            }
+        }
+        (end < self.table.slots()).then_some(end)
+    }
+
+    /// How it is.
+    pub fn report(&self) -> NatReport {
+        let mut ports: Vec<PortUse> = self
+            .ports
+            .iter()
+            .map(|((address, protocol), set)| {
+                let (used, ports) = set.used();
+                PortUse { address: *address, protocol: *protocol, used, ports }
+            })
+            .collect();
+        ports.sort_by_key(|ports| (ports.address, ports.protocol));
+        NatReport {
+            sessions: self.table.len(),
+            sessions_max: self.table.limits().sessions,
+            bytes: self.table.bytes(),
+            counters: self.table.counters(),
+            exhausted: self.exhausted,
+            fragments: self.fragments.waiting(),
+            ports,
+        }
+    }
+}
