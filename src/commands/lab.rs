@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use margay::lab::bird::Installation;
 use margay::lab::node::Router;
 use margay::lab::report::Report;
 use margay::lab::steps::{self, News};
+use margay::lab::tor::Peer;
 use margay::lab::{process, requirements};
 
 /// Builds a small network of namespaces with real daemons, and sends traffic through it.
@@ -26,6 +28,16 @@ pub(crate) struct Lab {
     /// Let the kernel forward instead of margay, to compare
     #[arg(long)]
     kernel: bool,
+    /// Who speaks BGP on the top of rack: with `bird`, that is BIRD 2 of the package bird2, and
+    /// there are steps on how packets follow what it says
+    #[arg(long, value_enum, default_value_t = Speaker::Margay, conflicts_with = "kernel")]
+    peer: Speaker,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Speaker {
+    Margay,
+    Bird,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,6 +53,10 @@ impl Lab {
         for tools in [requirements::NETWORK, requirements::STEPS] {
             requirements::check(tools).context("lab")?;
         }
+        let peer = match self.peer {
+            Speaker::Margay => Peer::Margay,
+            Speaker::Bird => Peer::Bird(Installation::find().context("lab")?),
+        };
         process::stop_on_signals()?;
         let router = match self.kernel {
             true => Router::Kernel,
@@ -51,7 +67,7 @@ impl Lab {
                 print_news(news);
             }
         };
-        let report = steps::run(&router, self.keep, &mut watch).context("lab")?;
+        let report = steps::run(&router, &peer, self.keep, &mut watch).context("lab")?;
         print_report(&report, self.output)?;
         Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::daemon::Daemon;
-use super::network::{Network, OUTSIDE};
+use super::network::Network;
 use super::process::{self, wait_for};
 use super::report::Report;
+use super::tor::{OUTSIDE, Tor};
 
 /// Longest time until all sessions are up.
 const SESSIONS_LIMIT: Duration = Duration::from_secs(30);
@@ -19,21 +20,25 @@ const ROUTES_LIMIT: Duration = Duration::from_secs(15);
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// Sessions of each router: with two others, over IPv4 and IPv6.
 const SESSIONS: usize = 4;
-/// rtnetlink's number of routes that margay learnt.
-const PROTOCOL: &str = "159";
 
-/// Every session is up; they go into the report.
+/// Every session is up on both sides; they go into the report as margay sees them.
 pub fn established(network: &mut Network, report: &mut Report) -> Result<String> {
     let begun = Instant::now();
     let mut seen = Vec::new();
     let outcome = wait_for("all BGP sessions", SESSIONS_LIMIT, || {
         seen.clear();
-        for daemon in daemons(network)? {
+        let daemons = daemons(network)?;
+        let wanted = daemons.len() * SESSIONS;
+        for daemon in daemons {
             let shown = daemon.show("bgp peers")?;
             seen.extend(shown.as_array().context("show bgp peers: no list")?.iter().cloned());
         }
         let up = seen.iter().filter(|peer| peer["session"] == "Established").count();
-        Ok((up == 3 * SESSIONS && up == seen.len()).then_some(()))
+        let bird_up = match &network.tor_daemon {
+            Some(Tor::Bird(bird)) => bird.established()? == SESSIONS,
+            _ => true,
+        };
+        Ok((up == wanted && up == seen.len() && bird_up).then_some(()))
     });
     let states: Vec<String> =
         seen.iter().map(|peer| format!("{} {}", peer["name"], peer["info"])).collect();
@@ -73,7 +78,9 @@ fn daemons(network: &mut Network) -> Result<Vec<&Daemon>> {
     for node in nodes {
         daemons.push(node.daemon()?);
     }
-    daemons.extend(tor_daemon.as_ref());
+    if let Some(Tor::Margay(daemon)) = tor_daemon {
+        daemons.push(daemon);
+    }
     Ok(daemons)
 }
 
@@ -88,8 +95,9 @@ fn has(routes: &Value, prefix: &str) -> bool {
 /// Destinations of learnt routes in the top of rack's kernel.
 fn kernel_routes(network: &Network) -> Result<Vec<String>> {
     let mut found = Vec::new();
+    let protocol = network.tor_daemon.as_ref().context("no top of rack")?.protocol();
     for family in ["-4", "-6"] {
-        let args = ["-n", network.tor.name(), family, "-j", "route", "show", "proto", PROTOCOL];
+        let args = ["-n", network.tor.name(), family, "-j", "route", "show", "proto", protocol];
         let text = process::run_ok(process::command("ip", &args), "", LIST_LIMIT)?;
         let list: Value = serde_json::from_str(&text).context("ip route")?;
         let routes = list.as_array().into_iter().flatten();

@@ -8,13 +8,16 @@
 //!
 //! Layers, lowest first: [`process`] (children that die with us), [`scope`] (what one lab owns, and
 //! the leftovers of killed ones), [`namespace`] (commands, links, addresses), [`node`] with
-//! [`store`], [`pod`] and [`daemon`] (a router, margay or the kernel), [`network`] (the picture
-//! above), [`measure`] (ping, iperf3, traceroute, kernel counters), [`steps`] and [`report`] (what
-//! `margay lab` does and prints). The machine's own network is never touched: links are made inside
-//! namespaces, at both ends.
+//! [`store`], [`pod`] and [`daemon`] (a router, margay or the kernel), [`tor`] with [`bird`],
+//! [`network`] (the picture above), [`measure`] and [`conversation`] (ping, iperf3, traceroute,
+//! counters, TCP), [`steps`] with [`learnt`], and [`report`] (what `margay lab` does and prints).
+//! The machine's own network is never touched: links are made inside namespaces, at both ends.
 
 pub mod bgp;
+pub mod bird;
+pub mod conversation;
 pub mod daemon;
+pub mod learnt;
 pub mod measure;
 pub mod namespace;
 pub mod network;
@@ -26,3 +29,4 @@ pub mod requirements;
 pub mod scope;
 pub mod steps;
 pub mod store;
+pub mod tor;

@@ -19,12 +19,13 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use ipnet::IpNet;
 
-use super::daemon::{Daemon, DaemonSpec};
+use super::daemon::DaemonSpec;
 use super::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use super::node::{Node, Router};
 use super::pod::{Attachment, PodSpec};
 use super::scope::Scope;
 use super::store::Store;
+use super::tor::{HOST, Peer, Tor};
 
 /// How many bytes the MTU of the pod with the narrow link is below the others'.
 pub const NARROW: u32 = 100;
@@ -46,6 +47,8 @@ pub struct NetworkSpec {
     pub workers: u32,
     /// Whether the routers tell each other their routes by BGP; else routes are static.
     pub bgp: bool,
+    /// With BGP: who speaks it on the top of rack.
+    pub peer: Peer,
     /// Whether it is to be left behind, see [`Network::keep`].
     pub detached: bool,
 }
@@ -58,8 +61,8 @@ pub struct Network {
     pub nodes: [Node; 2],
     /// The top of rack, forwarding by its kernel.
     pub tor: Namespace,
-    /// With BGP: the top of rack's, a margay of an AS of its own.
-    pub tor_daemon: Option<Daemon>,
+    /// With BGP: who speaks it there.
+    pub tor_daemon: Option<Tor>,
     /// The host outside.
     pub outside: Namespace,
     scope: Scope,
@@ -99,7 +102,10 @@ impl Network {
         network.make_links()?;
         network.make_routes()?;
         network.start_daemons(&store)?;
-        network.start_tor(&store)?;
+        if network.spec.bgp {
+            let tor = Tor::start(&network.spec, &network.scope, &network.tor, &store)?;
+            network.tor_daemon = Some(tor);
+        }
         Ok(network)
     }
 
@@ -131,7 +137,7 @@ impl Network {
 
     /// The outside host's addresses, IPv4 first.
     pub fn outside_addresses(&self) -> Result<[IpAddr; 2]> {
-        Ok(["198.51.100.10".parse()?, "2001:db8:100::10".parse()?])
+        Ok([HOST[0].parse()?, HOST[1].parse()?])
     }
 
     /// Leaves everything running when dropped, until the next lab starts. Daemons stay only if the
@@ -143,7 +149,7 @@ impl Network {
                 daemon.release();
             }
         }
-        self.tor_daemon.iter_mut().for_each(Daemon::release);
+        self.tor_daemon.iter_mut().for_each(Tor::release);
     }
 
     fn make_links(&self) -> Result<()> {
@@ -183,7 +189,10 @@ impl Network {
         for (at, node) in self.nodes.iter().enumerate() {
             let number = at + 1;
             let (v4, v6) = (format!("172.31.{number}.254"), format!("fd31:{number}::fe"));
-            default(node.namespace(), &v4, &v6)?;
+            // Behind a default route, nobody could tell when a learnt one ends.
+            if self.spec.peer == Peer::Margay {
+                default(node.namespace(), &v4, &v6)?;
+            }
             let (v4, v6) = (format!("172.31.{number}.1"), format!("fd31:{number}::1"));
             if !self.spec.bgp {
                 for (block, via) in node.blocks()?.into_iter().zip([v4, v6]) {
@@ -224,48 +233,6 @@ impl Network {
             })?;
         }
         Ok(())
-    }
-}
-
-/// What the top of rack tells by BGP: the outside host's networks.
-pub const OUTSIDE: [&str; 2] = ["198.51.100.0/24", "2001:db8:100::/64"];
-/// AS of the nodes, Calico's default.
-const NODES_AS: u32 = 64_512;
-/// AS of the top of rack.
-const TOR_AS: u32 = 64_600;
-
-impl Network {
-    /// The top of rack's daemon: it has no uplinks, so its kernel forwards by what it learns. Its
-    /// store is its own, for it is no node of the cluster.
-    fn start_tor(&mut self, store: &Store) -> Result<()> {
-        let (Router::Margay(binary), true) = (self.spec.router.clone(), self.spec.bgp) else {
-            return Ok(());
-        };
-        let own = Store::create(&self.scope.directory().join("tor-store"))?;
-        own.put_node_of("tor", net("172.31.1.254/24")?, net("fd31:1::fe/64")?, TOR_AS)?;
-        own.put_advertised(&[net(OUTSIDE[0])?, net(OUTSIDE[1])?])?;
-        for number in [1, 2] {
-            let node = format!("edge{number}");
-            for (edge, tor) in [
-                (format!("172.31.{number}.1"), format!("172.31.{number}.254")),
-                (format!("fd31:{number}::1"), format!("fd31:{number}::fe")),
-            ] {
-                own.put_peer("tor", edge.parse()?, NODES_AS)?;
-                store.put_peer(&node, tor.parse()?, TOR_AS)?;
-            }
-        }
-        let spec = DaemonSpec {
-            binary,
-            node: "tor".to_owned(),
-            store: own.directory().to_owned(),
-            uplinks: Vec::new(),
-            static_routes: Vec::new(),
-            bgp: true,
-            workers: 1,
-            directory: self.scope.directory(),
-            detached: self.spec.detached,
-        };
-        self.tor_daemon.insert(Daemon::start(spec, &self.tor)?).wait_ready()
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::bgp;
+use super::learnt;
 use super::measure::{self, IperfSpec, Load, PingSpec};
 use super::namespace::Namespace;
 use super::network::{NARROW, Network, NetworkSpec};
@@ -13,6 +14,7 @@ use super::node::Router;
 use super::pod::Pod;
 use super::process;
 use super::report::{Report, Step};
+use super::tor::{Peer, Tor};
 
 /// MTUs of the networks that are built, in bytes.
 const MTUS: [u32; 2] = [1500, 9000];
@@ -35,20 +37,31 @@ pub enum News<'a> {
 }
 
 /// Runs all steps. An error means that it was interrupted; a step that fails is in the report.
-pub fn run(router: &Router, keep: bool, watch: &mut dyn FnMut(News)) -> Result<Report> {
+pub fn run(
+    router: &Router,
+    peer: &Peer,
+    keep: bool,
+    watch: &mut dyn FnMut(News),
+) -> Result<Report> {
     let start = Instant::now();
     let mut run = Run { report: Report::default(), watch };
     for (at, mtu) in MTUS.into_iter().enumerate() {
         let keep = keep && at + 1 == MTUS.len();
         // By BGP on the first, by static routes on the other.
         let bgp = at == 0 && *router != Router::Kernel;
-        let spec =
-            NetworkSpec { router: router.clone(), mtu, queues: 1, workers: 1, bgp, detached: keep };
+        let peer = if bgp { peer.clone() } else { Peer::Margay };
+        let (router, detached) = (router.clone(), keep);
+        let spec = NetworkSpec { router, mtu, queues: 1, workers: 1, bgp, peer, detached };
         let mut network = None;
         run.step(&format!("network at MTU {mtu}"), |_| {
             let started = Instant::now();
-            network = Some(Network::start(spec)?);
-            Ok(format!("2 routers, 5 pods, ready in {:.1} s", started.elapsed().as_secs_f64()))
+            let network = network.insert(Network::start(spec)?);
+            let tor = match &network.tor_daemon {
+                Some(Tor::Bird(bird)) => format!(", BIRD {} on the top of rack", bird.version()),
+                _ => String::new(),
+            };
+            let seconds = started.elapsed().as_secs_f64();
+            Ok(format!("2 routers{tor}, 5 pods, ready in {seconds:.1} s"))
         })?;
         let Some(mut network) = network else { continue };
         run.network(&mut network)?;
@@ -111,6 +124,9 @@ impl Run<'_> {
         self.step("packet larger than the next link, fragments allowed", |_| fragments(network))?;
         self.step("packet larger than the next link, fragments forbidden", |_| too_big(network))?;
         self.loads(network, mtu)?;
+        if learnt::has_bird(network) {
+            self.bird(network)?;
+        }
         self.step("receivers' kernels found no wrong checksum", |_| {
             let errors = checksum_errors(network)? - before?;
             ensure!(errors == 0, "{errors} packets");
@@ -120,6 +136,14 @@ impl Run<'_> {
             self.step("drops by reason", |report| drops(network, report))?;
         }
         Ok(())
+    }
+
+    fn bird(&mut self, network: &mut Network) -> Result<()> {
+        self.step("a route learnt from BIRD carries TCP", |_| learnt::carries(network))?;
+        self.step("it ends within 1 s of its withdrawal", |_| learnt::withdrawn(network))?;
+        self.step("it ends within 1 s of BIRD's death, by BFD", |report| {
+            learnt::dead(network, report)
+        })
     }
 
     fn pings(&mut self, network: &Network) -> Result<()> {

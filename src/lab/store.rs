@@ -56,13 +56,18 @@ impl Store {
         self.put("Node", name, &json!({ "name": name }), &json!({ "bgp": bgp }))
     }
 
-    /// Writes that `node` peers with an address of another AS, from whatever address it has there.
-    pub fn put_peer(&self, node: &str, address: IpAddr, asn: u32) -> Result<()> {
+    /// Writes that `node` peers with an address of another AS, from whatever address it has there,
+    /// and whether BFD watches it.
+    pub fn put_peer(&self, node: &str, address: IpAddr, asn: u32, bfd: bool) -> Result<()> {
         let name = format!("{node}-{}", address.to_string().replace([':', '.'], "-"));
         let spec = json!({
             "node": node, "peerIP": address.to_string(), "asNumber": asn, "sourceAddress": "None",
         });
-        self.put("BGPPeer", &name, &json!({ "name": name }), &spec)
+        let mut metadata = json!({ "name": name });
+        if bfd {
+            metadata["annotations"] = json!({ "margay.io/bfd": "interval=100ms,multiplier=3" });
+        }
+        self.put("BGPPeer", &name, &metadata, &spec)
     }
 
     /// Writes that nodes do not mesh, and advertise these prefixes.

@@ -11,6 +11,7 @@ mod cleanup;
 mod crash;
 mod frames;
 mod kernel;
+mod peer;
 mod probe;
 mod scale;
 mod steps;
@@ -23,6 +24,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use margay::lab::network::{Network, NetworkSpec};
 use margay::lab::node::Router;
 use margay::lab::requirements::{self, Tool};
+use margay::lab::tor::Peer;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -54,7 +56,15 @@ fn binary() -> PathBuf {
 
 fn margay(mtu: u32) -> NetworkSpec {
     let router = Router::Margay(binary());
-    NetworkSpec { router, mtu, queues: 1, workers: 1, bgp: false, detached: false }
+    NetworkSpec {
+        router,
+        mtu,
+        queues: 1,
+        workers: 1,
+        bgp: false,
+        peer: Peer::Margay,
+        detached: false,
+    }
 }
 
 /// A network with margay on its nodes and the usual pods.
