@@ -47,6 +47,7 @@ fn tables() -> Tables {
             port: PortId(1),
             neighbor: [192, 168, 0, 1].into(),
             mac: Some(Mac([2, 0, 0, 0, 0, 9])),
+            tunnel: None,
         }],
         ..Tables::default()
     }

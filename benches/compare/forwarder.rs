@@ -75,6 +75,7 @@ pub(crate) fn start(macs: Macs, frames: usize) -> Result<Dataplane> {
         port: OUT,
         neighbor: Ipv4Addr::new(10, 20, 0, 2).into(),
         mac: Some(macs.next_hop),
+        tunnel: None,
     };
     let published = dataplane.publish(Tables {
         ports: vec![Some(port("in", macs.ingress)), Some(port("out", macs.egress))],

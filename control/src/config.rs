@@ -9,8 +9,10 @@ mod bgp;
 mod environment;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
 pub use bgp::{BgpSettings, RouterId, Switch};
+pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// BGP, as far as the datastore does not say it.
     pub bgp: BgpSettings,
+    /// Tunnels, as far as the datastore does not say it.
+    pub tunnels: TunnelSettings,
     /// Packet frames of 4096 bytes for all ports together, at least [`FRAMES_MIN`].
     pub frames: usize,
     /// Frames of 72 KiB for super-packets of TAPs.
@@ -192,6 +196,7 @@ impl Default for Config {
             metrics: MetricsConfig::default(),
             health: HealthConfig::default(),
             bgp: BgpSettings::default(),
+            tunnels: TunnelSettings::default(),
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),
@@ -292,6 +297,7 @@ impl Config {
             return Err(ConfigError::new("hostDevice", what, hint));
         }
         self.check_workers()?;
+        self.tunnels.check()?;
         self.static_routes.iter().enumerate().try_for_each(|(at, route)| route.check(at))
     }
 

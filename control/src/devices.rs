@@ -83,15 +83,15 @@ impl Devices {
     /// Makes what all ports share.
     pub(crate) fn new(config: &Config, arena: &Arc<Arena>) -> Result<Devices, OpenError> {
         Ok(Devices {
-            steering: Steering::new(arena).map_err(OpenError::of)?,
+            steering: Steering::new(arena, config.tunnels.vxlan_port).map_err(OpenError::of)?,
             xdp_mode: config.xdp_mode,
             busy_poll: config.busy_poll,
         })
     }
 
-    /// Sets the addresses whose packets stay with the kernel.
-    pub(crate) fn set_local(&self, addresses: &[IpAddr]) -> Result<(), OpenError> {
-        self.steering.set_local(addresses).map_err(OpenError::of)
+    /// Sets the addresses whose packets stay with the kernel, except for tunnels' to `ends`.
+    pub(crate) fn set_local(&self, addresses: &[IpAddr], ends: &[IpAddr]) -> Result<(), OpenError> {
+        self.steering.set_local(addresses, ends).map_err(OpenError::of)
     }
 
     /// Opens a port.

@@ -208,7 +208,7 @@ fn adjacency(tables: &mut Tables, port: PortId, hop: &Hop) -> AdjacencyId {
     let same = |other: &Adjacency| (other.port, other.neighbor) == (port, address);
     let known = tables.adjacencies.iter().position(same);
     let at = known.unwrap_or_else(|| {
-        tables.adjacencies.push(Adjacency { port, neighbor: address, mac: None });
+        tables.adjacencies.push(Adjacency { port, neighbor: address, mac: None, tunnel: None });
         tables.adjacencies.len() - 1
     });
     AdjacencyId(at as u32)

@@ -287,7 +287,7 @@ impl Router {
     /// Resolves and publishes the state as it is.
     fn publish(&mut self, attach: Vec<Attach>) -> Wanted {
         let local: Vec<IpAddr> = self.mirror.addresses().map(|(_, net)| net.addr()).collect();
-        if let Err(error) = self.devices.set_local(&local) {
+        if let Err(error) = self.devices.set_local(&local, &[]) {
             self.note([error.to_string()]);
         }
         let attached: BTreeSet<Arc<str>> =

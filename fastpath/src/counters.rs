@@ -5,6 +5,7 @@
 //! before another.
 
 use crate::drop_reason::DropReason;
+use crate::tunnel::TunnelCounters;
 use crossbeam::utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -96,6 +97,8 @@ pub struct WorkerCounters {
     pub loops: Counter,
     /// Times that the worker slept.
     pub sleeps: Counter,
+    /// By tunnel.
+    pub tunnels: TunnelCounters,
 }
 
 impl Default for WorkerCounters {
@@ -112,6 +115,7 @@ impl Default for WorkerCounters {
             handed_over: Counter::default(),
             loops: Counter::default(),
             sleeps: Counter::default(),
+            tunnels: TunnelCounters::default(),
         }
     }
 }

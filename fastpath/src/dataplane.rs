@@ -13,6 +13,7 @@ use crate::port::{Port, PortId};
 use crate::sys::memory::{Arena, ArenaError, FramePool};
 use crate::sys::wait::{WaitSet, Waker};
 use crate::tables::Tables;
+use crate::tunnel::PathMtus;
 use crate::worker::{Command, Worker};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
@@ -110,6 +111,7 @@ pub(crate) struct Shared {
     pub(crate) published: Published,
     pub(crate) workers: Vec<Peer>,
     pub(crate) events: Sender<Event>,
+    pub(crate) path_mtus: Arc<PathMtus>,
 }
 
 impl Shared {
@@ -159,7 +161,9 @@ impl Dataplane {
             waits.push(wait);
         }
         let published = Published::new(workers.len());
-        let shared = Arc::new(Shared { start: Instant::now(), arena, published, workers, events });
+        let (start, path_mtus) = (Instant::now(), Arc::default());
+        let shared = Shared { start, arena, published, workers, events, path_mtus };
+        let shared = Arc::new(shared);
         let mut threads = Vec::new();
         for (index, (wait, core)) in waits.into_iter().zip(&config.worker_cores).enumerate() {
             let thread = spawn(index, *core, shared.clone(), fib.clone(), wait)
@@ -172,6 +176,11 @@ impl Dataplane {
     /// Packet memory, for opening ports.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.shared.arena
+    }
+
+    /// What the underlay told about the paths of tunnels.
+    pub fn path_mtus(&self) -> &PathMtus {
+        &self.shared.path_mtus
     }
 
     /// Number of workers.

@@ -76,11 +76,27 @@ pub enum DropReason {
     FragmentQueueFull,
     /// The first fragment did not come in time.
     FragmentTimeout,
+    /// A tunnel's packet from a host that is no known node.
+    TunnelSource,
+    /// VXLAN of another network.
+    TunnelVni,
+    /// A tunnel's headers or lengths are wrong, or an inner packet that it does not carry.
+    TunnelHeader,
+    /// A fragment of a tunnel's outer packet.
+    TunnelFragment,
+    /// A tunnel inside of a tunnel, to this node itself.
+    TunnelNested,
+    /// The underlay marked congestion, and the inner packet cannot carry the mark (RFC 6040 4.2).
+    TunnelEcn,
+    /// A workload sent a tunnel's packet, which it may not.
+    TunnelFromWorkload,
+    /// An ICMP error about a tunnel's outer packet: taken in, and its sender told.
+    TunnelError,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 36] = [
+    pub const ALL: [DropReason; 44] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -117,6 +133,14 @@ impl DropReason {
         DropReason::NatProtocol,
         DropReason::FragmentQueueFull,
         DropReason::FragmentTimeout,
+        DropReason::TunnelSource,
+        DropReason::TunnelVni,
+        DropReason::TunnelHeader,
+        DropReason::TunnelFragment,
+        DropReason::TunnelNested,
+        DropReason::TunnelEcn,
+        DropReason::TunnelFromWorkload,
+        DropReason::TunnelError,
     ];
 
     /// How many reasons there are.
@@ -161,6 +185,14 @@ impl DropReason {
             DropReason::NatProtocol => "nat-protocol-unsupported",
             DropReason::FragmentQueueFull => "fragment-queue-full",
             DropReason::FragmentTimeout => "fragment-timeout",
+            DropReason::TunnelSource => "tunnel-source-unknown",
+            DropReason::TunnelVni => "tunnel-vni-unknown",
+            DropReason::TunnelHeader => "tunnel-header-invalid",
+            DropReason::TunnelFragment => "tunnel-fragment",
+            DropReason::TunnelNested => "tunnel-nested",
+            DropReason::TunnelEcn => "tunnel-congested",
+            DropReason::TunnelFromWorkload => "tunnel-from-workload",
+            DropReason::TunnelError => "tunnel-error",
         }
     }
 }

@@ -55,6 +55,15 @@ pub struct LinkAddresses {
     last: u32,
 }
 
+impl LinkAddresses {
+    /// Writes them at the begin of a link header.
+    #[inline]
+    pub(crate) fn write(&self, link: &mut [u8]) {
+        link[..8].copy_from_slice(&self.first.to_ne_bytes());
+        link[8..12].copy_from_slice(&self.last.to_ne_bytes());
+    }
+}
+
 /// The addresses for a next hop.
 #[inline]
 pub fn link_addresses(dst: Mac, src: Mac) -> LinkAddresses {
@@ -83,7 +92,6 @@ pub fn rewrite(packet: &mut Packet, addresses: &LinkAddresses, step: Step) -> bo
             return false;
         }
     }
-    link[..8].copy_from_slice(&addresses.first.to_ne_bytes());
-    link[8..12].copy_from_slice(&addresses.last.to_ne_bytes());
+    addresses.write(link);
     true
 }

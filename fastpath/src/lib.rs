@@ -37,4 +37,5 @@ pub mod segment;
 pub mod steering;
 pub mod sys;
 pub mod tables;
+pub mod tunnel;
 mod worker;

@@ -14,25 +14,33 @@ use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
 use crate::neighbor::{HoldQueue, Neighbor};
 use crate::packet::Packet;
-use crate::parse::{parse_any, plain_v4};
+use crate::parse::{Parsed, parse_any, plain_v4};
 use crate::port::{BURST, PortId};
 use crate::segment;
 use crate::sys::clock::cycles;
 use crate::sys::memory::FramePool;
 use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
+use crate::tunnel::PathMtus;
+use margay_tunnels::wire::ethernet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 mod burst;
+mod decap;
+mod encap;
 mod in_place;
 mod neighbors;
 mod refusal;
+mod tunnel_error;
 
 use burst::{Burst, Kind};
+use decap::Arrival;
 use in_place::forward_in_place;
 
 /// Most packets that margay makes itself while it works on one burst.
 const MAX_MADE: usize = 4 * BURST;
+/// Offset of the protocol in a frame with IPv4.
+const IPV4_PROTOCOL: usize = ethernet::HEADER_LEN + 9;
 
 /// What the stages read: the same for a whole burst.
 #[derive(Debug, Clone, Copy)]
@@ -58,9 +66,12 @@ pub struct Pipeline {
     pub requests: Vec<Neighbor>,
     /// Copies for whoever captures.
     pub tap: Option<Tap>,
+    /// What the underlay told about tunnels; the same for all workers.
+    pub path_mtus: Arc<PathMtus>,
     hold: HoldQueue,
     icmp: icmp::Limiter,
     made: Vec<Packet>,
+    parts: Vec<Packet>,
     found: Option<Box<Burst>>,
     /// When the stage before ended, in cycles: reading the clock costs as much as looking up ten
     /// routes.
@@ -76,9 +87,11 @@ impl Pipeline {
             egress: Egress::default(),
             requests: Vec::new(),
             tap: None,
+            path_mtus: Arc::default(),
             hold: HoldQueue::default(),
             icmp: icmp::Limiter::default(),
             made: Vec::new(),
+            parts: Vec::new(),
             found: None,
             lap_start: cycles(),
         }
@@ -112,10 +125,7 @@ impl Pipeline {
         let mut found = self.found.take().unwrap_or_default();
         found.clear();
         for (at, packet) in burst.iter_mut().enumerate() {
-            match plain_v4(packet, port.mac, &mut self.pool) {
-                Some(dst) => found.note_v4(at, dst),
-                None => found.note(at, parse_any(packet, port.mac, &mut self.pool)),
-            }
+            self.parse(view, port, packet, (&mut found, at));
             if port.implicit_partial_csum && found.is_routed(at) {
                 segment::detect_partial(packet);
             }
@@ -127,6 +137,33 @@ impl Pipeline {
         self.found = Some(found);
         self.route_made(view);
         self.end_lap(Stage::Forward, count);
+    }
+
+    #[inline(always)]
+    fn parse(
+        &mut self,
+        view: View<'_>,
+        port: &PortEntry,
+        packet: &mut Packet,
+        (found, at): (&mut Burst, usize),
+    ) {
+        let end = &view.tables.tunnel_end;
+        let parsed = match plain_v4(packet, port.mac, &mut self.pool) {
+            Some(dst) if !end.concerns_v4(port.workload, packet.head()[IPV4_PROTOCOL], dst) => {
+                return found.note_v4(at, dst);
+            }
+            Some(dst) => Ok(Parsed::V4(dst)),
+            None => parse_any(packet, port.mac, &mut self.pool),
+        };
+        let arrival = match parsed {
+            Ok(Parsed::V6(dst)) if !port.workload && dst != end.v6 => Arrival::Packet(parsed),
+            Ok(parsed) => self.inspect(view, port, packet, parsed),
+            Err(reason) => Arrival::Packet(Err(reason)),
+        };
+        match arrival {
+            Arrival::Packet(outcome) => found.note(at, outcome),
+            Arrival::TunnelError => found.kinds[at] = Kind::TunnelError,
+        }
     }
 
     fn finish(
@@ -149,6 +186,7 @@ impl Pipeline {
                 }
                 Kind::V4 | Kind::V6 => self.route(view, packet, *target, Step::Forward),
                 Kind::Neighbor => self.neighbor_message(view, port, packet),
+                Kind::TunnelError => self.tunnel_error(view, packet),
                 Kind::Bad(reason) => self.drop(view, packet, reason),
             }
         }
@@ -179,6 +217,9 @@ impl Pipeline {
             return self.drop(view, packet, DropReason::PortDown);
         };
         let Some(mac) = adjacency.mac else { return self.wait_for(view, packet, to, step) };
+        if adjacency.tunnel.is_some() {
+            return self.encapsulate(view, packet, to, step);
+        }
         if segment::largest_ip_len(&packet) > usize::from(egress.mtu) {
             return self.too_big(view, packet, to, step);
         }

@@ -197,6 +197,7 @@ impl Replay {
             port: neighbor.port,
             neighbor: neighbor.address,
             mac: Some(made_up_mac(neighbor.address)),
+            tunnel: None,
         });
         self.tables.targets.push(Target::Forward(adjacency));
         self.writer.insert(IpNet::from(neighbor.address), to).is_ok()
@@ -236,7 +237,7 @@ impl Replay {
         self.tables.host = Some(AdjacencyId(self.tables.adjacencies.len() as u32));
         let mac = Some(Mac([2, 0, 0, 0, 0, 2]));
         let neighbor = IpAddr::from([127, 0, 0, 1]);
-        self.tables.adjacencies.push(Adjacency { port, neighbor, mac });
+        self.tables.adjacencies.push(Adjacency { port, neighbor, mac, tunnel: None });
         port
     }
 }

@@ -5,7 +5,7 @@
 //! because a socket only takes packets of its own queue. The program hangs on a BPF link, so that
 //! a daemon that dies gives its devices back to the kernel at once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,19 +58,21 @@ pub struct Steering {
     umem: Arc<Umem>,
     local_v4: Map,
     local_v6: Map,
-    local: Mutex<BTreeSet<IpAddr>>,
+    local: Mutex<BTreeMap<IpAddr, u32>>,
+    vxlan_port: u16,
 }
 
 impl Steering {
     /// Makes the shared maps, and the book of frames over `arena`'s small chunks. Make one for
-    /// the process.
-    pub fn new(arena: &Arc<Arena>) -> Result<Steering, SteeringError> {
+    /// the process. `vxlan_port` is the UDP port at which VXLAN ends here.
+    pub fn new(arena: &Arc<Arena>, vxlan_port: u16) -> Result<Steering, SteeringError> {
         raise_memlock_limit();
         Ok(Steering {
             umem: Umem::new(arena.clone()),
             local_v4: map(MapKind::Hash, "local_v4", 4, MAX_LOCAL)?,
             local_v6: map(MapKind::Hash, "local_v6", 16, MAX_LOCAL)?,
-            local: Mutex::new(BTreeSet::new()),
+            local: Mutex::new(BTreeMap::new()),
+            vxlan_port,
         })
     }
 
@@ -79,17 +81,30 @@ impl Steering {
         &self.umem
     }
 
-    /// Sets the addresses whose packets the kernel keeps. Additions come first, and what stays is
-    /// never missing meanwhile. On an error the rest is done, and a later call makes it good.
-    pub fn set_local(&self, addresses: &[IpAddr]) -> Result<(), SteeringError> {
-        let wanted: BTreeSet<IpAddr> = addresses.iter().copied().collect();
+    /// Sets the addresses whose packets the kernel keeps, except for those of tunnels, and errors
+    /// about them, to `tunnel_ends`. Additions come first, and what stays is never missing
+    /// meanwhile. On an error the rest is done, and a later call makes it good.
+    pub fn set_local(
+        &self,
+        addresses: &[IpAddr],
+        tunnel_ends: &[IpAddr],
+    ) -> Result<(), SteeringError> {
+        let value = |address| match tunnel_ends.contains(address) {
+            true => program::HOST | program::TUNNEL_END,
+            false => program::HOST,
+        };
+        let wanted: BTreeMap<IpAddr, u32> =
+            addresses.iter().map(|address| (*address, value(address))).collect();
         let mut current = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        let added: Vec<IpAddr> = wanted.difference(&current).copied().collect();
-        let removed: Vec<IpAddr> = current.difference(&wanted).copied().collect();
+        let removed: Vec<IpAddr> =
+            current.keys().filter(|address| !wanted.contains_key(*address)).copied().collect();
         let mut result = Ok(());
-        for address in added {
-            match self.change(address, |map, key| map.update(key, &[1, 0, 0, 0])) {
-                Ok(()) => drop(current.insert(address)),
+        for (address, value) in wanted {
+            if current.get(&address) == Some(&value) {
+                continue;
+            }
+            match self.change(address, |map, key| map.update(key, &value.to_ne_bytes())) {
+                Ok(()) => drop(current.insert(address, value)),
                 Err(source) => result = Err(SteeringError::Local { address, source }),
             }
         }
@@ -125,7 +140,8 @@ impl Steering {
     }
 
     fn maps<'a>(&'a self, xsks: &'a Map) -> program::Maps<'a> {
-        program::Maps { local_v4: &self.local_v4, local_v6: &self.local_v6, xsks }
+        let (local_v4, local_v6, vxlan_port) = (&self.local_v4, &self.local_v6, self.vxlan_port);
+        program::Maps { local_v4, local_v6, xsks, vxlan_port }
     }
 }
 

@@ -5,6 +5,7 @@
 //! packet takes two table reads after the FIB.
 
 use crate::port::PortId;
+use crate::tunnel::{Tunnel, TunnelEnd, TunnelId};
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -47,6 +48,8 @@ pub struct Adjacency {
     pub neighbor: IpAddr,
     /// Its link address; `None` while it is not resolved.
     pub mac: Option<Mac>,
+    /// The tunnel whose outer packets go there; `None` for packets as they are.
+    pub tunnel: Option<TunnelId>,
 }
 
 /// Buckets of an ECMP group; see [`crate::ecmp`].
@@ -94,6 +97,10 @@ pub struct Tables {
     pub adjacencies: Vec<Adjacency>,
     /// By the number in [`Target::Ecmp`].
     pub ecmp_groups: Vec<EcmpGroup>,
+    /// By [`TunnelId`]; a hole is a tunnel that is gone.
+    pub tunnels: Vec<Option<Tunnel>>,
+    /// This node as the end of tunnels.
+    pub tunnel_end: TunnelEnd,
     /// The way to the host's own stack: the host TAP, with the link address of its device.
     pub host: Option<AdjacencyId>,
 }
@@ -109,6 +116,12 @@ impl Tables {
     #[inline]
     pub fn adjacency(&self, id: AdjacencyId) -> Option<&Adjacency> {
         self.adjacencies.get(id.0 as usize)
+    }
+
+    /// A tunnel, if it is there.
+    #[inline]
+    pub fn tunnel(&self, id: TunnelId) -> Option<&Tunnel> {
+        self.tunnels.get(id.0 as usize)?.as_ref()
     }
 
     /// The entry of a port, if it is there.

@@ -125,7 +125,9 @@ impl Worker {
         commands: Receiver<Command>,
         wait: WaitSet,
     ) -> Worker {
-        let pipeline = Pipeline::new(shared.pool(), shared.workers[index].counters.clone());
+        let counters = shared.workers[index].counters.clone();
+        let mut pipeline = Pipeline::new(shared.pool(), counters);
+        pipeline.path_mtus = shared.path_mtus.clone();
         Worker {
             index,
             fib,

@@ -32,6 +32,7 @@ pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(),
         config.interface_prefix = prefixes.split(',').next().unwrap_or("cali").trim().to_owned();
     }
     bgp(config, environment)?;
+    tunnels(config, environment)?;
     metrics_and_health(config, environment)
 }
 
@@ -65,6 +66,44 @@ fn bgp(config: &mut Config, environment: Environment) -> Result<(), ConfigError>
         config.bgp.cluster_ips = words.map(prefix).collect::<Result<_, _>>()?;
     }
     Ok(())
+}
+
+/// Felix's names for tunnels.
+fn tunnels(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
+    let tunnels = &mut config.tunnels;
+    for (name, setting) in [
+        ("FELIX_VXLANPORT", &mut tunnels.vxlan_port),
+        ("FELIX_IPINIPMTU", &mut tunnels.ipip_mtu),
+        ("FELIX_VXLANMTU", &mut tunnels.vxlan_mtu),
+        ("FELIX_VXLANMTUV6", &mut tunnels.vxlan_mtu_v6),
+    ] {
+        *setting = number(environment, name)?.unwrap_or(*setting);
+    }
+    for (name, setting) in [
+        ("FELIX_ALLOWIPIPPACKETSFROMWORKLOADS", &mut tunnels.allow_ipip_from_workloads),
+        ("FELIX_ALLOWVXLANPACKETSFROMWORKLOADS", &mut tunnels.allow_vxlan_from_workloads),
+    ] {
+        *setting = boolean(environment, name)?.unwrap_or(*setting);
+    }
+    if let Some(text) = environment("FELIX_VXLANVNI").filter(|text| !text.is_empty()) {
+        let what = format!("'{text}' is no network");
+        let bad = |_| ConfigError::new("FELIX_VXLANVNI", what, "0 to 16777215");
+        tunnels.vxlan_vni = text.trim().parse().map_err(bad)?;
+    }
+    if let Some(list) = environment("FELIX_EXTERNALNODESLIST").filter(|list| !list.is_empty()) {
+        let words = list.split(',').map(str::trim).filter(|word| !word.is_empty());
+        tunnels.external_nodes_list = words.map(network).collect::<Result<_, _>>()?;
+    }
+    Ok(())
+}
+
+/// An address, or a network.
+fn network(word: &str) -> Result<ipnet::IpNet, ConfigError> {
+    let net = word.parse::<ipnet::IpNet>().map(|net| net.trunc());
+    net.or_else(|_| word.parse::<IpAddr>().map(Into::into)).map_err(|_| {
+        let what = format!("'{word}' is no network");
+        ConfigError::new("FELIX_EXTERNALNODESLIST", what, "such as 10.0.0.7, 10.1.0.0/16")
+    })
 }
 
 fn metrics_and_health(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
@@ -127,7 +166,7 @@ fn address(environment: Environment, name: &str) -> Result<Option<IpAddr>, Confi
 
 fn number(environment: Environment, name: &str) -> Result<Option<u16>, ConfigError> {
     let Some(text) = environment(name).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let bad = |_| ConfigError::new(name, format!("'{text}' is no port"), "a number up to 65535");
+    let bad = |_| ConfigError::new(name, format!("'{text}' is no number for it"), "up to 65535");
     text.trim().parse().map(Some).map_err(bad)
 }
 

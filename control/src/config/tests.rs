@@ -28,6 +28,7 @@ frames: 8192
 xdpMode: generic
 busyPoll: true
 bgp: {enabled: false, routerId: hash, kernelRoutes: 5000, maxPaths: 4}
+tunnels: {vxlanPort: 8472, vxlanVNI: 7, mssClamp: true, externalNodesList: [192.0.2.0/24]}
 ";
     let config = Config::parse(text, "margay.yaml").unwrap();
     config.check().unwrap();
@@ -41,11 +42,48 @@ bgp: {enabled: false, routerId: hash, kernelRoutes: 5000, maxPaths: 4}
     assert!(config.keep_routes && config.busy_poll);
     assert_eq!((config.bgp.enabled, config.bgp.router_id), (Switch::Off, Some(RouterId::Hash)));
     assert_eq!((config.bgp.kernel_routes, config.bgp.max_paths), (Some(5000), 4));
+    assert_eq!((config.tunnels.vxlan_port, config.tunnels.vxlan_vni), (8472, 7));
+    assert!(config.tunnels.mss_clamp && config.tunnels.external_nodes_list.len() == 1);
 }
 
 #[test]
 fn an_empty_file_is_the_default() {
     assert_eq!(Config::parse("\n", "x").unwrap(), Config::default());
+}
+
+#[test]
+fn calicos_environment_speaks_of_tunnels() {
+    let load = |pairs: &[(&str, &str)]| {
+        let mut config = Config::default();
+        environment::apply(&mut config, &environment(pairs))?;
+        config.check().map(|()| config.tunnels)
+    };
+    assert_eq!(load(&[]).unwrap(), TunnelSettings::default());
+    let tunnels = load(&[
+        ("FELIX_VXLANPORT", "8472"),
+        ("FELIX_VXLANVNI", "16777215"),
+        ("FELIX_IPINIPMTU", "1400"),
+        ("FELIX_EXTERNALNODESLIST", "192.0.2.7, 198.51.100.9/24"),
+        ("FELIX_ALLOWIPIPPACKETSFROMWORKLOADS", "true"),
+    ])
+    .unwrap();
+    assert_eq!((tunnels.vxlan_port, tunnels.vxlan_vni, tunnels.ipip_mtu), (8472, 0xff_ffff, 1400));
+    let nets: Vec<String> = tunnels.external_nodes_list.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["192.0.2.7/32", "198.51.100.0/24"]);
+    assert!(tunnels.allow_ipip_from_workloads && !tunnels.allow_vxlan_from_workloads);
+    for (name, value) in [
+        ("FELIX_VXLANPORT", "vxlan"),
+        ("FELIX_VXLANVNI", "-1"),
+        ("FELIX_EXTERNALNODESLIST", "elsewhere"),
+        ("FELIX_ALLOWVXLANPACKETSFROMWORKLOADS", "perhaps"),
+    ] {
+        assert_eq!(load(&[(name, value)]).unwrap_err().place, name);
+    }
+    let refused = load(&[("FELIX_VXLANVNI", "16777216")]).unwrap_err();
+    assert_eq!(refused.place, "tunnels.vxlanVNI");
+    let many = vec!["192.0.2.7"; EXTERNAL_NODES_MAX + 1].join(",");
+    let refused = load(&[("FELIX_EXTERNALNODESLIST", &many)]).unwrap_err();
+    assert_eq!(refused.place, "tunnels.externalNodesList");
 }
 
 #[test]

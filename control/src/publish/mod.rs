@@ -245,8 +245,14 @@ impl Publisher {
                 mac: ports
                     .get(id)
                     .and_then(|port| link_address(port, *address, publication.mirror)),
+                tunnel: None,
             },
-            None => Adjacency { port: PortId::NONE, neighbor: IpAddr::from([0; 4]), mac: None },
+            None => Adjacency {
+                port: PortId::NONE,
+                neighbor: IpAddr::from([0; 4]),
+                mac: None,
+                tunnel: None,
+            },
         };
         let adjacencies: Vec<Adjacency> = self.adjacencies.values().map(adjacency).collect();
         let group = |members: Option<&Members>| match members {
@@ -267,6 +273,7 @@ impl Publisher {
             ecmp_groups: self.groups.values().map(group).collect(),
             adjacencies,
             host: host.map(|at| AdjacencyId(at as u32)),
+            ..Tables::default()
         };
         if tables == self.tables {
             return true;

@@ -87,6 +87,7 @@ fn tables(ports: u8, workers: u16, resolved: bool) -> Tables {
         port: PortId(n.into()),
         neighbor: [10, 0, n, 2].into(),
         mac: resolved.then(|| mac(100 + n)),
+        tunnel: None,
     };
     let forward = |n: u8| Target::Forward(AdjacencyId(n.into()));
     Tables {

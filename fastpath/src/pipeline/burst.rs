@@ -19,6 +19,8 @@ pub(super) enum Kind {
     V6,
     /// ARP or neighbour discovery.
     Neighbor,
+    /// An ICMP error about a tunnel's outer packet.
+    TunnelError,
     /// To be dropped.
     Bad(DropReason),
 }
@@ -110,7 +112,7 @@ impl Burst {
                     next_v6 -= 1;
                     self.targets_v6[next_v6]
                 }
-                Kind::Neighbor | Kind::Bad(_) => NOWHERE,
+                Kind::Neighbor | Kind::TunnelError | Kind::Bad(_) => NOWHERE,
             };
         }
     }

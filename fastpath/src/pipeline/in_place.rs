@@ -16,10 +16,11 @@ struct Hop {
 }
 
 impl Hop {
-    /// `None` unless the target is one next hop that is resolved, behind a port that is up.
+    /// `None` unless the target is one next hop that is resolved, behind a port that is up, and
+    /// takes packets as they are.
     fn of(tables: &Tables, target: TargetId) -> Option<Hop> {
         let Target::Forward(to) = tables.target(target) else { return None };
-        let adjacency = tables.adjacency(to)?;
+        let adjacency = tables.adjacency(to).filter(|it| it.tunnel.is_none())?;
         let port = tables.port(adjacency.port).filter(|port| port.up)?;
         let addresses = forward::link_addresses(adjacency.mac?, port.mac);
         Some(Hop { egress: adjacency.port, mtu: usize::from(port.mtu), addresses })

@@ -1,5 +1,6 @@
 //! Packets that do not go on as they are: refusals that their senders hear of, and fragments.
 
+use super::encap::Way;
 use super::{MAX_MADE, Pipeline, View};
 use crate::drop_reason::DropReason;
 use crate::forward::{self, Step};
@@ -34,12 +35,9 @@ impl Pipeline {
     /// Larger than the egress port takes: fragments where that is allowed, an error where not.
     #[cold]
     pub(super) fn too_big(&mut self, view: View<'_>, packet: Packet, to: AdjacencyId, step: Step) {
-        let Some(egress) =
-            view.tables.adjacency(to).and_then(|adjacency| view.tables.port(adjacency.port))
-        else {
+        let Some(mtu) = self.mtu_of(view, to) else {
             return self.drop(view, packet, DropReason::PortDown);
         };
-        let mtu = egress.mtu;
         if forward::ends_here(&packet, step) {
             return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
         }
@@ -64,6 +62,14 @@ impl Pipeline {
                 self.forward(view, piece, to, step);
             }
         }
+    }
+
+    /// The largest packet that a next hop takes, in bytes.
+    fn mtu_of(&self, view: View<'_>, to: AdjacencyId) -> Option<u16> {
+        if let Some(way) = Way::of(view.tables, to) {
+            return Some(way.inner_mtu(&self.path_mtus, view.now_ns));
+        }
+        view.tables.port(view.tables.adjacency(to)?.port).map(|egress| egress.mtu)
     }
 
     /// Drops a packet and tells its sender why, if that may be told.

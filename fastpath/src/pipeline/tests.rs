@@ -1,3 +1,5 @@
+mod tunnels;
+
 use super::*;
 use crate::fib::FibWriter;
 use crate::neighbor::{HOLD_TIME_NS, MAX_PER_NEIGHBOR};
@@ -46,7 +48,7 @@ fn port(name: &str, mtu: u16) -> Option<PortEntry> {
 }
 
 fn adjacency(port: PortId, neighbor: &str, mac: Option<Mac>) -> Adjacency {
-    Adjacency { port, neighbor: neighbor.parse().unwrap(), mac }
+    Adjacency { port, neighbor: neighbor.parse().unwrap(), mac, tunnel: None }
 }
 
 impl Router {
@@ -77,8 +79,8 @@ impl Router {
                 adjacency(PODS, "10.1.0.5", Some(POD)),
                 adjacency(HOST, "10.1.0.1", Some(Mac([2, 0, 0, 0, 0, 8]))),
             ],
-            ecmp_groups: vec![],
             host: Some(AdjacencyId(3)),
+            ..Tables::default()
         };
         for (net, target) in [
             ("172.16.0.0/16", 1),

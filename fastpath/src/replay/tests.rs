@@ -16,8 +16,10 @@ fn port(name: &str, mtu: u16) -> Option<PortEntry> {
 /// to IN, 10.4/16 a blackhole.
 fn replay() -> Replay {
     let (mut writer, fib) = FibWriter::new();
-    let next_hop =
-        |port, last| Adjacency { port, neighbor: IpAddr::from([198, 51, 100, last]), mac: None };
+    let next_hop = |port, last| {
+        let neighbor = IpAddr::from([198, 51, 100, last]);
+        Adjacency { port, neighbor, mac: None, tunnel: None }
+    };
     let tables = Tables {
         ports: vec![port("in", 1500), port("out", 1400)],
         targets: vec![

@@ -3,12 +3,15 @@
 //! Only unicast IPv4 and IPv6 that is to be forwarded is redirected, to the AF_XDP socket of the
 //! queue it came in on. Everything else passes: what is too short to judge, other protocols (ARP,
 //! VLAN tags), groups and broadcast, link-local and host-only destinations, neighbour discovery,
-//! and the host's own addresses. A queue without a socket passes as well. The program reads and
-//! never writes the packet.
+//! and the host's own addresses; but of these, where tunnels end, IPIP and VXLAN are redirected,
+//! and ICMP errors that quote them. A queue without a socket passes as well. The program reads
+//! and never writes the packet.
 
 use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
+
+mod tunnel;
 
 /// Verdict: to the host's stack. Also what an empty slot of the XSKMAP gives.
 pub const XDP_PASS: u32 = 2;
@@ -39,7 +42,14 @@ pub(super) struct Maps<'a> {
     pub(super) local_v6: &'a Map,
     /// The device's queues to their sockets.
     pub(super) xsks: &'a Map,
+    /// UDP port of VXLAN.
+    pub(super) vxlan_port: u16,
 }
+
+/// Flag in the maps of addresses: one of the host's.
+pub(super) const HOST: u32 = 1;
+/// Flag: tunnels end there.
+pub(super) const TUNNEL_END: u32 = 2;
 
 /// The encoded program.
 pub(super) fn assemble(maps: Maps<'_>) -> Result<Vec<Insn>, AsmError> {
@@ -56,7 +66,9 @@ fn write(maps: Maps<'_>) -> Assembler {
     let mut asm = Assembler::new();
     ethernet(&mut asm);
     ipv4(&mut asm, maps.local_v4);
+    tunnel::ipv4(&mut asm, maps.vxlan_port);
     ipv6(&mut asm, maps.local_v6);
+    tunnel::ipv6(&mut asm, maps.vxlan_port);
     verdicts(&mut asm, maps.xsks);
     asm
 }
@@ -100,8 +112,7 @@ fn ipv4(asm: &mut Assembler, local: &Map) {
     asm.jump_if(If::Eq, R4, network_order(0xa9fe), "pass");
     asm.load(Size::W, R4, R2, IPV4_DST);
     asm.store(Size::W, R10, -4, R4);
-    pass_if_in(asm, local, "local_v4", -4);
-    asm.jump("redirect");
+    redirect_unless_in(asm, local, "local_v4", -4);
 }
 
 fn ipv6(asm: &mut Assembler, local: &Map) {
@@ -130,17 +141,22 @@ fn ipv6(asm: &mut Assembler, local: &Map) {
     asm.store(Size::D, R10, -16, R4);
     asm.load(Size::D, R4, R2, IPV6_DST + 8);
     asm.store(Size::D, R10, -8, R4);
-    pass_if_in(asm, local, "local_v6", -16);
-    asm.jump("redirect");
+    redirect_unless_in(asm, local, "local_v6", -16);
 }
 
-/// `goto pass` if the key on the stack is in the map.
-fn pass_if_in(asm: &mut Assembler, map: &Map, name: &'static str, key: i32) {
+/// `goto redirect` unless the key on the stack is in the map, and `goto pass` unless tunnels end
+/// at it. Then R2 and R3 are the packet again.
+fn redirect_unless_in(asm: &mut Assembler, map: &Map, name: &'static str, key: i32) {
     asm.load_map(R1, map, name);
     asm.mov(R2, R10);
     asm.alu(Alu::Add, R2, key);
     asm.call(Helper::MapLookup);
-    asm.jump_if(If::Ne, R0, 0, "pass");
+    asm.jump_if(If::Eq, R0, 0, "redirect");
+    asm.load(Size::W, R4, R0, 0);
+    asm.alu(Alu::And, R4, TUNNEL_END as i32);
+    asm.jump_if(If::Eq, R4, 0, "pass");
+    asm.load(Size::W, R2, R6, CTX_DATA);
+    asm.load(Size::W, R3, R6, CTX_DATA_END);
 }
 
 fn verdicts(asm: &mut Assembler, xsks: &Map) {

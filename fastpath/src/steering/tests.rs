@@ -2,11 +2,12 @@
 
 use super::program::{XDP_PASS, XDP_REDIRECT, listing};
 use super::*;
-use crate::port::xdp::{XdpMode, XdpSpec, open};
+use crate::port::xdp::{XdpDevice, XdpMode, XdpPort, XdpSpec, open};
 use crate::port::{Port, PortId};
 use crate::sys::bpf::XdpContext;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+const VXLAN_PORT: u16 = 4789;
 const UNICAST: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 fn frame(mac: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
@@ -40,10 +41,19 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let steering = Steering::new(&Arena::new(256, 0).unwrap()).unwrap();
+        let steering = Steering::new(&Arena::new(256, 0).unwrap(), VXLAN_PORT).unwrap();
         let xsks = steering.new_xskmap(4).unwrap();
         let program = steering.load(&xsks).unwrap();
         Bench { steering, xsks, program }
+    }
+
+    /// Has a socket take queue 0 of the loopback, for as long as it lives.
+    fn take_queue(&self) -> (XdpDevice, Vec<XdpPort>) {
+        let spec = XdpSpec { mode: XdpMode::Generic, ..XdpSpec::pod(PortId(0), "lo") };
+        let (device, parts) = open(&self.steering, &spec).unwrap();
+        let socket = parts[0].poll_fd().unwrap();
+        self.xsks.update(&0u32.to_ne_bytes(), &socket.to_ne_bytes()).unwrap();
+        (device, parts)
     }
 
     fn verdict(&self, packet: &[u8]) -> u32 {
@@ -125,14 +135,11 @@ fn kept() -> Vec<(&'static str, Vec<u8>)> {
 fn every_branch_steers_as_it_should() {
     in_namespace(|| {
         let bench = Bench::new();
-        bench.steering.set_local(&LOCAL.map(|text| text.parse().unwrap())).unwrap();
+        bench.steering.set_local(&LOCAL.map(|text| text.parse().unwrap()), &[]).unwrap();
         for (name, packet) in forwarded().iter().chain(&kept()) {
             assert_eq!(bench.verdict(packet), XDP_PASS, "{name}, no socket");
         }
-        let spec = XdpSpec { mode: XdpMode::Generic, ..XdpSpec::pod(PortId(0), "lo") };
-        let (_device, parts) = open(&bench.steering, &spec).unwrap();
-        let socket = parts[0].poll_fd().unwrap();
-        bench.xsks.update(&0u32.to_ne_bytes(), &socket.to_ne_bytes()).unwrap();
+        let _socket = bench.take_queue();
         for (name, packet) in &forwarded() {
             assert_eq!(bench.verdict(packet), XDP_REDIRECT, "{name}");
         }
@@ -144,12 +151,112 @@ fn every_branch_steers_as_it_should() {
     });
 }
 
+/// `packet` with an IPv4 header of this protocol, and what follows the header.
+fn over_v4(dst: &str, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = ipv4(dst);
+    bytes[23] = protocol;
+    bytes.extend(payload);
+    bytes
+}
+
+fn datagram(port: u16) -> Vec<u8> {
+    [&[0xc0, 0][..], &port.to_be_bytes(), &[0, 8, 0, 0]].concat()
+}
+
+/// An ICMP error that quotes a packet from its IP header on.
+fn quoting(kind: u8, packet: &[u8]) -> Vec<u8> {
+    [&[kind, 4, 0, 0, 0, 0, 5, 0][..], packet].concat()
+}
+
+/// What the workers get of packets to `v4` and `v6`, if tunnels end there.
+fn of_tunnels(v4: &str, v6: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let ipip = over_v4("192.0.2.9", 4, &[0; 8])[14..].to_vec();
+    let vxlan = over_v4("192.0.2.9", 17, &datagram(VXLAN_PORT))[14..].to_vec();
+    let vxlan_v6 = ipv6("2001:db8::9", 17, &datagram(VXLAN_PORT))[14..].to_vec();
+    let mut options = over_v4(v4, 4, &[]);
+    options[14] = 0x46;
+    vec![
+        ("IPIP", over_v4(v4, 4, &[])),
+        ("IPIP with options", options),
+        ("VXLAN", over_v4(v4, 17, &datagram(VXLAN_PORT))),
+        ("VXLAN over IPv6", ipv6(v6, 17, &datagram(VXLAN_PORT))),
+        ("too big, of IPIP", over_v4(v4, 1, &quoting(3, &ipip))),
+        ("time exceeded, of VXLAN", over_v4(v4, 1, &quoting(11, &vxlan))),
+        ("unreachable, of VXLAN", over_v4(v4, 1, &quoting(3, &vxlan))),
+        ("too big, of VXLAN over IPv6", ipv6(v6, 58, &quoting(2, &vxlan_v6))),
+        ("parameter problem, of VXLAN over IPv6", ipv6(v6, 58, &quoting(4, &vxlan_v6))),
+    ]
+}
+
+/// What stays with the kernel although tunnels end at its address.
+fn beside_tunnels(v4: &str, v6: &str) -> Vec<(&'static str, Vec<u8>)> {
+    let change = |mut bytes: Vec<u8>, at: usize, value: u8| {
+        bytes[at] = value;
+        bytes
+    };
+    let vxlan = || over_v4(v4, 17, &datagram(VXLAN_PORT));
+    let dns = over_v4("192.0.2.9", 17, &datagram(53))[14..].to_vec();
+    let tcp = over_v4("192.0.2.9", 6, &[0; 8])[14..].to_vec();
+    let ipip = over_v4("192.0.2.9", 4, &[0; 8])[14..].to_vec();
+    let dns_v6 = ipv6("2001:db8::9", 17, &datagram(53))[14..].to_vec();
+    let vxlan_v6 = ipv6("2001:db8::9", 17, &datagram(VXLAN_PORT))[14..].to_vec();
+    let long_quote = change(quoting(3, &ipip), 8, 0x46);
+    vec![
+        ("TCP", over_v4(v4, 6, &[0; 20])),
+        ("other datagram", over_v4(v4, 17, &datagram(VXLAN_PORT + 1))),
+        ("short datagram", over_v4(v4, 17, &datagram(VXLAN_PORT)[..7])),
+        ("datagram behind options", change(vxlan(), 14, 0x46)),
+        ("first fragment", change(vxlan(), 20, 0x20)),
+        ("later fragment", change(vxlan(), 21, 1)),
+        ("echo request", over_v4(v4, 1, &quoting(8, &ipip))),
+        ("too big, of others", over_v4(v4, 1, &quoting(3, &dns))),
+        ("unreachable, of TCP", over_v4(v4, 1, &quoting(3, &tcp))),
+        ("error that quotes less than it must", over_v4(v4, 1, &quoting(3, &ipip[..27]))),
+        ("error behind options", change(over_v4(v4, 1, &quoting(3, &ipip)), 14, 0x46)),
+        ("error about a header with options", over_v4(v4, 1, &long_quote)),
+        ("TCP over IPv6", ipv6(v6, 6, &[0; 20])),
+        ("other datagram over IPv6", ipv6(v6, 17, &datagram(53))),
+        ("short over IPv6", ipv6(v6, 17, &datagram(VXLAN_PORT)[..7])),
+        ("echo request over IPv6", ipv6(v6, 58, &quoting(128, &vxlan_v6))),
+        ("no type of ICMPv6", ipv6(v6, 58, &quoting(0, &vxlan_v6))),
+        ("reserved ICMPv6 error", ipv6(v6, 58, &quoting(5, &vxlan_v6))),
+        ("too big, of others over IPv6", ipv6(v6, 58, &quoting(2, &dns_v6))),
+        ("quotes less over IPv6", ipv6(v6, 58, &quoting(2, &vxlan_v6[..47]))),
+        ("solicitation", ipv6(v6, 58, &[&[135][..], &[0; 60]].concat())),
+    ]
+}
+
+#[test]
+fn where_tunnels_end_their_packets_go_to_the_workers_and_nothing_else() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let [v4, v6] = LOCAL;
+        let local: Vec<IpAddr> =
+            ["192.0.2.6", "2001:db8::6", v4, v6].iter().map(|text| text.parse().unwrap()).collect();
+        bench.steering.set_local(&local, &local[2..]).unwrap();
+        let _socket = bench.take_queue();
+        for (name, packet) in of_tunnels(v4, v6) {
+            assert_eq!(bench.verdict(&packet), XDP_REDIRECT, "{name}");
+        }
+        for (name, packet) in beside_tunnels(v4, v6) {
+            assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}");
+        }
+        for (name, packet) in of_tunnels("192.0.2.6", "2001:db8::6") {
+            assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}, where none ends");
+        }
+        bench.steering.set_local(&local, &[]).unwrap();
+        for (name, packet) in of_tunnels(v4, v6) {
+            assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}, where none ends any more");
+        }
+    });
+}
+
 #[test]
 fn local_addresses_are_changed_in_place() {
     let bench = Bench::new();
     let set = |texts: &[&str]| {
         let addresses: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
-        bench.steering.set_local(&addresses).unwrap();
+        bench.steering.set_local(&addresses, &[]).unwrap();
     };
     let in_v4 = |text: &str| {
         let key = text.parse::<Ipv4Addr>().unwrap().octets();

@@ -136,7 +136,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(frames: usize) -> Memory {
         let arena = Arena::new(frames, 0).unwrap();
-        let steering = Steering::new(&arena).unwrap();
+        let steering = Steering::new(&arena, 4789).unwrap();
         Memory { arena, steering }
     }
 

@@ -65,6 +65,7 @@ fn tables() -> Tables {
         port: PortId(port as u16),
         neighbor: IpAddr::from([198, 51, 100, port as u8]),
         mac: None,
+        tunnel: None,
     };
     let mut targets = vec![Target::NoRoute];
     targets.extend((0..4).map(|at| Target::Forward(AdjacencyId(at))));

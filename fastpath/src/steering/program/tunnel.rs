@@ -1,0 +1,92 @@
+//! The part for packets to an address where tunnels end: which of them are tunnels'.
+//!
+//! Redirected are IPIP, VXLAN by its port, and ICMP errors that quote either; whatever is not
+//! surely one of them passes. IPv4 headers with options pass, but for IPIP, where the ports behind
+//! them do not matter; so do VXLAN's fragments and extension headers of IPv6.
+
+use super::{IP, IPV4_END, IPV6_END, IPV6_NEXT, need, network_order};
+use crate::sys::bpf::asm::{Alu, Assembler, If, Reg, Size};
+use Reg::{R2, R4};
+
+const IPIP: i32 = 4;
+const UDP: i32 = 17;
+const ICMP: i32 = 1;
+const ICMPV6: i32 = 58;
+const UDP_LEN: i32 = 8;
+const ICMP_LEN: i32 = 8;
+/// Version 4, no options.
+const PLAIN: i32 = 0x45;
+
+const IPV4_FRAGMENT: i16 = IP + 6;
+const IPV4_PROTOCOL: i16 = IP + 9;
+const IPV4_DST_PORT: i16 = IPV4_END as i16 + 2;
+const ICMP_TYPE: i16 = IPV4_END as i16;
+/// The IPv4 header that an error quotes.
+const QUOTED_V4: i16 = IPV4_END as i16 + ICMP_LEN as i16;
+const QUOTED_V4_PROTOCOL: i16 = QUOTED_V4 + 9;
+const QUOTED_V4_DST_PORT: i16 = QUOTED_V4 + 20 + 2;
+const QUOTED_V4_END: i32 = QUOTED_V4 as i32 + 20 + UDP_LEN;
+
+const IPV6_DST_PORT: i16 = IPV6_END as i16 + 2;
+const ICMPV6_TYPE: i16 = IPV6_END as i16;
+const QUOTED_V6: i16 = IPV6_END as i16 + ICMP_LEN as i16;
+const QUOTED_V6_NEXT: i16 = QUOTED_V6 + 6;
+const QUOTED_V6_DST_PORT: i16 = QUOTED_V6 + 40 + 2;
+const QUOTED_V6_END: i32 = QUOTED_V6 as i32 + 40 + UDP_LEN;
+
+/// R2 is the packet's start, R3 its end; an IPv4 header has been seen.
+pub(super) fn ipv4(asm: &mut Assembler, vxlan_port: u16) {
+    need(asm, IPV4_END);
+    asm.load(Size::B, R4, R2, IPV4_PROTOCOL);
+    asm.jump_if(If::Eq, R4, IPIP, "redirect");
+    asm.jump_if(If::Eq, R4, UDP, "udp_v4");
+    asm.jump_if(If::Ne, R4, ICMP, "pass");
+    asm.load(Size::B, R4, R2, IP);
+    asm.jump_if(If::Ne, R4, PLAIN, "pass");
+    need(asm, QUOTED_V4_END);
+    // Destination unreachable, time exceeded.
+    asm.load(Size::B, R4, R2, ICMP_TYPE);
+    asm.jump_if(If::Eq, R4, 3, "quote_v4");
+    asm.jump_if(If::Ne, R4, 11, "pass");
+    asm.label("quote_v4");
+    asm.load(Size::B, R4, R2, QUOTED_V4);
+    asm.jump_if(If::Ne, R4, PLAIN, "pass");
+    asm.load(Size::B, R4, R2, QUOTED_V4_PROTOCOL);
+    asm.jump_if(If::Eq, R4, IPIP, "redirect");
+    asm.jump_if(If::Ne, R4, UDP, "pass");
+    asm.load(Size::H, R4, R2, QUOTED_V4_DST_PORT);
+    asm.jump_if(If::Eq, R4, network_order(vxlan_port), "redirect");
+    asm.jump("pass");
+    asm.label("udp_v4");
+    asm.load(Size::B, R4, R2, IP);
+    asm.jump_if(If::Ne, R4, PLAIN, "pass");
+    need(asm, IPV4_END + UDP_LEN);
+    asm.load(Size::H, R4, R2, IPV4_FRAGMENT);
+    asm.alu(Alu::And, R4, network_order(0x3fff));
+    asm.jump_if(If::Ne, R4, 0, "pass");
+    asm.load(Size::H, R4, R2, IPV4_DST_PORT);
+    asm.jump_if(If::Eq, R4, network_order(vxlan_port), "redirect");
+    asm.jump("pass");
+}
+
+/// As [`ipv4`], where an IPv6 header has been seen.
+pub(super) fn ipv6(asm: &mut Assembler, vxlan_port: u16) {
+    need(asm, IPV6_END + UDP_LEN);
+    asm.load(Size::B, R4, R2, IPV6_NEXT);
+    asm.jump_if(If::Eq, R4, UDP, "udp_v6");
+    asm.jump_if(If::Ne, R4, ICMPV6, "pass");
+    need(asm, QUOTED_V6_END);
+    // Unreachable, too big, time exceeded, parameter problem.
+    asm.load(Size::B, R4, R2, ICMPV6_TYPE);
+    asm.jump_if(If::Eq, R4, 0, "pass");
+    asm.jump_if(If::Gt, R4, 4, "pass");
+    asm.load(Size::B, R4, R2, QUOTED_V6_NEXT);
+    asm.jump_if(If::Ne, R4, UDP, "pass");
+    asm.load(Size::H, R4, R2, QUOTED_V6_DST_PORT);
+    asm.jump_if(If::Eq, R4, network_order(vxlan_port), "redirect");
+    asm.jump("pass");
+    asm.label("udp_v6");
+    asm.load(Size::H, R4, R2, IPV6_DST_PORT);
+    asm.jump_if(If::Eq, R4, network_order(vxlan_port), "redirect");
+    asm.jump("pass");
+}
