@@ -7,6 +7,7 @@ use anyhow::Result;
 use margay::lab::daemon::DaemonSpec;
 use margay::lab::measure::{IperfSpec, Load, iperf};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
+use margay::lab::network::Encap;
 use margay::lab::node::{Node, Router};
 use margay::lab::pod::{Attachment, PodSpec};
 use margay::lab::scope::Scope;
@@ -52,8 +53,8 @@ fn plug_uplink(edge: &Namespace, tor: &Namespace) -> Result<()> {
 fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64> {
     let scope = Scope::new()?;
     let store = Store::create(&scope.directory().join("store"))?;
-    store.put_pool("pool-v4", "10.65.0.0/16".parse()?, 20)?;
-    store.put_pool("pool-v6", "fd65::/48".parse()?, 116)?;
+    store.put_pool("pool-v4", "10.65.0.0/16".parse()?, 20, Encap::None)?;
+    store.put_pool("pool-v6", "fd65::/48".parse()?, 116, Encap::None)?;
     store.put_node("edge1", "172.30.0.1/24".parse()?, "fd30::1/64".parse()?)?;
     let (edge, tor) = (scope.namespace("edge1")?, scope.namespace("tor")?);
     plug_uplink(&edge, &tor)?;

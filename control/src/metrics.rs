@@ -2,7 +2,7 @@
 //!
 //! Values are read when somebody asks; nothing is counted twice and nothing in the packet path.
 
-use crate::api::{self, ports, workers};
+use crate::api::{self, ports, tunnels, workers};
 use crate::config::MetricsConfig;
 use crate::http;
 use crate::status::Status;
@@ -52,6 +52,7 @@ impl Collector for Reader {
         self.node(&mut writer)?;
         self.bgp(&mut writer)?;
         self.ports(&mut writer)?;
+        self.tunnels(&mut writer)?;
         self.workers(&mut writer)
     }
 }
@@ -180,6 +181,30 @@ impl Reader {
             "Ports without a device",
             (ports.len() - open.count()) as i64,
         )
+    }
+
+    fn tunnels(&self, writer: &mut Writer) -> std::fmt::Result {
+        let tunnels = tunnels::answer(&self.0);
+        let rows = |value: fn(&tunnels::TunnelAnswer) -> u64| -> Vec<_> {
+            let labels = |one: &tunnels::TunnelAnswer| {
+                let remote = ("remote", one.remote.to_string());
+                vec![("node", one.node.clone()), ("kind", one.kind.clone()), remote]
+            };
+            tunnels.iter().map(|one| (labels(one), value(one))).collect()
+        };
+        type Value = fn(&tunnels::TunnelAnswer) -> u64;
+        let families: [(&str, &str, Value); 6] = [
+            ("rx_packets", "Packets out of tunnels", |it| it.rx_packets),
+            ("rx_bytes", "Bytes of packets out of tunnels", |it| it.rx_bytes),
+            ("rx_dropped", "Packets of tunnels dropped before they came out", |it| it.rx_drops),
+            ("tx_packets", "Packets into tunnels", |it| it.tx_packets),
+            ("tx_bytes", "Bytes of packets into tunnels", |it| it.tx_bytes),
+            ("tx_dropped", "Packets that did not fit into tunnels", |it| it.tx_drops),
+        ];
+        for (name, help, value) in families {
+            writer.counters(&format!("margay_tunnel_{name}"), help, &rows(value))?;
+        }
+        Ok(())
     }
 
     fn workers(&self, writer: &mut Writer) -> std::fmt::Result {

@@ -9,7 +9,9 @@ use crate::kernel::message::{Replaces, Update};
 use crate::kernel::mirror::Mirror;
 use crate::kernel::{Link, NextHop, Route as KernelRoute, RouteKind, Table};
 use crate::model::Model;
+use crate::publish::tunnels;
 use crate::resolve::bgp::{BgpPlan, LocalFacts};
+use crate::resolve::tunnels::{Tunnel, TunnelPlan};
 use crate::resolve::{self, Hop, Inputs, Target as Wanted};
 use crate::store::directory::Directory;
 use ipnet::IpNet;
@@ -18,6 +20,7 @@ use margay_fastpath::fib::{Fib, FibError, FibWriter};
 use margay_fastpath::port::PortId;
 use margay_fastpath::proxy_neighbor::GATEWAY_MAC;
 use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_fastpath::tunnel::{MAX_TUNNELS, Tunnel as TunnelEntry, TunnelId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -81,6 +84,7 @@ pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
     let names: Vec<Arc<str>> = std::iter::once(UPLINK).chain(interfaces).map(Arc::from).collect();
     let mirror = made_up_kernel(&model, node, &names);
     let attached: BTreeSet<Arc<str>> = names.iter().cloned().collect();
+    let plan = TunnelPlan::of(&model, node, &Default::default(), MTU);
     let wanted = resolve::resolve(Inputs {
         node,
         model: &model,
@@ -89,10 +93,17 @@ pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
         host_device: HOST_DEVICE,
         attached: &attached,
         bgp: None,
+        tunnels: &plan,
     });
     let (mut writer, fib) = FibWriter::with_limits(Default::default())?;
     let mut tables = Tables { ports: ports(&model, node, &names), ..Tables::default() };
     tables.targets.push(Target::NoRoute);
+    tables.tunnel_end = plan.end.clone();
+    for (_, tunnel) in plan.tunnels() {
+        if let Some(id) = tunnel_id(&mut tables, tunnel) {
+            tables.tunnel_end.sources.insert((tunnel.kind(), tunnel.remote), id);
+        }
+    }
     for (prefix, route) in wanted.routes {
         let target = number(&mut tables, &names, &route.target);
         writer.insert(prefix, target).map_err(|source| OfflineError::Route { prefix, source })?;
@@ -205,11 +216,29 @@ fn number(tables: &mut Tables, names: &[Arc<str>], wanted: &Wanted) -> TargetId 
 
 fn adjacency(tables: &mut Tables, port: PortId, hop: &Hop) -> AdjacencyId {
     let address: IpAddr = hop.address;
-    let same = |other: &Adjacency| (other.port, other.neighbor) == (port, address);
+    let tunnel = hop.tunnel.as_ref().and_then(|tunnel| tunnel_id(tables, tunnel));
+    let key = (port, address, tunnel);
+    let same = |other: &Adjacency| (other.port, other.neighbor, other.tunnel) == key;
     let known = tables.adjacencies.iter().position(same);
     let at = known.unwrap_or_else(|| {
-        tables.adjacencies.push(Adjacency { port, neighbor: address, mac: None, tunnel: None });
+        tables.adjacencies.push(Adjacency { port, neighbor: address, mac: None, tunnel });
         tables.adjacencies.len() - 1
     });
     AdjacencyId(at as u32)
+}
+
+/// The number of a tunnel, added to the tables.
+fn tunnel_id(tables: &mut Tables, wanted: &Tunnel) -> Option<TunnelId> {
+    let kind = wanted.kind();
+    let same = |other: &Option<TunnelEntry>| {
+        other.as_ref().is_some_and(|other| (other.kind, other.remote) == (kind, wanted.remote))
+    };
+    let known = tables.tunnels.iter().position(same);
+    if known.is_none() {
+        let encap = tunnels::encap(wanted)?;
+        let (remote, base) = (wanted.remote, Default::default());
+        tables.tunnels.push(Some(TunnelEntry { kind, remote, encap, mss_mtu: 0, base }));
+    }
+    let at = known.unwrap_or(tables.tunnels.len() - 1);
+    (at < MAX_TUNNELS).then_some(TunnelId(at as u32))
 }

@@ -8,9 +8,10 @@ pub(crate) mod bgp;
 mod neighbors;
 mod port_entries;
 mod report;
+mod tunnels;
 
 use crate::config::Config;
-use crate::devices::{Devices, OpenError, Request, TAP_MTU};
+use crate::devices::{Devices, OpenError, Request};
 use crate::kernel::mirror::{Change, Mirror};
 use crate::kernel::watch::Told;
 use crate::kernel::{routes, sysctl};
@@ -18,6 +19,7 @@ use crate::model::Model;
 use crate::ports::{Open, Ports};
 use crate::publish::{Attach, Done, Publication, PublishedPort, Publisher};
 use crate::resolve::ports::PortKind;
+use crate::resolve::tunnels::TunnelPlan;
 use crate::resolve::{self, Inputs, Wanted};
 use crate::status::Status;
 use crate::store;
@@ -32,9 +34,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Smallest and largest MTU that a TAP is given, in bytes.
-const TAP_MTU_MIN: u32 = 1280;
-const TAP_MTU_MAX: u32 = 65_521;
 /// Errors kept for `show status`.
 const ERRORS_MAX: usize = 32;
 
@@ -48,6 +47,9 @@ pub(crate) struct Router {
     ports: Ports,
     port_entries: BTreeMap<Arc<str>, PublishedPort>,
     bgp: Bgp,
+    tunnels: TunnelPlan,
+    /// What is wrong with them.
+    tunnel_faults: Vec<String>,
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
@@ -78,6 +80,8 @@ impl Router {
             ports: Ports::new(dataplane.worker_count()),
             port_entries: BTreeMap::new(),
             bgp: Bgp::new(),
+            tunnels: TunnelPlan::default(),
+            tunnel_faults: Vec::new(),
             config,
             dataplane,
             devices,
@@ -184,6 +188,7 @@ impl Router {
             let refused =
                 routes::reconcile(&self.handle, &wanted.kernel_routes, &mut self.mirror).await;
             self.note(refused.iter().map(ToString::to_string));
+            self.follow_tunnels().await;
         }
         self.work_bgp(now);
         self.answer(now);
@@ -232,7 +237,7 @@ impl Router {
                 PortKind::Tap { .. } => self.endpoint_mac(name),
                 _ => link.and_then(|link| link.mac),
             };
-            let mtu = self.tap_mtu();
+            let mtu = self.tap_mtu(kind);
             let index = device.map(|(index, _)| index);
             let Some((id, worker)) = self.ports.reserve() else {
                 let error = OpenError("all port numbers are taken".to_owned());
@@ -273,21 +278,15 @@ impl Router {
         endpoints.find(|(_, endpoint)| endpoint.interface == interface)?.1.mac
     }
 
-    /// TAPs carry what every uplink carries.
-    fn tap_mtu(&self) -> u16 {
-        let uplinks = self.config.uplinks.iter();
-        let mtus = uplinks.filter_map(|name| Some(self.mirror.link_by_name(name)?.mtu));
-        mtus.min().map_or(TAP_MTU, |mtu| mtu.clamp(TAP_MTU_MIN, TAP_MTU_MAX) as u16)
-    }
-
     fn warn_of(&mut self, name: &Arc<str>, faults: Vec<String>) {
         faults.iter().for_each(|fault| tracing::debug!(port = %name, "setting: {fault}"));
     }
 
     /// Resolves and publishes the state as it is.
     fn publish(&mut self, attach: Vec<Attach>) -> Wanted {
+        self.plan_tunnels();
         let local: Vec<IpAddr> = self.mirror.addresses().map(|(_, net)| net.addr()).collect();
-        if let Err(error) = self.devices.set_local(&local, &[]) {
+        if let Err(error) = self.devices.set_local(&local, &self.tunnels.ends()) {
             self.note([error.to_string()]);
         }
         let attached: BTreeSet<Arc<str>> =
@@ -301,6 +300,7 @@ impl Router {
             host_device: &self.config.host_device,
             attached: &attached,
             bgp: policies.as_ref(),
+            tunnels: &self.tunnels,
         });
         self.port_entries =
             port_entries::build(&self.config, &self.model, &self.mirror, &self.ports);
@@ -312,6 +312,7 @@ impl Router {
             host: &self.config.host_device,
             routes: Arc::new(std::mem::take(&mut wanted.routes)),
             learned: &mut bgp::write(self.bgp.routes()),
+            tunnels: &self.tunnels,
             mirror: &self.mirror,
             attach,
         });

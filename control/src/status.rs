@@ -8,6 +8,7 @@ use crate::kernel::{Neighbor, export};
 use crate::resolve::Route;
 use crate::resolve::bgp::BgpPlan;
 use crate::resolve::ports::PortKind;
+use crate::resolve::tunnels::TunnelPlan;
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::router::bgp::SharedRoutes;
 use crate::store;
@@ -40,6 +41,8 @@ pub(crate) struct Snapshot {
     pub(crate) ports: BTreeMap<Arc<str>, PortState>,
     /// This node's endpoints by namespace and name.
     pub(crate) endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+    /// Tunnels to other nodes.
+    pub(crate) tunnels: TunnelPlan,
     /// Routes of the packet path.
     pub(crate) routes: Arc<BTreeMap<IpNet, Route>>,
     /// Neighbours of the kernel on margay's ports, with the port's name.

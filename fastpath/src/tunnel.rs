@@ -7,7 +7,7 @@
 mod counters;
 pub(crate) mod path_mtu;
 
-pub use counters::{TunnelCounter, TunnelCounters};
+pub use counters::{TunnelCounter, TunnelCounters, TunnelTotals};
 pub use path_mtu::{LEARNED_FOR_NS, PathMtus};
 
 use ahash::AHashMap;
@@ -44,6 +44,8 @@ pub struct Tunnel {
     pub encap: Encap,
     /// TCP's ends are told a segment size that fits packets of so many bytes; 0 leaves theirs.
     pub mss_mtu: u16,
+    /// What its number had carried for another tunnel before.
+    pub base: TunnelTotals,
 }
 
 /// The end of VXLAN tunnels over one family.

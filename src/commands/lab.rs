@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use margay::lab::bird::Installation;
+use margay::lab::network::Encap;
 use margay::lab::node::Router;
 use margay::lab::report::Report;
-use margay::lab::steps::{self, News};
+use margay::lab::steps::{self, News, Plan};
 use margay::lab::tor::Peer;
 use margay::lab::{process, requirements};
 
@@ -28,6 +29,9 @@ pub(crate) struct Lab {
     /// Let the kernel forward instead of margay, to compare
     #[arg(long)]
     kernel: bool,
+    /// How packets between pods of different nodes are carried
+    #[arg(long, value_enum, default_value_t, conflicts_with = "kernel")]
+    encap: Encap,
     /// Who speaks BGP on the top of rack: with `bird`, that is BIRD 2 of the package bird2, and
     /// there are steps on how packets follow what it says
     #[arg(long, value_enum, default_value_t = Speaker::Margay, conflicts_with = "kernel")]
@@ -62,12 +66,13 @@ impl Lab {
             true => Router::Kernel,
             false => Router::Margay(std::env::current_exe().context("cannot find this program")?),
         };
+        let plan = Plan { router, peer, encap: self.encap, keep: self.keep };
         let mut watch = |news: News| {
             if self.output == Format::Table {
                 print_news(news);
             }
         };
-        let report = steps::run(&router, &peer, self.keep, &mut watch).context("lab")?;
+        let report = steps::run(&plan, &mut watch).context("lab")?;
         print_report(&report, self.output)?;
         Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -36,6 +36,8 @@ enum What {
     },
     /// Hosts on the links of the ports
     Neighbors,
+    /// Tunnels to other nodes, and what they carried
+    Tunnels,
     /// Threads of the packet path, and what their stages cost
     Workers,
     /// Dropped packets by reason
@@ -67,6 +69,10 @@ impl Show {
             What::Neighbors => {
                 let answer: Vec<_> = client::get(socket, "/v1/neighbors")?;
                 print(output, &answer, |answer| tables::neighbors(answer))?;
+            }
+            What::Tunnels => {
+                let answer: Vec<_> = client::get(socket, "/v1/tunnels")?;
+                print(output, &answer, |answer| tables::tunnels(answer, wide))?;
             }
             What::Workers => {
                 let answer: Vec<_> = client::get(socket, "/v1/workers")?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::daemon::Daemon;
-use super::network::Network;
+use super::network::{Encap, Network};
 use super::process::{self, wait_for};
 use super::report::Report;
 use super::tor::{OUTSIDE, Tor};
@@ -51,14 +51,18 @@ pub fn established(network: &mut Network, report: &mut Report) -> Result<String>
 /// Each node has the other's blocks and the outside's networks, the top of rack has the blocks.
 pub fn learnt(network: &mut Network) -> Result<String> {
     let blocks = [network.nodes[0].blocks()?, network.nodes[1].blocks()?];
-    let outside = OUTSIDE.map(str::to_owned);
+    let (outside, encap) = (OUTSIDE.map(str::to_owned), network.spec().encap);
     let mut missing = Vec::new();
     let outcome = wait_for("routes by BGP", ROUTES_LIMIT, || {
         missing.clear();
         for (at, node) in network.nodes.iter_mut().enumerate() {
             let routes = node.daemon()?.show("routes")?;
             let wanted = blocks[1 - at].iter().map(ToString::to_string).chain(outside.clone());
-            let gone = wanted.filter(|prefix| !has(&routes, prefix));
+            let tunneled = |prefix: &String| {
+                let carries = encap.carries_v6() || !prefix.contains(':');
+                encap != Encap::None && carries && !outside.contains(prefix)
+            };
+            let gone = wanted.filter(|prefix| !has(&routes, prefix, tunneled(prefix)));
             missing.extend(gone.map(|prefix| format!("{prefix} on {}", node.name())));
         }
         let listed = kernel_routes(network)?;
@@ -84,11 +88,17 @@ fn daemons(network: &mut Network) -> Result<Vec<&Daemon>> {
     Ok(daemons)
 }
 
-/// Whether `show routes` has this prefix, learnt, with a next hop.
-fn has(routes: &Value, prefix: &str) -> bool {
+/// Whether `show routes` has this prefix with a next hop: learnt, or of the datastore and through
+/// a tunnel.
+fn has(routes: &Value, prefix: &str, tunneled: bool) -> bool {
+    let origin = if tunneled { "store" } else { "bgp" };
     let mut routes = routes.as_array().into_iter().flatten();
     routes.any(|route| {
-        route["prefix"] == prefix && route["origin"] == "bgp" && route["target"] == "forward"
+        let by_tunnel = route["nextHops"][0]["tunnel"].is_string();
+        route["prefix"] == prefix
+            && route["origin"] == origin
+            && route["target"] == "forward"
+            && by_tunnel == tunneled
     })
 }
 

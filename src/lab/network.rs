@@ -34,6 +34,34 @@ pub const FABRIC: &str = "fabric0";
 /// The node's device towards the top of rack.
 pub const UPLINK: &str = "uplink0";
 
+/// How packets between nodes are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Encap {
+    /// As they are.
+    #[default]
+    None,
+    /// IPv4 in IPv4, and IPv6 as it is.
+    Ipip,
+    /// VXLAN, each family over itself.
+    Vxlan,
+}
+
+impl Encap {
+    /// True when IPv6 is carried too.
+    pub fn carries_v6(self) -> bool {
+        self == Encap::Vxlan
+    }
+
+    /// Most bytes that it takes from the links' MTU.
+    pub fn overhead(self) -> u32 {
+        match self {
+            Encap::None => 0,
+            Encap::Ipip => 20,
+            Encap::Vxlan => 70,
+        }
+    }
+}
+
 /// What a network is to be like.
 #[derive(Debug, Clone)]
 pub struct NetworkSpec {
@@ -45,6 +73,8 @@ pub struct NetworkSpec {
     pub queues: u32,
     /// Worker threads of each daemon.
     pub workers: u32,
+    /// How packets between pods of different nodes are carried.
+    pub encap: Encap,
     /// Whether the routers tell each other their routes by BGP; else routes are static.
     pub bgp: bool,
     /// With BGP: who speaks it on the top of rack.
@@ -86,8 +116,9 @@ impl Network {
         let tor = scope.namespace("tor")?;
         let outside = scope.namespace("outside")?;
         let store = Store::create(&scope.directory().join("store"))?;
-        store.put_pool("pool-v4", net("10.65.0.0/16")?, 20)?;
-        store.put_pool("pool-v6", net("fd65::/48")?, 116)?;
+        store.put_pool("pool-v4", net("10.65.0.0/16")?, 20, spec.encap)?;
+        let encap_v6 = if spec.encap.carries_v6() { spec.encap } else { Encap::None };
+        store.put_pool("pool-v6", net("fd65::/48")?, 116, encap_v6)?;
         let node = |number: u8| -> Result<Node> {
             let namespace = scope.namespace(&format!("edge{number}"))?;
             store.put_node(
@@ -112,12 +143,12 @@ impl Network {
     /// Adds a pod to node `node` (0 or 1) in a namespace of its own: by TAP when its name begins
     /// with `tap`, with a narrower link when it begins with `narrow`, by veth otherwise.
     pub fn add_pod(&mut self, node: usize, name: &str) -> Result<()> {
-        let narrow = if name.starts_with("narrow") { NARROW } else { 0 };
+        let narrower = if name.starts_with("narrow") { NARROW } else { self.spec.encap.overhead() };
         let tap = name.starts_with("tap");
         let spec = PodSpec {
             name: name.to_owned(),
             attachment: if tap { Attachment::Tap } else { Attachment::Veth },
-            link: LinkSpec { mtu: self.spec.mtu - narrow, queues: 1 },
+            link: LinkSpec { mtu: self.spec.mtu - narrower, queues: 1 },
             namespace: self.scope.namespace(&format!("pod-{name}"))?,
             device: "eth0".to_owned(),
             table: None,

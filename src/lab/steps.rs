@@ -9,7 +9,7 @@ use super::bgp;
 use super::learnt;
 use super::measure::{self, IperfSpec, Load, PingSpec};
 use super::namespace::Namespace;
-use super::network::{NARROW, Network, NetworkSpec};
+use super::network::{Encap, NARROW, Network, NetworkSpec};
 use super::node::Router;
 use super::pod::Pod;
 use super::process;
@@ -36,22 +36,31 @@ pub enum News<'a> {
     Done(&'a Step),
 }
 
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Who forwards.
+    pub router: Router,
+    /// Who speaks BGP on the top of rack.
+    pub peer: Peer,
+    /// How packets between nodes are carried.
+    pub encap: Encap,
+    /// Leave the last network running.
+    pub keep: bool,
+}
+
 /// Runs all steps. An error means that it was interrupted; a step that fails is in the report.
-pub fn run(
-    router: &Router,
-    peer: &Peer,
-    keep: bool,
-    watch: &mut dyn FnMut(News),
-) -> Result<Report> {
+pub fn run(plan: &Plan, watch: &mut dyn FnMut(News)) -> Result<Report> {
+    let Plan { router, peer, encap, keep } = plan;
     let start = Instant::now();
     let mut run = Run { report: Report::default(), watch };
     for (at, mtu) in MTUS.into_iter().enumerate() {
-        let keep = keep && at + 1 == MTUS.len();
+        let keep = *keep && at + 1 == MTUS.len();
         // By BGP on the first, by static routes on the other.
         let bgp = at == 0 && *router != Router::Kernel;
         let peer = if bgp { peer.clone() } else { Peer::Margay };
-        let (router, detached) = (router.clone(), keep);
-        let spec = NetworkSpec { router, mtu, queues: 1, workers: 1, bgp, peer, detached };
+        let (router, encap, detached) = (router.clone(), *encap, keep);
+        let spec = NetworkSpec { router, mtu, queues: 1, workers: 1, bgp, encap, peer, detached };
         let mut network = None;
         run.step(&format!("network at MTU {mtu}"), |_| {
             let started = Instant::now();
@@ -132,6 +141,9 @@ impl Run<'_> {
             ensure!(errors == 0, "{errors} packets");
             Ok("0 packets".to_owned())
         })?;
+        if network.spec().encap != Encap::None {
+            self.step("tunnels carried it, both ways", |_| tunnels(network))?;
+        }
         if network.spec().router != Router::Kernel {
             self.step("drops by reason", |report| drops(network, report))?;
         }
@@ -175,7 +187,8 @@ impl Run<'_> {
         let [node_a, node_b] = &network.nodes;
         let (veth_a, veth_b) = (node_a.pod("veth-a")?, node_b.pod("veth-b")?);
         let (tap_a, tap_b) = (node_a.pod("tap-a")?, node_b.pod("tap-b")?);
-        let udp = Load::Udp { length: mtu - 100, rate: UDP_RATE };
+        let room = mtu - network.spec().encap.overhead();
+        let udp = Load::Udp { length: room - 100, rate: UDP_RATE };
         let ways: [(&str, &Namespace, &Pod); 2] = [
             ("pod to pod across nodes", veth_a.namespace(), veth_b),
             ("outside to pod", &network.outside, veth_a),
@@ -304,6 +317,24 @@ pub fn checksum_errors(network: &Network) -> Result<u64> {
     let pods = network.nodes.iter().flat_map(|node| node.pods());
     let hosts = pods.map(Pod::namespace).chain([&network.outside, &network.tor]);
     hosts.map(measure::checksum_errors).sum()
+}
+
+/// Each node has a tunnel of each family to the other, and all of them have carried packets.
+pub fn tunnels(network: &mut Network) -> Result<String> {
+    let wanted = if network.spec().encap.carries_v6() { 2 } else { 1 };
+    let mut seen = Vec::new();
+    for node in &mut network.nodes {
+        let shown = node.daemon()?.show("tunnels")?;
+        let tunnels = shown.as_array().context("show tunnels: no list")?;
+        ensure!(tunnels.len() == wanted, "{} tunnels on {}", tunnels.len(), node.name());
+        for tunnel in tunnels {
+            let count = |name: &str| tunnel[name].as_u64().unwrap_or(0);
+            let (rx, tx) = (count("rxPackets"), count("txPackets"));
+            ensure!(rx > 0 && tx > 0 && count("rxDrops") == 0, "on {}: {tunnel}", node.name());
+            seen.push(format!("{} to {}: {rx} in, {tx} out", tunnel["kind"], tunnel["remote"]));
+        }
+    }
+    Ok(seen.join("; ").replace('"', ""))
 }
 
 fn drops(network: &mut Network, report: &mut Report) -> Result<String> {

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::network::Encap;
 use super::pod::{Attachment, Pod};
 
 /// The Kubernetes namespace that the lab's pods are said to be in.
@@ -41,10 +42,12 @@ impl Store {
         self.put("Node", name, &json!({ "name": name }), &json!({ "bgp": bgp }))
     }
 
-    /// Writes an address pool without encapsulation and without NAT.
-    pub fn put_pool(&self, name: &str, cidr: IpNet, block_size: u8) -> Result<()> {
+    /// Writes an address pool without NAT, whose blocks are always reached by `encap`.
+    pub fn put_pool(&self, name: &str, cidr: IpNet, block_size: u8, encap: Encap) -> Result<()> {
+        let mode = |kind| if encap == kind { "Always" } else { "Never" };
+        let (ipip, vxlan) = (mode(Encap::Ipip), mode(Encap::Vxlan));
         let spec = json!({
-            "cidr": cidr, "blockSize": block_size, "ipipMode": "Never", "vxlanMode": "Never",
+            "cidr": cidr, "blockSize": block_size, "ipipMode": ipip, "vxlanMode": vxlan,
             "natOutgoing": false, "nodeSelector": "all()",
         });
         self.put("IPPool", name, &json!({ "name": name }), &spec)

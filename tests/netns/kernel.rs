@@ -2,7 +2,7 @@
 //! daemon.
 
 use margay::lab::measure::{PingSpec, ping};
-use margay::lab::network::{Network, NetworkSpec};
+use margay::lab::network::{Encap, Network, NetworkSpec};
 use margay::lab::node::Router;
 use margay::lab::tor::Peer;
 use margay::lab::{requirements, steps};
@@ -18,6 +18,7 @@ fn the_same_network_works_with_kernel_forwarding() {
         workers: 1,
         bgp: false,
         peer: Peer::Margay,
+        encap: Encap::None,
         detached: false,
     };
     let mut network = Network::start(spec).unwrap();

@@ -21,7 +21,7 @@ mod wire;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use margay::lab::network::{Network, NetworkSpec};
+use margay::lab::network::{Encap, Network, NetworkSpec};
 use margay::lab::node::Router;
 use margay::lab::requirements::{self, Tool};
 use margay::lab::tor::Peer;
@@ -63,6 +63,7 @@ fn margay(mtu: u32) -> NetworkSpec {
         workers: 1,
         bgp: false,
         peer: Peer::Margay,
+        encap: Encap::None,
         detached: false,
     }
 }

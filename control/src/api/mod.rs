@@ -15,4 +15,5 @@ pub mod routes;
 pub(crate) mod server;
 pub mod status;
 pub mod top;
+pub mod tunnels;
 pub mod workers;

@@ -1,5 +1,6 @@
 //! `show routes [PREFIX]`.
 
+use super::tunnels;
 use crate::resolve::{Hop, Origin, Route, Target};
 use crate::router::bgp;
 use crate::status::{Snapshot, Status};
@@ -36,6 +37,9 @@ pub struct NextHopAnswer {
     pub address: Option<IpAddr>,
     /// Its link address, once it is resolved.
     pub mac: Option<String>,
+    /// Kind and far end of the tunnel whose packets go there, such as `vxlan 10.0.0.2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<String>,
 }
 
 pub(crate) fn answer(status: &Status) -> Vec<RouteAnswer> {
@@ -107,7 +111,8 @@ fn of_route(snapshot: &Snapshot, tables: &Tables, prefix: IpNet, route: &Route) 
         Target::Unreachable => ("unreachable", Vec::new()),
         Target::Prohibit => ("prohibit", Vec::new()),
         Target::OnLink(port) => {
-            let next_hop = NextHopAnswer { port: port.to_string(), address: None, mac: None };
+            let next_hop =
+                NextHopAnswer { port: port.to_string(), address: None, mac: None, tunnel: None };
             ("link", vec![next_hop])
         }
         Target::Via(hops) => {
@@ -122,7 +127,9 @@ fn of_route(snapshot: &Snapshot, tables: &Tables, prefix: IpNet, route: &Route) 
 fn next_hop(snapshot: &Snapshot, tables: &Tables, hop: &Hop) -> NextHopAnswer {
     let port = snapshot.ports.get(&hop.port).and_then(|port| port.open.as_ref());
     let mac = port.and_then(|(id, _)| link_address(tables, *id, hop.address));
-    NextHopAnswer { port: hop.port.to_string(), address: Some(hop.address), mac }
+    let tunnel = hop.tunnel.as_ref();
+    let tunnel = tunnel.map(|tunnel| format!("{} {}", tunnels::kind(tunnel.kind()), tunnel.remote));
+    NextHopAnswer { port: hop.port.to_string(), address: Some(hop.address), mac, tunnel }
 }
 
 fn link_address(tables: &Tables, port: PortId, address: IpAddr) -> Option<String> {

@@ -3,7 +3,9 @@
 //! The socket is the node's administrator's: mode 0600. A leftover of a daemon that was killed is
 //! replaced, one that a living daemon answers on is not.
 
-use super::{bgp, capture, drops, endpoints, neighbors, ports, routes, status, top, workers};
+use super::{
+    bgp, capture, drops, endpoints, neighbors, ports, routes, status, top, tunnels, workers,
+};
 use crate::status::Status;
 use crate::unix_socket::{self, Server};
 use axum::Json;
@@ -33,6 +35,7 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
         .route("/v1/endpoints", get(|state: Shared| of(state, endpoints::answer)))
         .route("/v1/neighbors", get(|state: Shared| of(state, neighbors::answer)))
         .route("/v1/workers", get(|state: Shared| of(state, workers::answer)))
+        .route("/v1/tunnels", get(|state: Shared| of(state, tunnels::answer)))
         .route("/v1/drops", get(|state: Shared| of(state, drops::answer)))
         .route("/v1/bgp/peers", get(|state: Shared| of(state, bgp::peers)))
         .route("/v1/bgp/routes", get(bgp::show_routes))

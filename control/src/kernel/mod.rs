@@ -2,10 +2,11 @@
 //! writes to it.
 //!
 //! [`watch`] feeds a [`mirror::Mirror`] from dumps and multicast events, [`routes`] writes margay's
-//! own routes, `export` those of BGP peers, [`neighbors`] asks for resolution, [`sysctl`] sets what
+//! own routes, `export` those of BGP peers, `addresses` this node's addresses inside of tunnels, [`neighbors`] asks for resolution, [`sysctl`] sets what
 //! Calico sets on the devices of pods.
 //! Only the main and local tables are looked at; policy routing is left out.
 
+pub(crate) mod addresses;
 pub(crate) mod export;
 pub mod message;
 pub mod mirror;

@@ -31,8 +31,12 @@ impl Publisher {
         let mut done = Done::default();
         let wanted: Vec<Option<TargetId>> =
             changed.iter().map(|prefix| self.winner(&publication, prefix)).collect();
-        let grown =
-            [self.targets.take_grown(), self.groups.take_grown(), self.adjacencies.take_grown()];
+        let grown = [
+            self.targets.take_grown(),
+            self.groups.take_grown(),
+            self.adjacencies.take_grown(),
+            self.tunnels.take_grown(),
+        ];
         if grown.contains(&true) {
             done.stuck |= !self.show(&publication);
         }

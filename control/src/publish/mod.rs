@@ -10,9 +10,11 @@ pub(crate) mod ids;
 mod learned;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tunnels;
 
 use crate::kernel::mirror::Mirror;
 use crate::resolve::learned::{Learned, SetId};
+use crate::resolve::tunnels::{Tunnel, TunnelPlan};
 use crate::resolve::{Hop, Route, Target};
 use ahash::AHashMap;
 use ids::Ids;
@@ -24,6 +26,7 @@ use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::tables::{
     Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target as Entry, TargetId,
 };
+use margay_fastpath::tunnel::TunnelId;
 use margay_tunnels::wire::ethernet::Mac;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
@@ -63,6 +66,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) routes: Arc<BTreeMap<IpNet, Route>>,
     /// Routes of BGP peers. What of them has changed was told to [`Publisher::update`].
     pub(crate) learned: &'a mut Learned,
+    /// Tunnels to other nodes.
+    pub(crate) tunnels: &'a TunnelPlan,
     /// For link addresses.
     pub(crate) mirror: &'a Mirror,
     /// Ports that come with it.
@@ -90,6 +95,9 @@ enum Key {
     Set(SetId),
 }
 
+/// Names a next hop: its port, its address there, and the number of the tunnel to it.
+type NextHopKey = (PortId, IpAddr, Option<u32>);
+
 /// Names a group: its members with their weights.
 type Members = Vec<(AdjacencyId, u8)>;
 
@@ -99,7 +107,9 @@ pub(crate) struct Publisher {
     fib: FibWriter,
     targets: Ids<Key>,
     sets: AHashMap<SetId, Entry>,
-    adjacencies: Ids<(PortId, IpAddr)>,
+    adjacencies: Ids<NextHopKey>,
+    tunnels: Ids<Arc<Tunnel>>,
+    tunnel_bases: BTreeMap<u32, tunnels::Base>,
     groups: Ids<Members>,
     published: Arc<BTreeMap<IpNet, Route>>,
     written: BTreeMap<IpNet, TargetId>,
@@ -131,6 +141,8 @@ impl Publisher {
             targets,
             sets: AHashMap::new(),
             adjacencies: Ids::new(),
+            tunnels: Ids::new(),
+            tunnel_bases: BTreeMap::new(),
             groups: Ids::new(),
             published: Arc::default(),
             written: BTreeMap::new(),
@@ -162,6 +174,7 @@ impl Publisher {
         let mut swept = self.targets.sweep();
         swept |= self.groups.sweep();
         swept |= self.adjacencies.sweep();
+        swept |= self.tunnels.sweep();
         if swept {
             done.stuck |= !self.show(&publication);
         } else if done.removed > 0 {
@@ -172,6 +185,7 @@ impl Publisher {
             self.targets.reuse();
             self.groups.reuse();
             self.adjacencies.reuse();
+            self.tunnels.reuse();
         }
         publication.learned.sweep();
         self.published = publication.routes.clone();
@@ -187,6 +201,7 @@ impl Publisher {
         self.targets.begin();
         self.groups.begin();
         self.adjacencies.begin();
+        self.number_tunnels(publication.tunnels);
         self.targets.number(&Key::Plain(Entry::NoRoute));
         self.number_sets(publication);
         if let Some(host) = publication.ports.get(publication.host) {
@@ -221,7 +236,9 @@ impl Publisher {
         let mut members: BTreeMap<AdjacencyId, u8> = BTreeMap::new();
         for hop in hops {
             let Some(port) = ports.get(&hop.port) else { continue };
-            let adjacency = AdjacencyId(self.adjacencies.number(&(port.id, hop.address)));
+            let Ok(tunnel) = self.tunnel_of(hop) else { continue };
+            let key = (port.id, hop.address, tunnel);
+            let adjacency = AdjacencyId(self.adjacencies.number(&key));
             let weight = members.entry(adjacency).or_default();
             *weight = weight.saturating_add(1);
         }
@@ -235,17 +252,18 @@ impl Publisher {
 
     /// Publishes the snapshot of all numbers in use.
     fn show(&mut self, publication: &Publication) -> bool {
+        let (tunnels, tunnel_end) = self.tunnel_tables(publication);
         let by_id = |id: PortId| publication.ports.values().find(move |port| port.id == id);
         let ports: BTreeMap<PortId, &PublishedPort> =
             publication.ports.values().map(|port| (port.id, port)).collect();
-        let adjacency = |key: Option<&(PortId, IpAddr)>| match key {
-            Some((id, address)) => Adjacency {
+        let adjacency = |key: Option<&NextHopKey>| match key {
+            Some((id, address, tunnel)) => Adjacency {
                 port: *id,
                 neighbor: *address,
                 mac: ports
                     .get(id)
                     .and_then(|port| link_address(port, *address, publication.mirror)),
-                tunnel: None,
+                tunnel: tunnel.map(TunnelId),
             },
             None => Adjacency {
                 port: PortId::NONE,
@@ -268,12 +286,13 @@ impl Publisher {
         let host = publication.ports.get(publication.host).map(host_key);
         let host = host.and_then(|key| self.adjacencies.values().position(|at| at == Some(&key)));
         let tables = Tables {
+            tunnels,
+            tunnel_end,
             ports: entries,
             targets: self.targets.values().map(|key| self.entry_of(key)).collect(),
             ecmp_groups: self.groups.values().map(group).collect(),
             adjacencies,
             host: host.map(|at| AdjacencyId(at as u32)),
-            ..Tables::default()
         };
         if tables == self.tables {
             return true;
@@ -293,7 +312,7 @@ impl Publisher {
             // By name and address, so that flows keep their path when numbers change.
             let key = next_hop.map(|next_hop| {
                 let name = by_id(next_hop.port).map(|port| port.entry.name.as_str());
-                stable_hash((name, next_hop.neighbor))
+                stable_hash((name, next_hop.neighbor, next_hop.tunnel))
             });
             Member { adjacency: *adjacency, key: key.unwrap_or_default(), weight: *weight }
         });
@@ -339,8 +358,8 @@ impl Publisher {
 }
 
 /// The host's stack as a next hop. The address names no host: nothing is resolved for it.
-fn host_key(host: &PublishedPort) -> (PortId, IpAddr) {
-    (host.id, IpAddr::from([0; 4]))
+fn host_key(host: &PublishedPort) -> NextHopKey {
+    (host.id, IpAddr::from([0; 4]), None)
 }
 
 fn link_address(port: &PublishedPort, address: IpAddr, mirror: &Mirror) -> Option<Mac> {

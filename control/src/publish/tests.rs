@@ -12,6 +12,7 @@ struct Bench {
     ports: BTreeMap<Arc<str>, PublishedPort>,
     mirror: Mirror,
     learned: Learned,
+    tunnels: TunnelPlan,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -49,11 +50,18 @@ fn bench() -> Bench {
         (host.station, host.device) = (Some(Mac([2, 0, 0, 0, 0, 99])), None);
     }
     let publisher = Publisher::new(Arc::new(dataplane), writer, "me");
-    Bench { publisher, fib, ports, mirror: Mirror::default(), learned: Learned::default() }
+    Bench {
+        publisher,
+        fib,
+        ports,
+        mirror: Mirror::default(),
+        learned: Learned::default(),
+        tunnels: TunnelPlan::default(),
+    }
 }
 
 fn via(hops: &[(&str, &str)]) -> Target {
-    let hop = |(port, address): &(&str, &str)| Hop { port: (*port).into(), address: ip(address) };
+    let hop = |(port, address): &(&str, &str)| Hop::plain((*port).into(), ip(address));
     Target::Via(hops.iter().map(hop).collect())
 }
 
@@ -67,6 +75,7 @@ impl Bench {
             host: "margay0",
             routes: Arc::new(routes.iter().map(route).collect()),
             learned: &mut self.learned,
+            tunnels: &self.tunnels,
             mirror: &self.mirror,
             attach: Vec::new(),
         })
@@ -165,9 +174,8 @@ fn target() -> impl Strategy<Value = Target> {
         Just(Target::Blackhole),
         (0u8..3).prop_map(|port| Target::OnLink(format!("up{port}").as_str().into())),
         prop::collection::btree_set((0u8..3, 2u8..6), 1..4).prop_map(|hops| {
-            let hop = |(port, last)| Hop {
-                port: format!("up{port}").as_str().into(),
-                address: IpAddr::from([192, 0, 2, last]),
+            let hop = |(port, last)| {
+                Hop::plain(format!("up{port}").as_str().into(), IpAddr::from([192, 0, 2, last]))
             };
             Target::Via(hops.into_iter().map(hop).collect())
         }),
@@ -260,6 +268,7 @@ impl Bench {
             host: "margay0",
             routes: self.publisher.published.clone(),
             learned: &mut self.learned,
+            tunnels: &self.tunnels,
             mirror: &self.mirror,
             attach: Vec::new(),
         };
@@ -336,4 +345,93 @@ fn batches_of_a_large_table_take_what_a_batch_takes() {
     let begin = std::time::Instant::now();
     assert_eq!(bench.publish(&[]), Done::default(), "a whole publication leaves them alone");
     assert!(begin.elapsed() < before / 4 + std::time::Duration::from_millis(5));
+}
+
+fn tunnel(remote: &str) -> Arc<Tunnel> {
+    Arc::new(Tunnel { local: ip("192.0.2.1"), remote: ip(remote), vxlan: None })
+}
+
+fn through(remote: &str, ports: &[&str]) -> Target {
+    let hop = |port: &&str| Hop {
+        port: (*port).into(),
+        address: ip("192.0.2.254"),
+        tunnel: Some(tunnel(remote)),
+    };
+    Target::Via(ports.iter().map(hop).collect())
+}
+
+/// The tunnels that a target leads into.
+fn remotes(bench: &Bench, entry: Entry) -> Vec<IpAddr> {
+    let tables = bench.publisher.dataplane.tables();
+    let ids: Vec<AdjacencyId> = match entry {
+        Entry::Forward(id) => vec![id],
+        Entry::Ecmp(group) => tables.ecmp_groups[group as usize].buckets.to_vec(),
+        other => panic!("{other:?}"),
+    };
+    let mut remotes: Vec<IpAddr> = ids
+        .iter()
+        .map(|id| tables.adjacency(*id).unwrap().tunnel.unwrap())
+        .map(|id| tables.tunnel(id).unwrap().remote)
+        .collect();
+    remotes.sort();
+    remotes.dedup();
+    remotes
+}
+
+#[test]
+fn next_hops_name_their_tunnels_and_numbers_are_given_on_clean() {
+    let mut bench = bench();
+    bench.neighbor(10, "192.0.2.254", 2);
+    bench.publish(&[
+        ("10.65.0.0/26", through("172.16.0.1", &["up0", "up1"])),
+        ("10.65.0.64/26", through("172.16.0.2", &["up0"])),
+        ("10.65.0.128/26", via(&[("up0", "192.0.2.254")])),
+    ]);
+    assert_eq!(remotes(&bench, bench.found("10.65.0.1")), [ip("172.16.0.1")]);
+    assert_eq!(remotes(&bench, bench.found("10.65.0.65")), [ip("172.16.0.2")]);
+    assert!(bench.next_hop("10.65.0.129").tunnel.is_none());
+    let next = bench.next_hop("10.65.0.65");
+    assert!(next.mac.is_some() && next.neighbor == ip("192.0.2.254"));
+    let id = next.tunnel.unwrap();
+    bench.publisher.dataplane.path_mtus().learn(id, 1400, 0);
+    bench.publish(&[("10.65.0.0/26", through("172.16.0.1", &["up0"]))]);
+    assert!(bench.publisher.dataplane.tables().tunnel(id).is_none(), "its tunnel is gone");
+    bench.publish(&[
+        ("10.65.0.0/26", through("172.16.0.1", &["up0"])),
+        ("10.65.0.64/26", through("172.16.0.3", &["up0"])),
+    ]);
+    assert_eq!(remotes(&bench, bench.found("10.65.0.65")), [ip("172.16.0.3")]);
+    assert_eq!(bench.next_hop("10.65.0.65").tunnel, Some(id), "the number is used again");
+    assert_eq!(bench.publisher.dataplane.path_mtus().get(id, 0), None, "and knows nothing");
+}
+
+#[test]
+fn nodes_that_nothing_leads_to_are_known_as_sources() {
+    let mut bench = bench();
+    let mut model = crate::model::Model::default();
+    for (name, address) in [("me", "192.0.2.1/24"), ("you", "192.0.2.2/24")] {
+        let node = crate::resource::node::Node { ipv4: address.parse().ok(), ..Default::default() };
+        model.nodes.insert(name.to_owned(), node);
+    }
+    let pool = crate::resource::ip_pool::IpPool {
+        cidr: net("10.65.0.0/16"),
+        block_size: 26,
+        ipip_mode: crate::resource::ip_pool::EncapMode::Always,
+        vxlan_mode: Default::default(),
+        nat_outgoing: false,
+        disabled: false,
+        disable_bgp_export: false,
+    };
+    model.pools.insert("p".to_owned(), pool);
+    bench.tunnels = TunnelPlan::of(&model, "me", &Default::default(), 1500);
+    bench.publish(&[]);
+    let tables = bench.publisher.dataplane.tables();
+    let key = (margay_fastpath::tunnel::TunnelKind::Ipip, ip("192.0.2.2"));
+    let id = tables.tunnel_end.sources[&key];
+    assert_eq!(tables.tunnel(id).unwrap().remote, ip("192.0.2.2"));
+    assert_eq!((tables.tunnel_end.v4, tables.tunnel_end.ipip), ([192, 0, 2, 1].into(), true));
+    bench.tunnels = TunnelPlan::default();
+    bench.publish(&[]);
+    let tables = bench.publisher.dataplane.tables();
+    assert!(tables.tunnel_end.sources.is_empty() && tables.tunnel(id).is_none());
 }

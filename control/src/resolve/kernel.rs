@@ -54,7 +54,7 @@ fn unicast(inputs: Inputs, route: &Route) -> Target {
     for way in &route.next_hops {
         let Some(port) = port(inputs, way) else { continue };
         let Some(address) = way.gateway else { return Target::OnLink(port) };
-        let hop = Hop { port, address };
+        let hop = Hop::plain(port, address);
         let share = if route.next_hops.len() == 1 { 1 } else { way.weight.min(WEIGHT_MAX) };
         hops.extend((0..share).map(|_| hop.clone()));
     }

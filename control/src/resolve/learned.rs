@@ -26,6 +26,8 @@ pub(crate) struct PathSet {
     pub(crate) local_pref: u32,
     /// Those of them that are programmed. With none, the prefix is only remembered.
     pub(crate) next_hops: Vec<IpAddr>,
+    /// Those of these that are reached through IPIP.
+    pub(crate) by_ipip: Vec<IpAddr>,
     /// Metric in the kernel, and rank beside routes of other origins.
     pub(crate) metric: u32,
 }
@@ -41,14 +43,15 @@ impl PathSet {
         told.sort_unstable();
         told.dedup();
         let policy = &policies[usize::from(prefix.addr().is_ipv6())];
-        let (mut next_hops, mut metric) = (Vec::new(), ROUTE_METRIC);
+        let (mut next_hops, mut by_ipip, mut metric) = (Vec::new(), Vec::new(), ROUTE_METRIC);
         for next_hop in &told {
             if let Some(found) = programmed(policy, prefix, *next_hop, local_pref) {
                 next_hops.push(*next_hop);
-                metric = found;
+                by_ipip.extend(found.ipip.then_some(*next_hop));
+                metric = found.metric;
             }
         }
-        PathSet { told, local_pref, next_hops, metric }
+        PathSet { told, local_pref, next_hops, by_ipip, metric }
     }
 
     /// A route found in the kernel, of an earlier life.
@@ -56,7 +59,8 @@ impl PathSet {
         gateways.sort_unstable();
         gateways.dedup();
         let local_pref = METRIC_BASE.wrapping_sub(metric);
-        PathSet { told: gateways.clone(), local_pref, next_hops: gateways, metric }
+        let (told, by_ipip) = (gateways.clone(), Vec::new());
+        PathSet { told, local_pref, next_hops: gateways, by_ipip, metric }
     }
 
     /// True when it is better than a route of another origin to the same prefix.
@@ -233,7 +237,11 @@ impl Learned {
 fn resolve(set: &PathSet, table: &Table) -> Resolved {
     let (mut hops, mut ways, mut through_host) = (Vec::new(), Vec::new(), false);
     for next_hop in &set.next_hops {
-        let Some((target, found)) = table.next_hop(*next_hop) else { continue };
+        let found = match set.by_ipip.contains(next_hop) {
+            true => table.next_hop_by_ipip(*next_hop),
+            false => table.next_hop(*next_hop),
+        };
+        let Some((target, found)) = found else { continue };
         match target {
             Target::Via(found) => hops.extend(found),
             _ => through_host = true,
@@ -252,14 +260,22 @@ fn resolve(set: &PathSet, table: &Table) -> Resolved {
     Resolved { target, ways }
 }
 
-/// The metric of a peer's route if it is programmed: not if the policy keeps it out, and not if it
-/// would need a tunnel, which is the datastore's to tell.
+/// How a peer's route is programmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Programmed {
+    /// Its metric.
+    pub(crate) metric: u32,
+    /// The next hop is reached through IPIP.
+    pub(crate) ipip: bool,
+}
+
+/// What becomes of a peer's route; `None` if the policy keeps it out.
 pub(crate) fn programmed(
     policy: &Policy,
     prefix: IpNet,
     next_hop: IpAddr,
     local_pref: u32,
-) -> Option<u32> {
+) -> Option<Programmed> {
     let facts = RouteFacts {
         prefix,
         origin: Origin::Peer,
@@ -272,7 +288,8 @@ pub(crate) fn programmed(
     };
     let mut verdict = Verdict::default();
     evaluate(policy, &facts, &mut verdict);
-    (verdict.accept && !verdict.ipip).then(|| verdict.metric.unwrap_or(ROUTE_METRIC))
+    let metric = verdict.metric.unwrap_or(ROUTE_METRIC);
+    verdict.accept.then_some(Programmed { metric, ipip: verdict.ipip })
 }
 
 #[cfg(test)]
@@ -286,7 +303,7 @@ pub(crate) mod tests {
         let mut table = Table::default();
         for (address, port) in neighbors {
             let address: IpAddr = address.parse().unwrap();
-            let hop = Hop { port: port.into(), address };
+            let hop = Hop::plain(port.into(), address);
             let way = NextHop { device: 3, gateway: None, weight: 1 };
             let entry = Entry::new(Origin::Neighbor, Target::Via(vec![hop])).with_ways(&[way]);
             table.insert(host_prefix(address), entry);
@@ -343,6 +360,31 @@ pub(crate) mod tests {
         assert_eq!(learned.get(&net("12.0.0.0/8")).unwrap().0, first);
         assert!(learned.remove(&net("12.0.0.0/8")) && !learned.remove(&net("12.0.0.0/8")));
         assert_eq!(learned.len(), [2, 0]);
+    }
+
+    #[test]
+    fn next_hops_of_ipip_pools_are_reached_through_ipip() {
+        use margay_bgp::policy::{Operation, Rule};
+        let subnet = Some(net("192.0.2.0/24"));
+        let mut rule = Rule::accept(Vec::new());
+        rule.operations = vec![Operation::Ipip { unless_next_hop_in: subnet }];
+        let ipip = Arc::new(Policy::new(vec![rule], false));
+        let mut table =
+            table([("192.0.2.1".to_owned(), "up0"), ("198.51.100.1".to_owned(), "up1")]);
+        table.overlay =
+            crate::resolve::table::Overlay { own: Some([192, 0, 2, 7].into()), host: Some(9) };
+        let told = vec!["192.0.2.1".parse().unwrap(), "198.51.100.1".parse().unwrap()];
+        let set = PathSet::judged(&[ipip.clone(), ipip], net("10.65.0.0/26"), told, 100);
+        let resolved = resolve(&set, &table);
+        let Target::Via(hops) = &resolved.target else { panic!("{resolved:?}") };
+        let remotes: Vec<_> =
+            hops.iter().map(|hop| hop.tunnel.as_ref().map(|it| it.remote)).collect();
+        assert_eq!(remotes, [None, Some("198.51.100.1".parse().unwrap())]);
+        let devices: Vec<_> = resolved.ways.iter().map(|way| (way.device, way.gateway)).collect();
+        assert!(devices.contains(&(9, None)), "the kernel's way is to margay: {devices:?}");
+        table.overlay.own = None;
+        let Target::Via(hops) = resolve(&set, &table).target else { panic!() };
+        assert_eq!(hops.len(), 1, "without an own address only the plain one");
     }
 
     #[test]

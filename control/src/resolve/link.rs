@@ -20,7 +20,7 @@ pub(super) fn add_neighbors(inputs: Inputs, table: &mut Table) {
             |entry| matches!(&entry.route.target, Target::OnLink(name) if name == port),
         );
         if on_link {
-            let hop = Hop { port: port.clone(), address };
+            let hop = Hop::plain(port.clone(), address);
             let way = NextHop { device, gateway: None, weight: 1 };
             let entry = Entry::new(Origin::Neighbor, Target::Via(vec![hop]));
             table.force(prefix, entry.with_ways(&[way]));

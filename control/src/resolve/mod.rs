@@ -15,6 +15,7 @@ mod store;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+pub mod tunnels;
 
 use crate::config::StaticRoute;
 use crate::kernel::mirror::Mirror;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tunnels::{Tunnel, TunnelPlan};
 
 /// Everything that routes follow from.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +47,8 @@ pub struct Inputs<'a> {
     /// What BGP programs, IPv4 and IPv6: the ways to other nodes that it has are not taken from
     /// the datastore. `None` without BGP.
     pub bgp: Option<&'a [Arc<Policy>; 2]>,
+    /// Tunnels between nodes.
+    pub tunnels: &'a TunnelPlan,
 }
 
 /// What should be.
@@ -109,6 +113,15 @@ pub struct Hop {
     pub port: Arc<str>,
     /// Address that is asked for there.
     pub address: IpAddr,
+    /// The tunnel whose packets go there.
+    pub tunnel: Option<Arc<Tunnel>>,
+}
+
+impl Hop {
+    /// For packets as they are.
+    pub fn plain(port: Arc<str>, address: IpAddr) -> Hop {
+        Hop { port, address, tunnel: None }
+    }
 }
 
 /// The routes that follow from the inputs.
@@ -123,9 +136,19 @@ pub fn resolve(inputs: Inputs) -> Wanted {
     store::add(inputs, &base, &mut all, &mut wanted);
     kernel::add_local(inputs, &mut all);
     link::add_neighbors(inputs, &mut all);
+    all.overlay = table::Overlay {
+        own: Some(inputs.tunnels.end.v4).filter(|_| inputs.tunnels.end.ipip),
+        host: host_index(inputs),
+    };
     wanted.routes = all.routes();
     wanted.table = all;
     wanted
+}
+
+/// Number of the TAP to the host's stack, in the kernel.
+fn host_index(inputs: Inputs) -> Option<u32> {
+    let host = inputs.mirror.link_by_name(inputs.host_device);
+    host.filter(|link| link.up).map(|link| link.index)
 }
 
 /// True for prefixes that are never forwarded to, whatever a table says (RFC 1812 5.3.7, RFC 4291

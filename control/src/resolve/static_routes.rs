@@ -81,7 +81,7 @@ fn way(
     let link = inputs.mirror.link_by_name(device)?;
     let way = NextHop { device: link.index, gateway: via, weight: 1 };
     let target = match (inputs.attached.get(device), via) {
-        (Some(port), Some(address)) => Target::Via(vec![Hop { port: port.clone(), address }]),
+        (Some(port), Some(address)) => Target::Via(vec![Hop::plain(port.clone(), address)]),
         (Some(port), None) => Target::OnLink(port.clone()),
         (None, _) => Target::Local,
     };

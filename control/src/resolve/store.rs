@@ -3,10 +3,12 @@
 //! An endpoint is a /32 (IPv6 /128) here, and so is one elsewhere that borrowed its address from a
 //! block of another node. A block goes to the node that owns it, and here it is a blackhole, so
 //! that packets to addresses that nobody has do not turn in circles; a block of a single address
-//! is none, for the hole would be the pod. Ways to other nodes that BGP tells are left to it.
+//! is none, for the hole would be the pod. Ways to other nodes that BGP tells are left to it, but for those
+//! through tunnels.
 
 use super::table::{Entry, Table};
-use super::{Hop, Inputs, Origin, Target, Wanted, host_prefix, learned};
+use super::tunnels::{Encapsulation, through};
+use super::{Hop, Inputs, Origin, Target, Wanted, host_index, host_prefix, learned};
 use crate::kernel::routes::Wanted as KernelRoute;
 use crate::kernel::{NextHop, RouteKind};
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
@@ -78,7 +80,7 @@ fn local(
         Attachment::Tap { .. } => inputs.mirror.link_by_name(inputs.host_device),
     };
     let target = match (inputs.attached.get(endpoint.interface.as_str()), device) {
-        (Some(port), _) => Target::Via(vec![Hop { port: port.clone(), address }]),
+        (Some(port), _) => Target::Via(vec![Hop::plain(port.clone(), address)]),
         (None, Some(_)) if endpoint.attachment == Attachment::Veth => Target::Local,
         (None, _) => Target::Unreachable,
     };
@@ -109,14 +111,19 @@ fn remote(
     }
 }
 
-/// The way to a node, by its address of the prefix's family.
+/// The way to a node, by its address of the prefix's family, or through a tunnel to there.
 fn to_node(
     inputs: Inputs,
     base: &Table,
     node: &str,
     prefix: &IpNet,
 ) -> Option<(Target, Vec<NextHop>)> {
-    base.next_hop(address_of(inputs, node, prefix)?)
+    let found = base.next_hop(address_of(inputs, node, prefix)?);
+    match inputs.tunnels.between(inputs.model, prefix, node) {
+        Encapsulation::Plain => found,
+        Encapsulation::Through(tunnel) => through(&tunnel, found, host_index(inputs)),
+        Encapsulation::Missing => None,
+    }
 }
 
 fn address_of(inputs: Inputs, node: &str, prefix: &IpNet) -> Option<IpAddr> {
@@ -133,7 +140,8 @@ fn is_told_by_bgp(inputs: Inputs, node: &str, prefix: &IpNet) -> bool {
     let Some(policies) = inputs.bgp else { return false };
     let Some(address) = address_of(inputs, node, prefix) else { return false };
     let v6 = usize::from(prefix.addr().is_ipv6());
-    learned::programmed(&policies[v6], *prefix, address, learned::USUAL_LOCAL_PREF).is_some()
+    learned::programmed(&policies[v6], *prefix, address, learned::USUAL_LOCAL_PREF)
+        .is_some_and(|found| !found.ipip)
 }
 
 /// The node of the longest block around an address.

@@ -1,10 +1,12 @@
 //! Routes by prefix, with longest-prefix match for the recursive ones.
 
+use super::tunnels::{Tunnel, through};
 use super::{Hop, Origin, Route, Target};
 use crate::kernel::{NextHop, ROUTE_METRIC};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 /// A route together with its ways in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,17 @@ pub(crate) struct Table {
     entries: BTreeMap<IpNet, Entry>,
     /// Prefix lengths in use, as bits, for IPv4 and IPv6.
     lengths: [[u64; 3]; 2],
+    /// What next hops through IPIP need.
+    pub(super) overlay: Overlay,
+}
+
+/// This node as one end of IPIP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Overlay {
+    /// Its address; `None` without IPIP.
+    pub(super) own: Option<Ipv4Addr>,
+    /// Number of the TAP to the host's stack, in the kernel.
+    pub(super) host: Option<u32>,
 }
 
 impl Table {
@@ -87,6 +100,16 @@ impl Table {
             })
     }
 
+    /// As [`Table::next_hop`], but through IPIP to there.
+    pub(super) fn next_hop_by_ipip(&self, address: IpAddr) -> Option<(Target, Vec<NextHop>)> {
+        let local: IpAddr = self.overlay.own?.into();
+        if !address.is_ipv4() || address == local {
+            return None;
+        }
+        let tunnel = Arc::new(Tunnel { local, remote: address, vxlan: None });
+        through(&tunnel, self.next_hop(address), self.overlay.host)
+    }
+
     /// Where packets to a next hop go: the link that it is on, or the ways of the route that
     /// leads to it. `None` when nothing leads there.
     pub(crate) fn next_hop(&self, address: IpAddr) -> Option<(Target, Vec<NextHop>)> {
@@ -99,7 +122,7 @@ impl Table {
         let ways: Vec<NextHop> = ways.collect();
         match &entry.route.target {
             Target::OnLink(port) => {
-                Some((Target::Via(vec![Hop { port: port.clone(), address }]), ways))
+                Some((Target::Via(vec![Hop::plain(port.clone(), address)]), ways))
             }
             Target::Via(hops) => Some((Target::Via(hops.clone()), ways)),
             Target::Local if !ways.is_empty() => Some((Target::Local, ways)),

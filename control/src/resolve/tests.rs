@@ -3,6 +3,7 @@ use crate::config::StaticRouteKind;
 use crate::kernel::message::{Replaces, Update};
 use crate::kernel::{Link, Neighbor, NextHop, ROUTE_PROTOCOL, RouteKind, Table as KernelTable};
 use crate::resource::block::{BlockAffinity, IpamBlock};
+use crate::resource::ip_pool::{EncapMode, IpPool};
 use crate::resource::node::Node;
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
 use crate::resource::{Key, Resource};
@@ -139,7 +140,18 @@ fn resolved(model: &Model, mirror: &Mirror, static_routes: &[StaticRoute]) -> Wa
     let attached = ["up0", "up1", "cali1", "calit", "margay0"].map(Arc::from).into();
     let host_device = "margay0";
     let attached = &attached;
-    resolve(Inputs { node: "me", model, mirror, static_routes, host_device, attached, bgp: None })
+    let tunnels = &TunnelPlan::of(model, "me", &Default::default(), 1500);
+    let node = "me";
+    resolve(Inputs {
+        node,
+        model,
+        mirror,
+        static_routes,
+        host_device,
+        attached,
+        bgp: None,
+        tunnels,
+    })
 }
 
 fn target(wanted: &Wanted, prefix: &str) -> Target {
@@ -147,7 +159,7 @@ fn target(wanted: &Wanted, prefix: &str) -> Target {
 }
 
 fn via(port: &str, address: &str) -> Target {
-    Target::Via(vec![Hop { port: port.into(), address: ip(address) }])
+    Target::Via(vec![Hop::plain(port.into(), ip(address))])
 }
 
 #[test]
@@ -183,6 +195,70 @@ fn a_cluster_of_two_nodes() {
     assert_eq!(kernel[&net("10.65.0.64/26")].next_hops, [hop(UP0, Some("192.0.2.2"))]);
     assert_eq!(kernel[&net("10.65.0.0/26")].kind, RouteKind::Blackhole);
     assert_eq!(kernel[&net("169.254.1.1/32")].next_hops, [hop(HOST, None)]);
+}
+
+fn pool(name: &str, cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> Input {
+    let pool = IpPool {
+        cidr: net(cidr),
+        block_size: 26,
+        ipip_mode,
+        vxlan_mode,
+        nat_outgoing: false,
+        disabled: false,
+        disable_bgp_export: false,
+    };
+    Input::Store(Event::Put(key("IPPool", name), Resource::IpPool(pool)))
+}
+
+/// The next hops of a route: port, address, and the far end of the tunnel.
+fn hops(wanted: &Wanted, prefix: &str) -> Vec<(String, String, Option<String>)> {
+    let Target::Via(hops) = target(wanted, prefix) else { panic!("{:?}", target(wanted, prefix)) };
+    let text = |hop: &Hop| {
+        let remote = hop.tunnel.as_ref().map(|tunnel| tunnel.remote.to_string());
+        (hop.port.to_string(), hop.address.to_string(), remote)
+    };
+    hops.iter().map(text).collect()
+}
+
+#[test]
+fn blocks_in_pools_with_tunnels_are_reached_through_them() {
+    use EncapMode::{CrossSubnet, Never};
+    let two = vec![hop(UP0, Some("192.0.2.254")), hop(UP1, Some("198.51.100.254"))];
+    let mut inputs = host();
+    inputs.extend([
+        route("172.16.0.0/12", RouteKind::Unicast, two),
+        node("me", "192.0.2.1/24"),
+        node("near", "192.0.2.2/24"),
+        node("far", "172.16.5.5/24"),
+        node("lost", "100.64.0.1/24"),
+        node("behind", "203.0.113.9/24"),
+        pool("p", "10.65.0.0/16", CrossSubnet, Never),
+        pool("q", "10.66.0.0/16", Never, EncapMode::Always),
+        affinity("a", "near", "10.65.0.0/26", true),
+        affinity("b", "far", "10.65.0.64/26", true),
+        affinity("c", "lost", "10.65.0.128/26", true),
+        affinity("d", "behind", "10.65.0.192/26", true),
+        affinity("e", "near", "10.66.0.0/26", true),
+        endpoint("far", "cali3", "10.65.0.4", false),
+    ]);
+    let wanted = run(&inputs, &[]);
+    let hop_of = |port: &str, address: &str, remote: Option<&str>| {
+        (port.to_owned(), address.to_owned(), remote.map(str::to_owned))
+    };
+    assert_eq!(hops(&wanted, "10.65.0.0/26"), [hop_of("up0", "192.0.2.2", None)]);
+    let both = [
+        hop_of("up0", "192.0.2.254", Some("172.16.5.5")),
+        hop_of("up1", "198.51.100.254", Some("172.16.5.5")),
+    ];
+    assert_eq!(hops(&wanted, "10.65.0.64/26"), both, "over both ways of the underlay");
+    assert_eq!(hops(&wanted, "10.65.0.4/32"), both, "borrowed");
+    assert_eq!(hops(&wanted, "10.66.0.0/26"), [hop_of("up0", "192.0.2.2", Some("192.0.2.2"))]);
+    assert_eq!(target(&wanted, "10.65.0.128/26"), Target::Unreachable);
+    assert_eq!(target(&wanted, "10.65.0.192/26"), Target::Unreachable, "behind another's device");
+    let kernel = |prefix: &str| wanted.kernel_routes.get(&net(prefix)).map(|it| &it.next_hops[..]);
+    assert_eq!(kernel("10.65.0.0/26"), Some(&[hop(UP0, Some("192.0.2.2"))][..]));
+    assert_eq!(kernel("10.65.0.64/26"), Some(&[hop(HOST, None)][..]), "the host's own, to margay");
+    assert_eq!(kernel("10.65.0.128/26"), None);
 }
 
 #[test]
@@ -238,8 +314,8 @@ fn kernel_routes_are_seen_from_the_packet_path() {
     inputs.push(Input::Kernel(Update::Route(own, Replaces::Nothing)));
     let wanted = run(&inputs, &[]);
     let ecmp = Target::Via(vec![
-        Hop { port: "up0".into(), address: ip("192.0.2.9") },
-        Hop { port: "up1".into(), address: ip("198.51.100.9") },
+        Hop::plain("up0".into(), ip("192.0.2.9")),
+        Hop::plain("up1".into(), ip("198.51.100.9")),
     ]);
     assert_eq!(target(&wanted, "0.0.0.0/0"), ecmp);
     assert_eq!(target(&wanted, "192.0.2.0/24"), Target::OnLink("up0".into()));
@@ -293,8 +369,8 @@ fn static_routes_win_over_kernel_and_store() {
         ),
     );
     let both = Target::Via(vec![
-        Hop { port: "up0".into(), address: ip("192.0.2.8") },
-        Hop { port: "up1".into(), address: ip("198.51.100.9") },
+        Hop::plain("up0".into(), ip("192.0.2.8")),
+        Hop::plain("up1".into(), ip("198.51.100.9")),
     ]);
     assert_eq!(target(&wanted, "0.0.0.0/0"), both);
     assert_eq!(target(&wanted, "10.65.0.64/26"), Target::Prohibit);
@@ -327,6 +403,12 @@ fn change() -> impl Strategy<Value = Input> {
         ),
         (last.clone(), prop::option::of(name.clone()), last.clone()).prop_map(|(id, name, at)| {
             block(&id.to_string(), name, &format!("10.0.0.{}/26", u16::from(at) * 64))
+        }),
+        (0u8..3, 0u8..2).prop_map(|(mode, kind)| {
+            let mode = [EncapMode::Never, EncapMode::Always, EncapMode::CrossSubnet][mode as usize];
+            let (ipip, vxlan) =
+                if kind == 0 { (mode, EncapMode::Never) } else { (EncapMode::Never, mode) };
+            pool("p", "10.0.0.0/16", ipip, vxlan)
         }),
         (name, last.clone(), any::<u8>(), any::<bool>()).prop_map(|(name, id, at, tap)| {
             endpoint(name, &format!("cali{id}"), &format!("10.0.0.{at}"), tap)

@@ -5,6 +5,7 @@
 use super::field::{AsNumber, as_number};
 use super::{Invalid, Object};
 use ipnet::{Ipv4Net, Ipv6Net};
+use margay_tunnels::wire::ethernet::Mac;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,6 +26,19 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Addresses of its Wireguard devices, IPv4 and IPv6.
     pub wireguard: [Option<IpAddr>; 2],
+    /// What it has for tunnels.
+    pub tunnels: TunnelAddresses,
+}
+
+/// The addresses that a node has inside of tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TunnelAddresses {
+    /// `spec.bgp.ipv4IPIPTunnelAddr`.
+    pub ipip: Option<Ipv4Addr>,
+    /// `spec.ipv4VXLANTunnelAddr` and `spec.ipv6VXLANTunnelAddr`.
+    pub vxlan: [Option<IpAddr>; 2],
+    /// `spec.vxlanTunnelMACAddr` and `spec.vxlanTunnelMACAddrV6`.
+    pub vxlan_macs: [Option<Mac>; 2],
 }
 
 /// The resource's spec.
@@ -34,6 +48,14 @@ pub(crate) struct Spec {
     bgp: Option<Bgp>,
     wireguard: Option<Wireguard>,
     addresses: Option<Vec<Address>>,
+    #[serde(rename = "ipv4VXLANTunnelAddr")]
+    vxlan_v4: Option<String>,
+    #[serde(rename = "ipv6VXLANTunnelAddr")]
+    vxlan_v6: Option<String>,
+    #[serde(rename = "vxlanTunnelMACAddr")]
+    vxlan_mac_v4: Option<String>,
+    #[serde(rename = "vxlanTunnelMACAddrV6")]
+    vxlan_mac_v6: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -47,6 +69,8 @@ struct Bgp {
     as_number: Option<AsNumber>,
     #[serde(rename = "routeReflectorClusterID")]
     cluster_id: Option<String>,
+    #[serde(rename = "ipv4IPIPTunnelAddr")]
+    ipip: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -93,6 +117,17 @@ impl TryFrom<Object<Option<Spec>>> for Node {
             Some(text) => Some(ipv6_net(&text).ok_or_else(|| bad("spec.bgp.ipv6Address", &text))?),
             None => stand_in(&addresses, ipv6_net),
         };
+        let tunnels = TunnelAddresses {
+            ipip: tunnel_field(or_noted(bgp.ipip, "projectcalico.org/IPv4IPIPTunnelAddr"))?,
+            vxlan: [
+                tunnel_field(or_noted(spec.vxlan_v4, "projectcalico.org/IPv4VXLANTunnelAddr"))?,
+                tunnel_field(or_noted(spec.vxlan_v6, "projectcalico.org/IPv6VXLANTunnelAddr"))?,
+            ],
+            vxlan_macs: [
+                tunnel_mac(or_noted(spec.vxlan_mac_v4, "projectcalico.org/VXLANTunnelMACAddr"))?,
+                tunnel_mac(or_noted(spec.vxlan_mac_v6, "projectcalico.org/VXLANTunnelMACAddrV6"))?,
+            ],
+        };
         let noted_as = or_noted(None, "projectcalico.org/ASNumber");
         let cluster_id = or_noted(bgp.cluster_id, "projectcalico.org/RouteReflectorClusterID");
         Ok(Node {
@@ -115,9 +150,28 @@ impl TryFrom<Object<Option<Spec>>> for Node {
             },
             wireguard: [wireguard.ipv4, wireguard.ipv6]
                 .map(|text| text.and_then(|text| text.parse().ok())),
+            tunnels,
             labels: metadata.labels.unwrap_or_default(),
         })
     }
+}
+
+/// An address inside of a tunnel, without a prefix length.
+fn tunnel_field<T: FromStr>(text: Option<String>) -> Result<Option<T>, Invalid> {
+    let bad = |text: &str| {
+        let what = format!("'{text}' is no address of a tunnel");
+        Invalid::new("spec", what, "an address such as 192.168.4.1")
+    };
+    text.map(|text| text.parse().map_err(|_| bad(&text))).transpose()
+}
+
+/// A link address; Windows writes it with hyphens.
+fn tunnel_mac(text: Option<String>) -> Result<Option<Mac>, Invalid> {
+    let bad = |text: &str| {
+        let what = format!("'{text}' is no link address");
+        Invalid::new("spec.vxlanTunnelMACAddr", what, "such as 66:2d:bd:b0:8a:c1")
+    };
+    text.map(|text| text.replace('-', ":").parse().map_err(|()| bad(&text))).transpose()
 }
 
 fn stand_in<T>(addresses: &[Address], parse: impl Fn(&str) -> Option<T>) -> Option<T> {

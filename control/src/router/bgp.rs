@@ -319,6 +319,7 @@ impl Router {
                 host: &self.config.host_device,
                 routes: self.publisher.routes().clone(),
                 learned: &mut learned,
+                tunnels: &self.tunnels,
                 mirror: &self.mirror,
                 attach: Vec::new(),
             },

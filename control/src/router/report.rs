@@ -23,6 +23,7 @@ impl Router {
             store: self.store.clone(),
             ports: ports.collect(),
             endpoints: endpoints.map(|(key, endpoint)| (key.clone(), endpoint.clone())).collect(),
+            tunnels: self.tunnels.clone(),
             routes: self.publisher.routes().clone(),
             neighbors: self.neighbors(),
             kernel_routes: self.mirror.own_routes().count(),
@@ -30,7 +31,7 @@ impl Router {
             bgp_fault: self.bgp.fault().cloned(),
             learned: self.bgp.routes().clone(),
             kernel_learned: self.bgp.kernel_counts(),
-            errors: self.errors.clone(),
+            errors: self.tunnel_faults.iter().chain(&self.errors).cloned().collect(),
             steps: self.steps,
             step_time: self.step_time,
         });

@@ -4,6 +4,7 @@ use super::{ANSWER_TIME, Dataplane};
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::port::{PortId, PortReport};
 use crate::sys::memory::lost_frames;
+use crate::tunnel::{TunnelId, TunnelTotals};
 use crate::worker::Command;
 use crossbeam::channel::bounded;
 use std::sync::Arc;
@@ -72,6 +73,13 @@ impl Dataplane {
             frames_lost: lost_frames(),
             huge_pages: self.shared.arena.has_huge_pages(),
         }
+    }
+
+    /// What a tunnel's number has carried since the start.
+    pub fn tunnel_totals(&self, id: TunnelId) -> TunnelTotals {
+        let counters = self.shared.workers.iter().map(|peer| &peer.counters.tunnels);
+        let carried = counters.filter_map(|counters| counters.get(id));
+        carried.fold(TunnelTotals::default(), TunnelTotals::plus)
     }
 
     fn worker(&self, index: usize, answer: Option<Vec<(PortId, PortReport)>>) -> WorkerReport {

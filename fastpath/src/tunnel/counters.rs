@@ -24,6 +24,44 @@ pub struct TunnelCounter {
     pub tx_drops: Counter,
 }
 
+/// What a tunnel carried on all workers. Fields as those of [`TunnelCounter`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct TunnelTotals {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub rx_drops: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub tx_drops: u64,
+}
+
+impl TunnelTotals {
+    /// With one worker's counters added.
+    pub fn plus(self, counter: &TunnelCounter) -> TunnelTotals {
+        TunnelTotals {
+            rx_packets: self.rx_packets + counter.rx_packets.get(),
+            rx_bytes: self.rx_bytes + counter.rx_bytes.get(),
+            rx_drops: self.rx_drops + counter.rx_drops.get(),
+            tx_packets: self.tx_packets + counter.tx_packets.get(),
+            tx_bytes: self.tx_bytes + counter.tx_bytes.get(),
+            tx_drops: self.tx_drops + counter.tx_drops.get(),
+        }
+    }
+
+    /// What came after `base` was read.
+    pub fn since(self, base: TunnelTotals) -> TunnelTotals {
+        TunnelTotals {
+            rx_packets: self.rx_packets.saturating_sub(base.rx_packets),
+            rx_bytes: self.rx_bytes.saturating_sub(base.rx_bytes),
+            rx_drops: self.rx_drops.saturating_sub(base.rx_drops),
+            tx_packets: self.tx_packets.saturating_sub(base.tx_packets),
+            tx_bytes: self.tx_bytes.saturating_sub(base.tx_bytes),
+            tx_drops: self.tx_drops.saturating_sub(base.tx_drops),
+        }
+    }
+}
+
 /// By [`TunnelId`]; made page by page, when the first packet comes.
 #[derive(Debug)]
 pub struct TunnelCounters {

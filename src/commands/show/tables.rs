@@ -6,8 +6,9 @@ use margay_control::api::drops::DropsAnswer;
 use margay_control::api::endpoints::EndpointAnswer;
 use margay_control::api::neighbors::NeighborAnswer;
 use margay_control::api::ports::PortAnswer;
-use margay_control::api::routes::RouteAnswer;
+use margay_control::api::routes::{NextHopAnswer, RouteAnswer};
 use margay_control::api::status::StatusAnswer;
+use margay_control::api::tunnels::TunnelAnswer;
 use margay_control::api::workers::WorkerAnswer;
 
 pub(super) fn status(answer: &StatusAnswer) -> Table {
@@ -131,12 +132,69 @@ pub(super) fn routes(answer: &[RouteAnswer]) -> Table {
             table.add_row([
                 prefix,
                 target,
-                next_hop.address.map(|address| address.to_string()).unwrap_or_default(),
+                address(next_hop),
                 next_hop.port.clone(),
                 next_hop.mac.clone().unwrap_or_default(),
                 if at == 0 { origin.clone() } else { String::new() },
             ]);
         }
+    }
+    table
+}
+
+/// Where packets go, and the tunnel that takes them there.
+fn address(next_hop: &NextHopAnswer) -> String {
+    let address = next_hop.address.map(|address| address.to_string()).unwrap_or_default();
+    match &next_hop.tunnel {
+        Some(tunnel) => format!("{address}, by {tunnel}"),
+        None => address,
+    }
+}
+
+pub(super) fn tunnels(answer: &[TunnelAnswer], wide: bool) -> Table {
+    let mut table = match wide {
+        false => columns(["node", "kind", "remote", "ports", "mtu", "rx", "tx", "dropped"]),
+        true => columns([
+            "node",
+            "kind",
+            "remote",
+            "ports",
+            "mtu",
+            "rx",
+            "tx",
+            "dropped",
+            "local",
+            "vni",
+            "link address",
+            "path mtu",
+            "rx bytes",
+            "tx bytes",
+        ]),
+    };
+    let number = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
+    for tunnel in answer {
+        let ports: Vec<&str> = tunnel.next_hops.iter().map(|hop| hop.port.as_str()).collect();
+        let mut row = vec![
+            tunnel.node.clone(),
+            tunnel.kind.clone(),
+            tunnel.remote.to_string(),
+            ports.join(","),
+            number(tunnel.mtu.map(u32::from)),
+            tunnel.rx_packets.to_string(),
+            tunnel.tx_packets.to_string(),
+            (tunnel.rx_drops + tunnel.tx_drops).to_string(),
+        ];
+        if wide {
+            row.extend([
+                tunnel.local.to_string(),
+                number(tunnel.vni),
+                tunnel.mac.clone().unwrap_or_default(),
+                number(tunnel.path_mtu.map(u32::from)),
+                tunnel.rx_bytes.to_string(),
+                tunnel.tx_bytes.to_string(),
+            ]);
+        }
+        table.add_row(row);
     }
     table
 }

@@ -55,7 +55,8 @@ impl Router {
         for (at, (kind, remote, encap)) in encaps(me, far).into_iter().enumerate() {
             let id = TunnelId(at as u32);
             end.sources.insert((kind, remote), id);
-            let tunnel = Tunnel { kind, remote, encap, mss_mtu: 0 };
+            let base = Default::default();
+            let tunnel = Tunnel { kind, remote, encap, mss_mtu: 0, base };
             router.tables.tunnels.push(Some(tunnel));
             let next = AdjacencyId(router.tables.adjacencies.len() as u32);
             router.tables.targets.push(Target::Forward(next));
