@@ -16,6 +16,7 @@ mod probe;
 mod scale;
 mod steps;
 mod taps;
+mod tunnels;
 mod wire;
 
 use std::path::PathBuf;

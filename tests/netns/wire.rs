@@ -12,7 +12,7 @@ use margay::lab::process::{self, Process};
 use margay::lab::requirements::{self, Tool};
 use nix::sys::signal::Signal;
 
-const TOOLS: &[Tool] = &[
+pub(crate) const TOOLS: &[Tool] = &[
     Tool { program: "tcpdump", package: "tcpdump" },
     Tool { program: "tshark", package: "tshark" },
 ];
@@ -27,7 +27,7 @@ const WRONG: &str = "_ws.malformed || _ws.expert.group == \"Malformed\" || \
     icmp.checksum.status == 0 || icmpv6.checksum.status == 0 || ip.len > 1500 || ipv6.plen > 1460";
 
 /// Packets that come in by `device`, so what margay sent.
-struct Capture {
+pub(crate) struct Capture {
     process: Process,
     file: PathBuf,
 }
@@ -35,6 +35,10 @@ struct Capture {
 impl Capture {
     fn start(network: &Network, namespace: &Namespace, device: &str) -> Capture {
         let file = network.scope().directory().join(format!("{}.capture", namespace.name()));
+        Capture::to_file(namespace, device, file)
+    }
+
+    pub(crate) fn to_file(namespace: &Namespace, device: &str, file: PathBuf) -> Capture {
         let name = file.to_str().unwrap();
         let args =
             ["-i", device, "-Q", "in", "-Z", "root", "-c", PACKETS, "--immediate-mode", "-w", name];
@@ -48,7 +52,7 @@ impl Capture {
         Capture { process, file }
     }
 
-    fn finish(mut self) -> PathBuf {
+    pub(crate) fn finish(mut self) -> PathBuf {
         if self.process.exit_status().unwrap().is_none() {
             self.process.end(Signal::SIGINT, Duration::from_secs(10)).unwrap();
         }
@@ -79,7 +83,7 @@ fn judge(network: &Network, (client, server, target): Way, load: Load) {
     demand_right_packets(&capture.finish(), 20);
 }
 
-fn demand_right_packets(file: &Path, least: usize) {
+pub(crate) fn demand_right_packets(file: &Path, least: usize) {
     let count = packets(file, "ip || ipv6").len();
     let wrong = packets(file, WRONG);
     let first: Vec<&String> = wrong.iter().take(5).collect();

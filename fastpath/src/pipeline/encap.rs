@@ -115,8 +115,10 @@ impl Pipeline {
         if packet.push_front(overhead).is_none() || !put_headers(&mut packet, way, inner) {
             return self.unwrapped(view, way, packet, DropReason::TunnelHeader);
         }
-        self.count_tunnel(way.id, |counter| &counter.tx_packets, 1);
-        self.count_tunnel(way.id, |counter| &counter.tx_bytes, len as u64);
+        if let Some(counter) = self.counters.tunnels.of(way.id) {
+            counter.tx_packets.add(1);
+            counter.tx_bytes.add(len as u64);
+        }
         self.counters.forwarded.add(1);
         self.egress.push(way.egress, packet);
     }

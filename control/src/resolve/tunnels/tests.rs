@@ -156,3 +156,67 @@ fn no_more_tunnels_than_the_packet_path_has_room_for() {
     let prefix = "10.65.1.0/26".parse().unwrap();
     assert_eq!(plan.between(&model, &prefix, &last), Encapsulation::Missing);
 }
+
+/// What a case says of a block.
+fn words(encapsulation: Encapsulation) -> String {
+    match encapsulation {
+        Encapsulation::Plain => "plain".to_owned(),
+        Encapsulation::Missing => "missing".to_owned(),
+        Encapsulation::Through(tunnel) => match tunnel.vxlan {
+            None => format!("ipip {}", tunnel.remote),
+            Some(ends) => format!("vxlan {} {}", tunnel.remote, ends.remote),
+        },
+    }
+}
+
+/// Scenarios of `tests/cases/tunnels`: resources, and what a node's answer must hold. The fields
+/// named in an expectation count. Each also runs with its resources in another order.
+#[test]
+fn scenarios_have_their_tunnels() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases/tunnels");
+    let mut checked = 0;
+    for case in std::fs::read_dir(root).unwrap() {
+        let case = case.unwrap().path();
+        let mut directory = crate::store::directory::Directory::new(&case);
+        let events = directory.scan();
+        let faults = directory.report().faults.iter();
+        let faults: Vec<_> = faults.filter(|it| !it.file.ends_with(".expected.json")).collect();
+        assert!(faults.is_empty(), "{}: {faults:?}", case.display());
+        let (mut model, mut reversed) = (Model::default(), Model::default());
+        events.iter().cloned().for_each(|event| model.apply(event));
+        events.iter().rev().cloned().for_each(|event| reversed.apply(event));
+        for entry in std::fs::read_dir(&case).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let Some(node) = name.strip_suffix(".expected.json") else { continue };
+            let wanted: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let plan = TunnelPlan::of(&model, node, &TunnelSettings::default(), 1500);
+            assert_eq!(plan, TunnelPlan::of(&reversed, node, &TunnelSettings::default(), 1500));
+            let blocks: BTreeMap<String, String> = model
+                .block_owners()
+                .into_iter()
+                .map(|(block, owner)| (block, words(plan.between(&model, &block, owner))))
+                .map(|(block, words)| (block.to_string(), words))
+                .collect();
+            let mac = plan.end.vxlan[0].map(|end| end.mac.to_string());
+            let got = serde_json::json!({
+                "ends": plan.ends(), "mtus": plan.mtus, "podMtu": plan.pod_mtu(1500),
+                "ownMac": mac, "blocks": blocks,
+            });
+            for (field, value) in wanted.as_object().unwrap() {
+                let place = format!("{} {node} {field}", case.display());
+                match value.as_object() {
+                    Some(some) => {
+                        for (key, value) in some {
+                            assert_eq!(&got[field][key], value, "{place} {key}");
+                        }
+                    }
+                    None => assert_eq!(&got[field], value, "{place}"),
+                }
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 6, "{checked} expectations");
+}
