@@ -11,7 +11,8 @@ device, own, other = sys.argv[1:4]
 
 
 def wanted(inner):
-    return IP(src=other, dst=own, proto=4, ttl=64, id=0, flags="DF", tos=inner.tos) / inner
+    # One router is on the way, which takes one from the outer TTL of 64.
+    return IP(src=other, dst=own, proto=4, ttl=63, id=0, flags="DF", tos=inner.tos) / inner
 
 
 def answer(frame):

@@ -111,7 +111,7 @@ impl Rig {
             let output = self.far.run(program, &args, LIMIT).unwrap();
             assert!(output.status.success(), "{program} {args:?}: {}", output.stderr);
         };
-        for (device, name, local, remote, vtep, block, pod) in [
+        for (device, name, local, remote, end, block, pod) in [
             ("vxlan.calico", "", "172.30.2.2", "172.30.1.1", "10.65.16.1", "10.65.16.0/20", 0),
             (
                 "vxlan-v6.calico",
@@ -134,10 +134,10 @@ impl Rig {
             );
             run("ip", &format!("link set {device} up"));
             run("bridge", &format!("fdb add {theirs} dev {device} dst {remote}"));
-            run("ip", &format!("neigh add {vtep} lladdr {theirs} dev {device} nud permanent"));
-            run("ip", &format!("route add {vtep} dev {device}"));
+            run("ip", &format!("neigh add {end} lladdr {theirs} dev {device} nud permanent"));
+            run("ip", &format!("route add {end} dev {device}"));
             let source = FAR_POD[pod];
-            run("ip", &format!("route add {block} via {vtep} dev {device} onlink src {source}"));
+            run("ip", &format!("route add {block} via {end} dev {device} onlink src {source}"));
         }
     }
 
@@ -153,14 +153,15 @@ impl Rig {
     fn demand_traffic(&mut self, pod: &str, family: usize) {
         let (namespace, address) =
             (self.node.pod(pod).unwrap().namespace().clone(), self.addresses(pod)[family]);
-        let far: IpAddr = FAR_POD[family].parse().unwrap();
-        for (from, to) in [(&namespace, far), (&self.far, address)] {
+        let (far_end, far): (Namespace, IpAddr) =
+            (self.far.clone(), FAR_POD[family].parse().unwrap());
+        for (from, to) in [(&namespace, far), (&far_end, address)] {
             let result = measure::ping(from, PingSpec { count: 5, ..PingSpec::to(to) }).unwrap();
             assert_eq!(result.received, 5, "{}\n{}", result.text, self.drops());
         }
         let udp = Load::Udp { length: 1200, rate: 40_000_000 };
         for (client, server, target) in
-            [(&namespace, &self.far, far), (&self.far, &namespace, address)]
+            [(&namespace, &far_end, far), (&far_end, &namespace, address)]
         {
             for load in [Load::Tcp, udp] {
                 let spec = IperfSpec { client, server, target, load, seconds: 1 };
@@ -270,6 +271,8 @@ fn path_mtus_are_found_both_ways() {
     }
     // Without DF a packet is cut before it goes in, and arrives.
     let spec = PingSpec { size: 1430, ..PingSpec::to(FAR_POD[0].parse().unwrap()) };
+    // The far kernel's own device loses the first answer, and learns the path by that.
+    measure::ping(&pod, spec).unwrap();
     let result = measure::ping(&pod, spec).unwrap();
     assert_eq!(result.received, result.sent, "{}\n{}", result.text, rig.drops());
 }
@@ -280,6 +283,8 @@ fn an_ipip_end_of_another_making_finds_every_byte_in_its_place() {
     let tools = [requirements::STEPS, &[python]].concat();
     let Some(_turn) = crate::turn(&tools) else { return };
     let mut rig = Rig::new(Encap::Ipip, [1500, 1500]);
+    // The kernel there knows no IPIP, and would say so.
+    rig.far.ip("route add blackhole 172.30.1.1").unwrap();
     let script: PathBuf = rig.scope.directory().join("ipip_peer.py");
     std::fs::write(&script, include_str!("ipip_peer.py")).unwrap();
     let log = rig.scope.directory().join("ipip_peer.log");
@@ -291,14 +296,18 @@ fn an_ipip_end_of_another_making_finds_every_byte_in_its_place() {
     let target = FAR_POD[0].parse().unwrap();
     for (pod, size) in [(&veth, 84), (&tap, 84), (&veth, 1480), (&tap, 28)] {
         let result = measure::ping(pod, PingSpec { size, ..PingSpec::to(target) }).unwrap();
-        assert_eq!(result.received, 3, "{}\n{}\n{}", result.text, read(), rig.drops());
+        // Its answers may be late on a busy machine.
+        assert!(result.received > 0, "{}\n{}\n{}", result.text, read(), rig.drops());
     }
+    process::wait_for("all packets to be answered", LIMIT, || {
+        Ok((rig.tunnels()[0]["rxPackets"] == 12).then_some(()))
+    })
+    .unwrap();
     let lines = read();
     let (same, other): (Vec<&str>, Vec<&str>) =
         lines.lines().filter(|line| *line != "ready").partition(|line| *line == "same");
     assert!(other.is_empty(), "{other:#?}");
     assert_eq!(same.len(), 12);
-    assert_eq!(rig.tunnels()[0]["rxPackets"], 12);
 }
 
 /// What `margay lab` does, with all that goes between the nodes in tunnels.

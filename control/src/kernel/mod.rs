@@ -2,8 +2,8 @@
 //! writes to it.
 //!
 //! [`watch`] feeds a [`mirror::Mirror`] from dumps and multicast events, [`routes`] writes margay's
-//! own routes, `export` those of BGP peers, `addresses` this node's addresses inside of tunnels, [`neighbors`] asks for resolution, [`sysctl`] sets what
-//! Calico sets on the devices of pods.
+//! own routes, `export` those of BGP peers, `addresses` this node's addresses inside of tunnels,
+//! [`neighbors`] asks for resolution, [`sysctl`] sets what Calico sets on the devices of pods.
 //! Only the main and local tables are looked at; policy routing is left out.
 
 pub(crate) mod addresses;

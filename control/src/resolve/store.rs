@@ -3,8 +3,8 @@
 //! An endpoint is a /32 (IPv6 /128) here, and so is one elsewhere that borrowed its address from a
 //! block of another node. A block goes to the node that owns it, and here it is a blackhole, so
 //! that packets to addresses that nobody has do not turn in circles; a block of a single address
-//! is none, for the hole would be the pod. Ways to other nodes that BGP tells are left to it, but for those
-//! through tunnels.
+//! is none, for the hole would be the pod. Ways to other nodes that BGP tells are left to it, but
+//! for those through tunnels.
 
 use super::table::{Entry, Table};
 use super::tunnels::{Encapsulation, through};
