@@ -133,6 +133,18 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         }
     }
 
+    /// Another cluster is written down when routes are reflected to peers that are no clients.
+    pub(super) fn change_reflector(&mut self, core: &mut Core, [old, new]: [Ipv4Addr; 2]) {
+        let groups = self.groups.iter_mut().flatten();
+        for group in groups.filter(|group| group.key.cluster_id.is_none()) {
+            if group.key.reflector_id == Some(old) {
+                group.key.reflector_id = Some(new);
+                let policy = Arc::clone(&group.key.policy);
+                group.set_policy(core, policy);
+            }
+        }
+    }
+
     /// Every route is judged anew for every group.
     pub(super) fn judge_all(&mut self) {
         self.groups.iter_mut().flatten().for_each(|group| group.first_walk = Some(0));

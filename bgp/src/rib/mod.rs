@@ -25,7 +25,7 @@ mod view;
 
 pub use decide::Step;
 pub use peer::PeerCounts;
-pub use view::{Direction, RouteFilter, RouteView};
+pub use view::{Direction, RouteFilter, RouteView, RouteWalk};
 
 use crate::family::{Family, FamilySet};
 use crate::policy::{Policy, Verdict};
@@ -193,7 +193,8 @@ impl Rib {
 
     /// Another identity or limit. Sessions know of the identity by their own OPEN.
     pub fn set_options(&mut self, options: RibOptions) {
-        self.options = options;
+        let old = std::mem::replace(&mut self.options, options);
+        self.options_change(&old);
     }
 
     /// Originates a route, changes it, or with `None` withdraws it.

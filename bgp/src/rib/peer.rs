@@ -10,20 +10,36 @@ use std::net::{IpAddr, Ipv4Addr};
 ///
 /// A path bears the number that was current when it was announced. A session that comes or goes,
 /// or a refresh that begins, makes a new number: a whole table becomes old at once, and is swept
-/// later.
+/// later. Numbers come again, and nothing old may be left by then: every [`CHECK`] of them the
+/// sweep must have been everywhere.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Generation {
     pub(super) current: u8,
     /// Paths of the number before count too, until they have been announced again or a time is
     /// over.
     pub(super) keeps_last: bool,
+    /// Rounds of the sweep at the last check.
+    checked_at: u64,
 }
 
+/// So many numbers between two checks; twice that is less than there are.
+const CHECK: u8 = 100;
+
 impl Generation {
-    /// Paths so far become old; `keep` says whether they count for now.
-    pub(super) fn advance(&mut self, keep: bool) {
+    /// Paths so far become old; `keep` says whether they count for now. `rounds` are those of the
+    /// sweep until now.
+    pub(super) fn advance(&mut self, keep: bool, rounds: u64) {
         self.current = self.current.wrapping_add(1);
         self.keeps_last = keep;
+        if self.current.is_multiple_of(CHECK) {
+            self.checked_at = rounds;
+        }
+    }
+
+    /// False when the next number may come only after the sweep has been everywhere since the last
+    /// check: a round that was under way then, and a whole one.
+    pub(super) fn may_advance(&self, rounds: u64) -> bool {
+        !self.current.wrapping_add(1).is_multiple_of(CHECK) || rounds >= self.checked_at + 2
     }
 
     /// True for a path that counts.

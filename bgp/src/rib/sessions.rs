@@ -4,7 +4,7 @@ use super::attributes::AttrId;
 use super::import::{self, Judge};
 use super::path::Source;
 use super::peer::{Live, Peer};
-use super::{MAX_PEERS, PeerId, PeerOptions, Rib};
+use super::{MAX_PEERS, PeerId, PeerOptions, Rib, RibOptions};
 use crate::family::{Family, FamilySet};
 use crate::session::Up;
 use crate::wire::Notification;
@@ -12,9 +12,6 @@ use crate::wire::route_refresh::{RouteRefresh, Subtype};
 use crate::wire::treatment::Treatment;
 use crate::wire::update::{Sections, split};
 use std::net::IpAddr;
-
-/// After so many new generations of a peer's paths the old ones must have been swept.
-const GENERATIONS: u8 = 200;
 
 impl Rib {
     /// Adds a peer, whose session is down. `None` when there are [`MAX_PEERS`].
@@ -51,6 +48,22 @@ impl Rib {
         let reflector = Some(cluster_id.unwrap_or(router_id));
         self.v4.regroup(&mut self.core, id.0, reflector);
         self.v6.regroup(&mut self.core, id.0, reflector);
+    }
+
+    /// What the options before meant for routes is looked at again.
+    pub(super) fn options_change(&mut self, old: &RibOptions) {
+        let new = &self.options;
+        if (old.router_id, old.cluster_id) != (new.router_id, new.cluster_id) {
+            let reflectors = [old, new].map(|one| one.cluster_id.unwrap_or(one.router_id));
+            self.v4.change_reflector(&mut self.core, reflectors);
+            self.v6.change_reflector(&mut self.core, reflectors);
+            // What is a loop is another matter now.
+            let peers = self.core.peers.iter().enumerate().filter(|(_, peer)| peer.is_some());
+            self.judge_again.extend(peers.map(|(at, _)| at as Source));
+            self.ask_for_sweep();
+        } else if old.max_ecmp != new.max_ecmp {
+            self.ask_for_sweep();
+        }
     }
 
     /// Removes a peer with all that it has said.
@@ -97,14 +110,32 @@ impl Rib {
 
     /// Begins a new generation of a peer's paths.
     fn advance(&mut self, source: Source, family: Family, keep: bool) {
-        let Some(peer) = self.core.peer_mut(source) else { return };
-        peer.generations[family as usize].advance(keep);
-        if peer.generation(family).current % GENERATIONS == 0 {
-            // Numbers come again: before that nothing old may be left.
+        // Sessions take far longer to come and go a hundred times than the sweep to go round, so
+        // there is next to never anything to wait for.
+        while !self.may_advance(source, family) {
             self.ask_for_sweep();
-            while self.v4.sweep_left + self.v6.sweep_left > 0 {
-                self.work(usize::MAX >> 1);
-            }
+            self.sweep(usize::MAX >> 1);
+        }
+        let rounds = self.rounds(family);
+        let Some(peer) = self.core.peer_mut(source) else { return };
+        peer.generations[family as usize].advance(keep, rounds);
+    }
+
+    fn may_advance(&self, source: Source, family: Family) -> bool {
+        let rounds = self.rounds(family);
+        let is_empty = match family {
+            Family::Ipv4Unicast => self.v4.nodes.is_empty(),
+            Family::Ipv6Unicast => self.v6.nodes.is_empty(),
+        };
+        let peer = self.core.peer(source);
+        is_empty || peer.is_none_or(|peer| peer.generation(family).may_advance(rounds))
+    }
+
+    /// How often the sweep has been round.
+    fn rounds(&self, family: Family) -> u64 {
+        match family {
+            Family::Ipv4Unicast => self.v4.rounds,
+            Family::Ipv6Unicast => self.v6.rounds,
         }
     }
 
@@ -131,7 +162,11 @@ impl Rib {
                     Family::Ipv6Unicast => self.v6.resend(id.0, enhanced),
                 }
             }
-            Subtype::Begin => self.advance(id.0, refresh.family, true),
+            Subtype::Begin if self.may_advance(id.0, refresh.family) => {
+                self.advance(id.0, refresh.family, true);
+            }
+            // Faster than any table can be sent: it begins no new one.
+            Subtype::Begin => self.ask_for_sweep(),
             Subtype::End => self.drop_stale(id, FamilySet::EMPTY.with(refresh.family)),
         }
     }

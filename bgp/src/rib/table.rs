@@ -147,6 +147,8 @@ pub(super) struct Table<P> {
     pub(super) sweep_left: usize,
     /// Those of them whose next hops may have come or gone.
     sweep_hops: usize,
+    /// How often the sweep has come by the end.
+    pub(super) rounds: u64,
 }
 
 impl<P: Prefix> Table<P> {
@@ -164,6 +166,7 @@ impl<P: Prefix> Table<P> {
             sweep_at: 0,
             sweep_left: 0,
             sweep_hops: 0,
+            rounds: 0,
         }
     }
 
@@ -325,7 +328,10 @@ impl<P: Prefix> Table<P> {
     ) -> usize {
         let steps = budget.min(self.sweep_left).min(self.nodes.len());
         for _ in 0..steps {
-            self.sweep_at = if self.sweep_at >= self.nodes.len() { 0 } else { self.sweep_at };
+            if self.sweep_at >= self.nodes.len() {
+                self.sweep_at = 0;
+                self.rounds += 1;
+            }
             let at = self.sweep_at;
             let node = &mut self.nodes[at];
             let before = node.best().copied();

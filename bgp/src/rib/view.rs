@@ -63,12 +63,51 @@ pub struct RouteView {
     pub attributes: Attributes,
 }
 
+/// A walk over the routes that a filter names, some at a time. Routes that change meanwhile are
+/// seen as they were or as they are.
+#[derive(Debug, Clone, Default)]
+pub struct RouteWalk {
+    filter: RouteFilter,
+    /// The number of the next node, first of one family, then of the other.
+    next: [usize; 2],
+}
+
+impl RouteWalk {
+    /// One that has yet to begin.
+    pub fn new(filter: RouteFilter) -> RouteWalk {
+        RouteWalk { filter, next: [0; 2] }
+    }
+}
+
 impl Rib {
-    /// Up to `most` paths that the filter names.
+    /// Appends the next paths of a walk, looking at about `budget` prefixes, until there are
+    /// `most` of them; true when more may be left.
+    pub fn walk(
+        &self,
+        walk: &mut RouteWalk,
+        budget: usize,
+        most: usize,
+        out: &mut Vec<RouteView>,
+    ) -> bool {
+        let RouteWalk { filter, next } = walk;
+        match filter.prefix.filter(|_| !filter.longer) {
+            Some(IpNet::V4(prefix)) => self.v4.route(&self.core, filter, prefix, out),
+            Some(IpNet::V6(prefix)) => self.v6.route(&self.core, filter, prefix, out),
+            None => {
+                let left = self.v4.routes(&self.core, filter, (&mut next[0], budget, most), out);
+                let left = self.v6.routes(&self.core, filter, (&mut next[1], left, most), out);
+                return left == 0 && out.len() < most;
+            }
+        }
+        out.truncate(most);
+        false
+    }
+
+    /// Up to `most` paths that the filter names, all at once.
     pub fn routes(&self, filter: &RouteFilter, most: usize) -> Vec<RouteView> {
         let mut out = Vec::new();
-        self.v4.routes(&self.core, filter, most, &mut out);
-        self.v6.routes(&self.core, filter, most, &mut out);
+        let mut walk = RouteWalk::new(*filter);
+        while self.walk(&mut walk, usize::MAX, most, &mut out) {}
         out
     }
 }
@@ -99,25 +138,45 @@ impl<P: Prefix + Into<IpNet>> Table<P> {
         true
     }
 
-    fn routes(&self, core: &Core, filter: &RouteFilter, most: usize, out: &mut Vec<RouteView>) {
-        for (at, node) in self.nodes.iter().enumerate() {
+    /// What is left of the budget; all of it for a walk that is over.
+    fn routes(
+        &self,
+        core: &Core,
+        filter: &RouteFilter,
+        (next, budget, most): (&mut usize, usize, usize),
+        out: &mut Vec<RouteView>,
+    ) -> usize {
+        let from = (*next).min(self.nodes.len());
+        let nodes = self.nodes[from..].iter().take(budget);
+        let steps = nodes.len();
+        for node in nodes {
             if out.len() >= most {
-                return;
+                break;
             }
-            if !wanted(filter, node.prefix.into()) {
-                continue;
+            if wanted(filter, node.prefix.into()) {
+                self.show(core, filter, *next as u32, out);
             }
-            match filter.direction {
-                Direction::Out => out.extend(self.told_to(core, filter.peer, at as u32)),
-                direction => {
-                    let views = views(core, node);
-                    out.extend(views.into_iter().filter(|view| match direction {
-                        Direction::Best => view.used,
-                        _ => filter.peer.is_none() || view.peer == filter.peer,
-                    }));
-                }
-            }
+            *next += 1;
         }
+        budget - steps
+    }
+
+    /// The same for one prefix.
+    fn route(&self, core: &Core, filter: &RouteFilter, prefix: P, out: &mut Vec<RouteView>) {
+        if let Some(at) = self.find(prefix) {
+            self.show(core, filter, at, out);
+        }
+    }
+
+    fn show(&self, core: &Core, filter: &RouteFilter, at: u32, out: &mut Vec<RouteView>) {
+        if filter.direction == Direction::Out {
+            return out.extend(self.told_to(core, filter.peer, at));
+        }
+        let views = views(core, &self.nodes[at as usize]).into_iter();
+        out.extend(views.filter(|view| match filter.direction {
+            Direction::Best => view.used,
+            _ => filter.peer.is_none() || view.peer == filter.peer,
+        }));
     }
 
     fn told_to(&self, core: &Core, peer: Option<PeerId>, at: u32) -> Vec<RouteView> {

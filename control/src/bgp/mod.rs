@@ -12,6 +12,7 @@ mod listener;
 mod output;
 mod own;
 mod peer;
+mod questions;
 mod reconfigure;
 mod report;
 mod socket;

@@ -4,12 +4,11 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use margay_bgp::rib::{MAX_PEERS, RibOptions, RouteFilter};
+use margay_bgp::rib::{MAX_PEERS, RibOptions};
 use margay_bgp::session::{self, SECOND_NS, Session, StopReason};
 use margay_bgp::wire::Notification;
 use margay_bgp::wire::notification::{ADMINISTRATIVE_RESET, CEASE};
 
-use super::handle::MAX_QUESTIONS;
 use super::listener::Keys;
 use super::peer::Peer;
 use super::speaker::Speaker;
@@ -38,7 +37,7 @@ impl Speaker {
                 self.reset(key, &Notification::new(CEASE, ADMINISTRATIVE_RESET));
             }
         }
-        self.answer(inbox.questions);
+        self.ask(inbox.questions);
         if inbox.config.is_some() {
             self.waiting = inbox.config;
         }
@@ -65,28 +64,6 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.reset(why, self.now_ns);
             self.drain(key);
-        }
-    }
-
-    fn answer(&mut self, questions: Vec<super::handle::Question>) {
-        for (query, answer) in questions.into_iter().take(MAX_QUESTIONS) {
-            let id = |name: &String| self.peers.get(self.names.get(name)?).map(|peer| peer.id);
-            let peer = query.peer.as_ref().map(id);
-            let routes = match peer {
-                // Nobody of that name has routes.
-                Some(None) => Vec::new(),
-                peer => {
-                    let filter = RouteFilter {
-                        prefix: query.prefix,
-                        longer: query.longer,
-                        peer: peer.flatten(),
-                        direction: query.direction,
-                    };
-                    self.rib.routes(&filter, query.most)
-                }
-            };
-            // Who asked may have gone.
-            let _ = answer.send(routes);
         }
     }
 

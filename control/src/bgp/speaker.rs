@@ -23,6 +23,7 @@ use super::handle::{Output, Shared};
 use super::listener::Listeners;
 use super::own::OwnRoutes;
 use super::peer::Peer;
+use super::questions::Walk;
 use super::timers::{Timer, Timers};
 use super::watch::Ports;
 use super::{BgpConfig, Instance, Options};
@@ -67,6 +68,8 @@ pub(super) struct Speaker {
     pub(super) own_routes: OwnRoutes,
     /// A configuration that waits for the one before it to be in force.
     pub(super) waiting: Option<BgpConfig>,
+    /// Questions that are being answered.
+    pub(super) walks: VecDeque<Walk>,
     /// Connections with bytes to read.
     pub(super) readable: VecDeque<u64>,
     pub(super) buffer: Vec<u8>,
@@ -120,6 +123,7 @@ impl Speaker {
             timers: Timers::default(),
             own_routes: OwnRoutes::default(),
             waiting: None,
+            walks: VecDeque::new(),
             readable: VecDeque::new(),
             buffer: vec![0; READ_ROOM],
             filled: Vec::new(),
@@ -150,10 +154,12 @@ impl Speaker {
                 self.take_inbox();
             }
             self.own_routes.apply(&mut self.rib);
+            let has_questions = self.answer();
             let has_work = self.work();
             let can_write = self.write_some();
             self.tell();
             self.busy = has_work
+                || has_questions
                 || can_write
                 || !self.readable.is_empty()
                 || self.own_routes.is_under_way()

@@ -232,3 +232,61 @@ fn equal_routes_are_used_side_by_side_and_people_are_told_why_one_won() {
     ];
     assert_eq!(told, expected);
 }
+
+#[test]
+fn a_walk_over_the_routes_in_steps_sees_what_a_whole_one_does() {
+    let (mut rib, ids) = rib_with(&[(1, 65001, false), (2, 65002, false)]);
+    let nets: Vec<Ipv4Net> = (0..500).map(net).collect();
+    for (id, asn) in ids.iter().zip([65001, 65002]) {
+        let one = attributes(&[asn], [192, 0, 2, 1], None);
+        announce(&mut rib, *id, &one, &nets, &agreed(asn));
+    }
+    settle(&mut rib);
+    let inside = Some("20.0.0.0/17".parse().unwrap());
+    let one = Some(net(7).into());
+    let of = |direction| RouteFilter { peer: Some(ids[0]), direction, ..RouteFilter::default() };
+    let filters = [
+        (RouteFilter::default(), 1000),
+        (RouteFilter { prefix: inside, longer: true, ..RouteFilter::default() }, 256),
+        (RouteFilter { prefix: one, ..RouteFilter::default() }, 2),
+        (RouteFilter { direction: Direction::Best, ..RouteFilter::default() }, 1000),
+        (of(Direction::In), 500),
+        (of(Direction::Out), 0),
+    ];
+    for (filter, count) in filters {
+        let whole = rib.routes(&filter, 10_000);
+        let mut seen = Vec::new();
+        let mut walk = RouteWalk::new(filter);
+        let mut steps = 1;
+        while rib.walk(&mut walk, 7, 10_000, &mut seen) {
+            steps += 1;
+        }
+        assert_eq!((&seen, steps > 70), (&whole, filter.prefix != one), "{filter:?}");
+        assert_eq!(whole.len(), count, "{filter:?}");
+        let few = rib.routes(&filter, 10);
+        assert_eq!(few.len(), count.min(10), "{filter:?}");
+    }
+}
+
+/// Numbers of generations come again: what is older must be gone by then.
+#[test]
+fn no_route_rises_from_the_dead_however_often_a_peer_comes_and_goes() {
+    let (mut rib, ids) = rib_with(&[(1, 65001, false), (2, 65002, false)]);
+    let one = attributes(&[65001], [192, 0, 2, 1], None);
+    let other = attributes(&[65002], [192, 0, 2, 2], None);
+    announce(&mut rib, ids[1], &other, &[net(2)], &agreed(65002));
+    for _ in 0..600 {
+        announce(&mut rib, ids[0], &one, &[net(1)], &agreed(65001));
+        rib.down(ids[0], FamilySet::EMPTY);
+        up(&mut rib, ids[0], 1, 65001, FamilySet::EMPTY);
+        let views = rib.routes(&RouteFilter::default(), 10);
+        let prefixes: Vec<IpNet> = views.iter().map(|view| view.prefix).collect();
+        assert_eq!(prefixes, [net(2).into()]);
+        // What a refresh begins and never ends loses nothing, however fast.
+        let begin = RouteRefresh { family: Family::Ipv4Unicast, subtype: Subtype::Begin };
+        rib.refresh(ids[1], &begin);
+        announce(&mut rib, ids[1], &other, &[net(2)], &agreed(65002));
+    }
+    settle(&mut rib);
+    assert_eq!((rib.peer_counts(ids[0]).received, rib.peer_counts(ids[1]).received), (0, 1));
+}
