@@ -307,6 +307,7 @@ impl Router {
         let known = self.unresolved();
         let before = self.publisher.routes().clone();
         self.bgp.resolved(std::mem::take(&mut wanted.table));
+        self.follow_links();
         let done = self.publisher.publish(Publication {
             ports: &self.port_entries,
             host: &self.config.host_device,

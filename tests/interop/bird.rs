@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use margay::lab::process::{Process, wait_for};
 
 use crate::place::{self, Place};
-use crate::speaker::{Announcement, FAMILIES, Family, Neighbor, Peer, Route, Speaker};
+use crate::speaker::{Announcement, FAMILIES, Family, Hops, Neighbor, Peer, Route, Speaker};
 
 /// Longest wait for the control socket.
 const START: Duration = Duration::from_secs(10);
@@ -68,8 +68,9 @@ impl Bird {
                 Version::Two => "ipv4 { import none; export where source = RTS_BGP; };",
             },
         );
-        if self.speaker.neighbors.iter().any(|neighbor| neighbor.options.bfd) {
-            text += "protocol bfd { multihop { interval 100 ms; multiplier 3; }; }\n";
+        if self.speaker.neighbors.iter().any(|neighbor| neighbor.options.bfd.is_some()) {
+            let times = "{ interval 100 ms; multiplier 3; }";
+            text += &format!("protocol bfd {{ interface \"*\" {times}; multihop {times}; }}\n");
         }
         for family in families {
             self.write_static(&mut text, *family);
@@ -117,8 +118,8 @@ impl Bird {
             format!("local {local} as {}", self.speaker.asn),
             format!("neighbor {} {remote}", neighbor.address),
             // As Calico has it; some cases have addresses that are on no common subnet.
-            "multihop 2".to_owned(),
-            format!("bfd {}", on(options.bfd)),
+            if options.bfd == Some(Hops::One) { "direct" } else { "multihop 2" }.to_owned(),
+            format!("bfd {}", on(options.bfd.is_some())),
             format!("hold time {}", options.hold_s),
             "connect retry time 1; connect delay time 1; error wait time 1,2".to_owned(),
             format!("passive {}", on(options.passive)),
@@ -233,6 +234,15 @@ impl Peer for Bird {
             }
         }
         self.reconfigure()
+    }
+
+    fn has_bfd_up(&mut self, neighbor: IpAddr) -> Result<bool> {
+        let text = self.ask(Family::of(neighbor), "show bfd sessions")?;
+        let is_it = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.contains(&neighbor.to_string().as_str()) && words.contains(&"Up")
+        };
+        Ok(text.lines().any(is_it))
     }
 
     fn log_tail(&self) -> String {

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use margay::lab::process::pause;
 
+use crate::bfd;
 use crate::network::{Daemon, Network};
 use crate::speaker::{Announcement, FAMILIES, Feature, Options, Speaker};
 
 /// The one under test is the first member of every network, and the other the second.
-const US: usize = 0;
-const THEM: usize = 1;
+pub(crate) const US: usize = 0;
+pub(crate) const THEM: usize = 1;
 
 /// A way for two daemons to meet.
 pub(crate) struct Case {
@@ -36,6 +37,8 @@ pub(crate) const CASES: &[Case] = &[
         run: their_paths,
     },
     Case { name: "our paths (ADD-PATH)", needs: &[Feature::AddPath], run: our_paths },
+    Case { name: "BFD over one hop", needs: &[Feature::Bfd], run: bfd::one_hop },
+    Case { name: "BFD as over several hops", needs: &[Feature::Bfd], run: bfd::several_hops },
     Case { name: "2-octet AS", needs: &[Feature::TwoOctet], run: two_octet },
     Case { name: "2 reflectors, 3 clients, one cluster", needs: &[], run: one_cluster },
     Case { name: "2 reflectors, 3 clients, two clusters", needs: &[], run: two_clusters },
@@ -54,7 +57,7 @@ fn routes(number: u8) -> Vec<Announcement> {
 }
 
 /// Two connected speakers with routes.
-fn pair(ours: u32, theirs: u32, options: &Options) -> [Speaker; 2] {
+pub(crate) fn pair(ours: u32, theirs: u32, options: &Options) -> [Speaker; 2] {
     let mut us = Speaker { routes: routes(1), ..Speaker::new(1, ours) };
     let mut them = Speaker { routes: routes(2), ..Speaker::new(2, theirs) };
     us.add_neighbor(&them.clone(), options);
@@ -63,7 +66,7 @@ fn pair(ours: u32, theirs: u32, options: &Options) -> [Speaker; 2] {
 }
 
 /// Starts two daemons, and waits until they have each other's routes.
-fn meet(daemons: [Daemon; 2], speakers: [Speaker; 2]) -> Result<Network> {
+pub(crate) fn meet(daemons: [Daemon; 2], speakers: [Speaker; 2]) -> Result<Network> {
     let mut network = Network::start(daemons.into_iter().zip(speakers).collect())?;
     network.wait_established()?;
     network.wait_exchanged(US)?;

@@ -1,5 +1,6 @@
-//! FRR: zebra, which knows the addresses and writes the kernel's routes, and bgpd. It is asked by
-//! vtysh's own protocol: a command with a zero byte, an answer with three of them and a status.
+//! FRR: zebra, which knows the addresses and writes the kernel's routes, bgpd, and bfdd. They are
+//! asked by vtysh's own protocol: a command with a zero byte, an answer with three of them and a
+//! status.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -15,7 +16,7 @@ use margay::lab::process::{Process, wait_for};
 use serde_json::Value;
 
 use crate::place::{self, Place};
-use crate::speaker::{Announcement, Family, Neighbor, Peer, Route, Speaker};
+use crate::speaker::{Announcement, Family, Hops, Neighbor, Peer, Route, Speaker};
 
 /// Longest wait for a socket, and for an answer.
 const START: Duration = Duration::from_secs(10);
@@ -92,20 +93,24 @@ impl Frr {
         )
     }
 
-    fn connect(&self) -> Result<UnixStream> {
-        let stream = UnixStream::connect(self.place.file("bgpd.vty"))?;
+    fn connect(&self, daemon: &str) -> Result<UnixStream> {
+        let stream = UnixStream::connect(self.place.file(&format!("{daemon}.vty")))?;
         stream.set_read_timeout(Some(START))?;
         Ok(stream)
     }
 
     fn ask(&self, command: &str) -> Result<String> {
-        let mut stream = self.connect()?;
+        self.ask_daemon("bgpd", command)
+    }
+
+    fn ask_daemon(&self, daemon: &str, command: &str) -> Result<String> {
+        let mut stream = self.connect(daemon)?;
         ask(&mut stream, "enable")?;
         ask(&mut stream, command)
     }
 
     fn configure(&self, lines: &str) -> Result<()> {
-        let mut stream = self.connect()?;
+        let mut stream = self.connect("bgpd")?;
         for line in ["enable", "configure terminal"].into_iter().chain(lines.lines()) {
             ask(&mut stream, line.trim())?;
         }
@@ -140,6 +145,14 @@ impl Peer for Frr {
         self.processes.push(self.place.daemon(&self.root, "usr/lib/frr/zebra", &zebra)?);
         wait_for("zebra to start", START, || Ok(UnixStream::connect(&zserv).ok()))
             .with_context(|| self.place.tail("zebra"))?;
+        if self.speaker.neighbors.iter().any(|neighbor| neighbor.options.bfd.is_some()) {
+            let control = self.place.path("bfdd.sock");
+            let args = ["-i", "bfdd.pid", "-A", "127.0.0.1", "--bfdctl", &control];
+            let bfdd = [&common[..], &args].concat();
+            self.processes.push(self.place.daemon(&self.root, "usr/lib/frr/bfdd", &bfdd)?);
+            let started = || Ok(self.ask_daemon("bfdd", "show version").ok());
+            wait_for("bfdd to start", START, started).with_context(|| self.place.tail("bfdd"))?;
+        }
         let config = self.place.path("frr.conf");
         let bgpd = [&common[..], &["-i", "bgpd.pid", "-A", "127.0.0.1", "-f", &config]].concat();
         self.processes.push(self.place.daemon(&self.root, "usr/lib/frr/bgpd", &bgpd)?);
@@ -195,6 +208,14 @@ impl Peer for Frr {
         self.configure(&format!("router bgp {asn}\nneighbor {neighbor} password {password}\n"))
     }
 
+    fn has_bfd_up(&mut self, neighbor: IpAddr) -> Result<bool> {
+        let text = self.ask_daemon("bfdd", "show bfd peers json")?;
+        let peers: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+        let mut peers = peers.as_array().into_iter().flatten();
+        let address = neighbor.to_string();
+        Ok(peers.any(|peer| peer["peer"] == address.as_str() && peer["status"] == "up"))
+    }
+
     fn log_tail(&self) -> String {
         self.place.tail("bgpd")
     }
@@ -213,6 +234,13 @@ fn write_session(text: &mut String, neighbor: &Neighbor) {
     lines.extend((!options.four_octet).then(|| "dont-capability-negotiate".to_owned()));
     for line in lines {
         writeln!(text, " neighbor {address} {line}").unwrap();
+    }
+    if let Some(hops) = options.bfd {
+        // The session's own hops decide.
+        if hops == Hops::Several {
+            writeln!(text, " neighbor {address} ebgp-multihop 2").unwrap();
+        }
+        writeln!(text, " neighbor {address} bfd\n neighbor {address} bfd 3 100 100").unwrap();
     }
     let family = Family::of(*address);
     writeln!(text, " address-family ipv{} unicast", family.digit()).unwrap();

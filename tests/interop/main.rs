@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod alone;
+mod bfd;
 mod bird;
 mod cases;
 mod exabgp;
@@ -17,6 +18,7 @@ mod openbgpd;
 mod packets;
 mod path;
 mod place;
+#[allow(dead_code, reason = "the tests of netns use all of it")]
 #[path = "../netns/probe.rs"]
 mod probe;
 mod restart;

@@ -55,14 +55,18 @@ impl Daemon {
         match self {
             Daemon::Bird | Daemon::Bird2 | Daemon::Margay => true,
             // Its switch for 4-octet numbers takes all other capabilities away too.
-            Daemon::Frr | Daemon::Gobgpd => feature != Feature::TwoOctet,
+            Daemon::Frr => feature != Feature::TwoOctet,
+            Daemon::Gobgpd => !matches!(feature, Feature::TwoOctet | Feature::Bfd),
             // It keeps the routes of a neighbor that restarts, and does not ask for the same. It
             // refuses a neighbor with the number that stands for all longer ones.
-            Daemon::Openbgpd => !matches!(feature, Feature::Restart | Feature::TwoOctet),
-            // It has no table; asking for a refresh is not in its API.
-            Daemon::Exabgp => {
-                !matches!(feature, Feature::KeepRoutes | Feature::Refresh | Feature::Transit)
+            Daemon::Openbgpd => {
+                !matches!(feature, Feature::Restart | Feature::TwoOctet | Feature::Bfd)
             }
+            // It has no table; asking for a refresh is not in its API.
+            Daemon::Exabgp => !matches!(
+                feature,
+                Feature::KeepRoutes | Feature::Refresh | Feature::Transit | Feature::Bfd
+            ),
         }
     }
 

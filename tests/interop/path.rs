@@ -1,9 +1,11 @@
 //! A way for real packets through margay and another daemon's namespace:
 //!
 //! ```text
-//!   client 192.0.2.10 ---- margay 10.9.0.1 ---- other 10.9.0.2, and 203.0.113.1 on its loopback
+//!   client 192.0.2.10 ---- margay 10.9.0.1 ---- other 10.9.0.2, and on its loopback interface
+//!                                               203.0.113.1 and 10.9.9.2
 //! ```
 //!
+//! Where BFD is to be over several hops the other one speaks from 10.9.9.2.
 //! The other one announces the server's prefix, margay the client's.
 
 use std::net::SocketAddr;
@@ -21,7 +23,7 @@ use serde_json::json;
 
 use crate::network::Daemon;
 use crate::place::Place;
-use crate::speaker::{Announcement, Options, Peer, Speaker};
+use crate::speaker::{Announcement, Hops, Options, Peer, Speaker};
 
 /// What the other daemon announces, and who answers there.
 pub(crate) const PREFIX: &str = "203.0.113.0/24";
@@ -60,7 +62,7 @@ impl Path {
         join(&client, ("eth0", "192.0.2.10/24"), &router, ("left0", "192.0.2.1/24"))?;
         join(&router, ("right0", "10.9.0.1/24"), &far, ("eth0", "10.9.0.2/24"))?;
         client.ip("route add default via 192.0.2.1")?;
-        far.ip(&format!("addr add {SERVER}/32 dev lo"))?;
+        far.ip(&format!("addr add {SERVER}/32 dev lo\naddr add 10.9.9.2/32 dev lo"))?;
         if !writes_kernel(daemon) {
             far.ip(&format!("route add {CLIENTS} via 10.9.0.1"))?;
         }
@@ -72,6 +74,9 @@ impl Path {
         let us = Speaker::new(1, 65001);
         speaker.add_neighbor(&us, &spec.options);
         speaker.neighbors.retain(|neighbor| neighbor.address.is_ipv4());
+        if spec.options.bfd == Some(Hops::Several) {
+            speaker.neighbors[0].local = Some("10.9.9.2".parse()?);
+        }
         let place = Place::new(far, scope.directory().join("far"))?;
         let mut peer = daemon.peer(place.clone(), speaker)?;
         peer.start()?;
@@ -88,7 +93,8 @@ impl Path {
     pub(crate) fn wait_session(&mut self) -> Result<()> {
         let up = wait_for("the session", LIMIT, || {
             pause(Duration::from_millis(50))?;
-            Ok(self.peer.established("10.9.0.1".parse().unwrap())?.then_some(()))
+            let peers = self.margay.show("bgp peers")?;
+            Ok((peers[0]["session"] == "Established").then_some(()))
         });
         up.with_context(|| format!("{}\n--\n{}", self.margay.log_tail(), self.peer.log_tail()))
     }
@@ -153,8 +159,12 @@ fn store(scope: &Scope, spec: &Spec) -> Result<Store> {
         "metadata": { "name": "far" },
         "spec": { "node": "edge", "peerIP": "10.9.0.2", "asNumber": 65002 },
     });
-    if spec.options.bfd {
+    if spec.options.bfd.is_some() {
         peer["metadata"]["annotations"] = json!({ "margay.io/bfd": "interval=100ms,multiplier=3" });
+    }
+    if spec.options.bfd == Some(Hops::Several) {
+        peer["spec"]["peerIP"] = json!("10.9.9.2");
+        peer["spec"]["reachableBy"] = json!("10.9.0.2");
     }
     write_yaml(&store.directory().join("bgppeer-far.yaml"), &peer)?;
     Ok(store)

@@ -105,8 +105,17 @@ pub(crate) struct Options {
     pub(crate) client: bool,
     /// RFC 6793's capability.
     pub(crate) four_octet: bool,
-    /// BFD (RFC 5883) watches the neighbor.
-    pub(crate) bfd: bool,
+    /// BFD watches the neighbor.
+    pub(crate) bfd: Option<Hops>,
+}
+
+/// Which BFD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Hops {
+    /// RFC 5881.
+    One,
+    /// RFC 5883.
+    Several,
 }
 
 impl Default for Options {
@@ -119,7 +128,7 @@ impl Default for Options {
             restart_s: None,
             client: false,
             four_octet: true,
-            bfd: false,
+            bfd: None,
         }
     }
 }
@@ -171,6 +180,8 @@ pub(crate) enum Feature {
     Transit,
     /// Can leave out the capability of RFC 6793.
     TwoOctet,
+    /// Has BFD.
+    Bfd,
 }
 
 /// A BGP daemon in a namespace of its own.
@@ -196,6 +207,11 @@ pub(crate) trait Peer: Send {
 
     /// Changes the password of the session while it runs.
     fn set_password(&mut self, neighbor: IpAddr, password: &str) -> Result<()>;
+
+    /// True when its BFD session with the neighbor is up.
+    fn has_bfd_up(&mut self, _neighbor: IpAddr) -> Result<bool> {
+        anyhow::bail!("{} is not asked about BFD", self.name())
+    }
 
     /// The end of what it has printed.
     fn log_tail(&self) -> String;

@@ -18,13 +18,13 @@ use margay_bgp::session::{self, Restart, State};
 use margay_bgp::wire::community::{Community, LargeCommunity};
 use margay_bgp::{Family as Afi, FamilySet};
 use margay_control::bgp::{
-    self, BgpConfig, Direction, Handle, Instance, NextHopMode, Output, Outputs, OwnRoute,
+    self, Bfd, BgpConfig, Direction, Handle, Instance, NextHopMode, Output, Outputs, OwnRoute,
     PeerConfig, RouteQuery, RouteView,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::place::Place;
-use crate::speaker::{Announcement, Family, Neighbor, Peer, Route, Speaker};
+use crate::speaker::{Announcement, Family, Hops, Neighbor, Peer, Route, Speaker};
 
 /// Where the process finds its directory; its absence says that a test runs.
 const DIRECTORY: &str = "MARGAY_INTEROP_SPEAKER";
@@ -284,7 +284,11 @@ fn peer(speaker: &Speaker, neighbor: &Neighbor) -> PeerConfig {
         import: Arc::new(Policy::accept_all()),
         export: Arc::new(Policy::accept_all()),
         max_prefixes: None,
-        bfd: None,
+        bfd: options.bfd.map(|hops| Bfd {
+            interval_ms: 100,
+            multiplier: 3,
+            multihop: hops == Hops::Several,
+        }),
     }
 }
 

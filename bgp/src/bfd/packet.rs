@@ -40,6 +40,23 @@ impl Diagnostic {
     pub const ADMINISTRATIVELY_DOWN: Diagnostic = Diagnostic(7);
 }
 
+impl std::fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0 {
+            0 => "none",
+            1 => "detection time expired",
+            2 => "echo failed",
+            3 => "neighbor signaled down",
+            4 => "forwarding plane reset",
+            5 => "path down",
+            6 => "concatenated path down",
+            7 => "administratively down",
+            8 => "reverse concatenated path down",
+            number => return write!(f, "diagnostic {number}"),
+        })
+    }
+}
+
 /// One control packet. Intervals are in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {

@@ -333,4 +333,16 @@ impl Session {
     pub fn remote(&self) -> Option<&Packet> {
         self.remote.as_ref()
     }
+
+    /// Why it last left Up.
+    pub fn diagnostic(&self) -> Diagnostic {
+        self.diagnostic
+    }
+
+    /// Microseconds between our packets, and after how many without one of the peer's it counts as
+    /// gone; `None` where there is nothing to send or to wait for.
+    pub fn times_us(&self) -> (Option<u64>, Option<u64>) {
+        let detection = self.remote.map(|remote| self.detection_time_ns(&remote) / 1000);
+        (self.interval_ns().map(|interval| interval / 1000), detection)
+    }
 }

@@ -3,6 +3,7 @@
 use crate::bgp::{BgpStatus, Direction, PeerStatus, RouteQuery, RouteView};
 use crate::clock;
 use crate::resolve::bgp::{PeerKind, Session};
+use crate::resource::bgp_peer::{Bfd, Hops};
 use crate::status::{Snapshot, Status};
 use axum::Json;
 use axum::extract::{Query, State};
@@ -64,6 +65,46 @@ pub struct PeerAnswer {
     pub keepalive_seconds: Option<u64>,
     /// Sessions that have come up since the start.
     pub established_count: u64,
+    /// BFD, where it is configured.
+    pub bfd: Option<BfdAnswer>,
+}
+
+/// BFD of a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BfdAnswer {
+    /// `AdminDown`, `Down`, `Init` or `Up`; `None` before the first BGP session, which tells our
+    /// address.
+    pub state: String,
+    /// What the peer has last said of its own; none when it says nothing.
+    pub remote_state: Option<String>,
+    /// The peer may be more than a hop away: UDP port 4784 instead of 3784.
+    pub multihop: bool,
+    /// Configured time between packets, in milliseconds.
+    pub interval_ms: u32,
+    /// Configured number of packets that may be lost in a row, and one more.
+    pub multiplier: u8,
+    /// Time between our packets as agreed on, in milliseconds.
+    pub transmit_ms: Option<u64>,
+    /// So long without the peer's packets is a dead path, in milliseconds.
+    pub detection_ms: Option<u64>,
+    /// Why it last left Up.
+    pub diagnostic: String,
+    /// The same as the peer says it.
+    pub remote_diagnostic: Option<String>,
+}
+
+impl BfdAnswer {
+    /// In a few words: the state, the peer's if it is another, and why it is not up.
+    pub fn brief(&self) -> String {
+        let mut text = self.state.clone();
+        let other = self.remote_state.as_ref().filter(|other| **other != self.state);
+        text += &other.map_or_else(String::new, |other| format!(" (peer {other})"));
+        if self.state != "Up" && self.diagnostic != "none" {
+            text += &format!(" {}", self.diagnostic);
+        }
+        text
+    }
 }
 
 /// A path of a route.
@@ -156,6 +197,24 @@ fn of_peer(name: &str, session: &Session, peer: Option<&PeerStatus>) -> PeerAnsw
         hold_time_seconds: times.map(|(hold, _)| hold),
         keepalive_seconds: times.map(|(_, keepalive)| keepalive),
         established_count: peer.map_or(0, |peer| peer.ups),
+        bfd: session.bfd.map(|bfd| of_bfd(bfd, peer)),
+    }
+}
+
+fn of_bfd(configured: Bfd, peer: Option<&PeerStatus>) -> BfdAnswer {
+    let status = peer.and_then(|peer| peer.bfd);
+    let ms = |us: u64| us / 1000;
+    let word = |state: margay_bgp::bfd::State| format!("{state:?}");
+    BfdAnswer {
+        state: status.map_or_else(|| "None".to_owned(), |status| word(status.state)),
+        remote_state: status.and_then(|status| status.remote).map(word),
+        multihop: status.map_or(configured.hops == Hops::Multi, |status| status.multihop),
+        interval_ms: configured.interval_ms,
+        multiplier: configured.multiplier,
+        transmit_ms: status.and_then(|status| status.tx_us).map(ms),
+        detection_ms: status.and_then(|status| status.detection_us).map(ms),
+        diagnostic: status.map_or_else(|| "none".to_owned(), |one| one.diagnostic.to_string()),
+        remote_diagnostic: status.and_then(|one| Some(one.remote_diagnostic?.to_string())),
     }
 }
 

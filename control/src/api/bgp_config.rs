@@ -85,6 +85,8 @@ pub struct SessionAnswer {
     pub families: Vec<&'static str>,
     /// BFD.
     pub bfd: Option<Bfd>,
+    /// Most paths that the peer may announce.
+    pub max_prefixes: Option<u32>,
     /// Rules for routes from the peer.
     pub import: Vec<String>,
     /// Rules for routes to the peer.
@@ -181,6 +183,7 @@ impl From<&Session> for SessionAnswer {
             filters: session.filters.clone(),
             families: session.families.iter().map(family).collect(),
             bfd: session.bfd,
+            max_prefixes: session.max_prefixes,
             import: lines(&session.import),
             export: lines(&session.export),
             blocked: session.blocked.clone(),

@@ -68,8 +68,13 @@ impl Speaker {
                 if !arrival.is_for(watch) {
                     continue;
                 }
+                let before = watch.status();
                 let taken = watch.session.receive(&arrival.payload, arrival.ttl, now_ns).is_ok();
+                let is_news = watch.status().remote != before.remote;
                 self.drain_bfd(key);
+                if is_news {
+                    self.status_soon();
+                }
                 if taken {
                     break;
                 }

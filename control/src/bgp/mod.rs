@@ -29,7 +29,7 @@ pub use handle::{Handle, MAX_CHANGES, MAX_OUTPUTS, MAX_QUESTIONS, Output, Output
 pub use margay_bgp::rib::{
     Best, Change, Direction, NextHopMode, OwnRoute, PeerCounts, PeerId, RibCounts, RouteView,
 };
-pub use status::{BgpStatus, PeerStatus};
+pub use status::{BfdStatus, BgpStatus, PeerStatus};
 
 use std::io;
 use std::sync::Arc;

@@ -131,7 +131,7 @@ impl Peer {
             counts: rib.peer_counts(self.id),
             bytes: self.bytes,
             ups: self.ups,
-            bfd: self.watch.as_ref().map(Watch::state),
+            bfd: self.watch.as_ref().map(Watch::status),
         }
     }
 }

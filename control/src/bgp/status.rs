@@ -65,8 +65,27 @@ pub struct PeerStatus {
     pub bytes: (u64, u64),
     /// Sessions that have come up.
     pub ups: u64,
-    /// State of BFD.
-    pub bfd: Option<bfd::State>,
+    /// BFD, if it watches the peer.
+    pub bfd: Option<BfdStatus>,
+}
+
+/// How a BFD session does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BfdStatus {
+    /// Its state.
+    pub state: bfd::State,
+    /// What the peer has last said of its own; `None` when it says nothing.
+    pub remote: Option<bfd::State>,
+    /// The peer may be more than a hop away (RFC 5883).
+    pub multihop: bool,
+    /// Time between our packets, in microseconds, without jitter.
+    pub tx_us: Option<u64>,
+    /// So long without the peer's packets is a dead path, in microseconds.
+    pub detection_us: Option<u64>,
+    /// Why it last left Up.
+    pub diagnostic: bfd::Diagnostic,
+    /// The same as the peer says it.
+    pub remote_diagnostic: Option<bfd::Diagnostic>,
 }
 
 impl PeerStatus {

@@ -74,6 +74,11 @@ impl Node {
         self.status().is_some_and(|peer| peer.state == State::Established)
     }
 
+    fn has_bfd_up(&self) -> bool {
+        let bfd = self.status().and_then(|peer| peer.bfd);
+        bfd.is_some_and(|bfd| (bfd.state, bfd.remote) == (bfd::State::Up, Some(bfd::State::Up)))
+    }
+
     fn error(&self) -> String {
         self.status().and_then(|peer| peer.last_error).unwrap_or_default()
     }
@@ -245,7 +250,7 @@ fn routes_cross_over_ipv6() {
         come_up(&mut a, &mut b);
         eventually("the route is there", || b.has("2001:db8:1::/64"));
         assert_eq!(b.fib[&net("2001:db8:1::/64")], [address("fd00::1")]);
-        eventually("BFD is up", || a.status().unwrap().bfd == Some(bfd::State::Up));
+        eventually("BFD is up", || a.has_bfd_up());
     });
 }
 
@@ -257,7 +262,7 @@ fn a_path_that_dies_ends_the_session_at_once() {
         let wanted = Bfd { interval_ms: 50, multiplier: 3, multihop: false };
         (a.peer().bfd, b.peer().bfd) = (Some(wanted), Some(wanted));
         cross(&mut a, &mut b);
-        eventually("BFD is up", || a.status().unwrap().bfd == Some(bfd::State::Up));
+        eventually("BFD is up", || a.has_bfd_up());
         assert!(ip("link set lo down"));
         let began = Instant::now();
         eventually("its routes go", || !b.has("10.1.0.0/24"));
@@ -498,7 +503,7 @@ fn a_dead_path_ends_the_session() {
     a.peer().bfd = Some(wanted);
     b.peer().bfd = Some(Bfd { interval_ms: 100, ..wanted });
     cross(&mut a, &mut b);
-    let is_watched = |node: &Node| node.status().unwrap().bfd == Some(bfd::State::Up);
+    let is_watched = Node::has_bfd_up;
     eventually("BFD is up", || is_watched(&a) && is_watched(&b));
     // A packet as the peer would send it once it hears nothing any more.
     let down = bfd::Packet {

@@ -13,7 +13,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::socket::{NETWORK_CONTROL, set_ttl};
-use super::{Bfd, PeerConfig};
+use super::{Bfd, BfdStatus, PeerConfig};
 
 /// Most packets that one socket gives in one turn of the loop.
 const MAX_PACKETS: usize = 256;
@@ -32,8 +32,17 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn state(&self) -> bfd::State {
-        self.session.state()
+    pub(super) fn status(&self) -> BfdStatus {
+        let (tx_us, detection_us) = self.session.times_us();
+        BfdStatus {
+            state: self.session.state(),
+            remote: self.session.remote().map(|packet| packet.state),
+            multihop: self.wanted.multihop,
+            tx_us,
+            detection_us,
+            diagnostic: self.session.diagnostic(),
+            remote_diagnostic: self.session.remote().map(|packet| packet.diagnostic),
+        }
     }
 
     /// Sends a packet. One that does not get out is as good as lost on the way.

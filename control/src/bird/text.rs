@@ -102,6 +102,17 @@ fn details(reply: &mut Reply, peer: &PeerAnswer) {
     lines.extend(peer.hold_time_seconds.map(|time| format!("    Hold timer:       {time}")));
     lines.extend(peer.keepalive_seconds.map(|time| format!("    Keepalive timer:  {time}")));
     lines.extend(peer.error.iter().map(|error| format!("    Last error:       {error}")));
+    if let Some(bfd) = &peer.bfd {
+        let hops = if bfd.multihop { "multihop" } else { "single hop" };
+        lines.push(format!("    BFD state:        {}", bfd.state));
+        let remote = bfd.remote_state.iter();
+        lines.extend(remote.map(|state| format!("    BFD neighbor:     {state}")));
+        lines.push(format!("    BFD mode:         {hops}"));
+        lines.push(format!("    BFD interval:     {} ms x {}", bfd.interval_ms, bfd.multiplier));
+        let time = bfd.detection_ms.iter();
+        lines.extend(time.map(|time| format!("    BFD detection:    {time} ms")));
+        lines.push(format!("    BFD diagnostic:   {}", bfd.diagnostic));
+    }
     lines.iter().for_each(|line| reply.line(1006, line));
 }
 
@@ -154,6 +165,7 @@ mod tests {
             hold_time_seconds: Some(240),
             keepalive_seconds: Some(80),
             established_count: 1,
+            bfd: None,
         }
     }
 
@@ -188,6 +200,32 @@ mod tests {
         assert_eq!(value("BGP state:"), "Established");
         assert_eq!(value("Neighbor address:"), "10.0.0.2");
         assert!(protocols(&peers, Some("x"), true).finish().starts_with("8003 "));
+    }
+
+    #[test]
+    fn details_have_bfd_where_it_is_configured() {
+        let mut one = peer("Node_10_0_0_2", "up", "Established");
+        let text = |one: &PeerAnswer| protocols(&[one.clone()], None, true).finish();
+        assert!(!text(&one).contains("BFD"));
+        one.bfd = Some(crate::api::bgp::BfdAnswer {
+            state: "Down".into(),
+            remote_state: Some("Init".into()),
+            multihop: false,
+            interval_ms: 300,
+            multiplier: 3,
+            transmit_ms: Some(1000),
+            detection_ms: Some(900),
+            diagnostic: "detection time expired".into(),
+            remote_diagnostic: None,
+        });
+        let text = text(&one);
+        for line in
+            ["BFD state:        Down", "BFD mode:         single hop", "300 ms x 3", "900 ms"]
+        {
+            assert!(text.contains(line), "{text}");
+        }
+        let brief = one.bfd.unwrap().brief();
+        assert_eq!(brief, "Down (peer Init) detection time expired");
     }
 
     #[test]

@@ -87,6 +87,20 @@ impl Table {
         Some(if is_direct { 0 } else { route.metric.max(1) })
     }
 
+    /// True when an address is on a link of the node.
+    pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
+        self.lookup(address).is_some_and(|entry| match &entry.route.target {
+            Target::OnLink(_) => true,
+            // A neighbour.
+            Target::Via(hops) => hops.iter().all(|hop| hop.address == address),
+            // A link that only the host uses.
+            Target::Local => {
+                !entry.ways.is_empty() && entry.ways.iter().all(|way| way.gateway.is_none())
+            }
+            _ => false,
+        })
+    }
+
     /// The longest match of an address.
     pub(super) fn lookup(&self, address: IpAddr) -> Option<&Entry> {
         let lengths = &self.lengths[usize::from(address.is_ipv6())];
@@ -127,6 +141,38 @@ impl Table {
             Target::Via(hops) => Some((Target::Via(hops.clone()), ways)),
             Target::Local if !ways.is_empty() => Some((Target::Local, ways)),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_on_links_are_told_from_those_behind_gateways() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let hop = |text: &str| Hop { port: "eth0".into(), address: address(text) };
+        let way = |gateway: Option<IpAddr>| [NextHop { device: 3, gateway, weight: 1 }];
+        let mut table = Table::default();
+        let mut add = |prefix: &str, target: Target, ways: &[NextHop]| {
+            let entry = Entry::new(Origin::Kernel, target).with_ways(ways);
+            table.insert(prefix.parse().unwrap(), entry);
+        };
+        let gateway = || Some(address("10.0.0.1"));
+        add("10.0.0.0/24", Target::OnLink("eth0".into()), &way(None));
+        add("10.0.0.7/32", Target::Via(vec![hop("10.0.0.7")]), &way(None));
+        add("10.0.0.9/32", Target::Via(vec![hop("10.0.0.1")]), &way(gateway()));
+        add("10.1.0.0/24", Target::Local, &way(None));
+        add("10.2.0.0/24", Target::Local, &way(gateway()));
+        add("10.0.0.3/32", Target::Local, &[]);
+        add("0.0.0.0/0", Target::Via(vec![hop("10.0.0.1")]), &way(gateway()));
+        let on_link = |text: &str| table.is_on_link(address(text));
+        for near in ["10.0.0.2", "10.0.0.7", "10.1.0.2"] {
+            assert!(on_link(near), "{near}");
+        }
+        for far in ["10.0.0.9", "10.2.0.2", "10.0.0.3", "192.0.2.1", "2001:db8::1"] {
+            assert!(!on_link(far), "{far}");
         }
     }
 }

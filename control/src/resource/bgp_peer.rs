@@ -1,8 +1,9 @@
 //! BGPPeer: who peers with whom.
 //!
-//! Two annotations are margay's own. `margay.io/bfd: enabled` (or `interval=300ms,multiplier=3`)
-//! watches the peer by BFD; `margay.io/rfc8212: enabled` lets no route in or out of an eBGP
-//! session that has no filter for that direction.
+//! Three annotations are margay's own. `margay.io/bfd: enabled` (or
+//! `interval=300ms,multiplier=3,hops=single`, each part as wanted) watches the peer by BFD;
+//! `margay.io/rfc8212: enabled` lets no route in or out of an eBGP session that has no filter for
+//! that direction; `margay.io/max-prefixes: 1000` ends a session that brings more.
 
 use super::field::{self, AsNumber, PasswordSource, SecretKey};
 use super::{Invalid, Metadata, Object};
@@ -47,6 +48,8 @@ pub struct BgpPeer {
     pub bfd: Option<Bfd>,
     /// RFC 8212: no filter, no routes.
     pub requires_policy: bool,
+    /// With more paths than this the session ends (RFC 4486 subcode 1).
+    pub max_prefixes: Option<u32>,
 }
 
 /// Nodes that have a peering.
@@ -92,6 +95,34 @@ pub struct Bfd {
     pub interval_ms: u32,
     /// Packets that may be lost in a row, and one more.
     pub multiplier: u8,
+    /// How far the peer is.
+    pub hops: Hops,
+}
+
+/// Which BFD a peer is watched by. The two don't understand each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Hops {
+    /// By `ttlSecurity`; without it one hop when the peer is on a link of the node.
+    #[default]
+    Auto,
+    /// RFC 5881.
+    Single,
+    /// RFC 5883.
+    Multi,
+}
+
+impl Hops {
+    /// True for a peer that is one hop away: so many hops RFC 5082 allows, and it is on a link of
+    /// the node, or not.
+    pub fn is_single(self, ttl_security: Option<u8>, is_on_link: bool) -> bool {
+        match (self, ttl_security) {
+            (Hops::Single, _) => true,
+            (Hops::Multi, _) => false,
+            (Hops::Auto, Some(hops)) => hops == 1,
+            (Hops::Auto, None) => is_on_link,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -165,6 +196,7 @@ impl TryFrom<Object<Spec>> for BgpPeer {
             reverses: spec.reverse_peering != Some(ReversePeering::Manual),
             bfd: bfd(&object.metadata)?,
             requires_policy: switch(&object.metadata, "margay.io/rfc8212", RFC8212)?,
+            max_prefixes: max_prefixes(&object.metadata)?,
             remote,
         })
     }
@@ -234,9 +266,10 @@ fn reachable_by(text: Option<String>, remote: &Remote) -> Result<Option<IpAddr>,
 }
 
 const BFD: &str = "metadata.annotations[margay.io/bfd]";
+const MAX_PREFIXES: &str = "metadata.annotations[margay.io/max-prefixes]";
 const RFC8212: &str = "metadata.annotations[margay.io/rfc8212]";
 /// BFD packets of the annotation `enabled`.
-const BFD_DEFAULT: Bfd = Bfd { interval_ms: 300, multiplier: 3 };
+const BFD_DEFAULT: Bfd = Bfd { interval_ms: 300, multiplier: 3, hops: Hops::Auto };
 
 fn switch(metadata: &Metadata, name: &str, field: &'static str) -> Result<bool, Invalid> {
     match metadata.annotation(name) {
@@ -255,7 +288,8 @@ fn bfd(metadata: &Metadata) -> Result<Option<Bfd>, Invalid> {
         Some("enabled") => return Ok(Some(BFD_DEFAULT)),
         Some(text) => text,
     };
-    let mend = "enabled, disabled, or interval=300ms,multiplier=3 (10 to 60000 ms, 1 to 255)";
+    let mend = "enabled, disabled, or interval=300ms,multiplier=3,hops=single (10 to 60000 ms, \
+                1 to 255, single or multi)";
     let bad = || Invalid::new(BFD, format!("'{text}' is no setting of BFD"), mend);
     let mut bfd = BFD_DEFAULT;
     for part in text.split(',') {
@@ -266,11 +300,63 @@ fn bfd(metadata: &Metadata) -> Result<Option<Bfd>, Invalid> {
                 bfd.interval_ms = digits.parse().map_err(|_| bad())?;
             }
             "multiplier" => bfd.multiplier = value.parse().map_err(|_| bad())?,
+            "hops" => {
+                bfd.hops = match value {
+                    "single" => Hops::Single,
+                    "multi" => Hops::Multi,
+                    _ => return Err(bad()),
+                };
+            }
             _ => return Err(bad()),
         }
     }
     match (10..=60_000).contains(&bfd.interval_ms) && bfd.multiplier > 0 {
         true => Ok(Some(bfd)),
         false => Err(bad()),
+    }
+}
+
+fn max_prefixes(metadata: &Metadata) -> Result<Option<u32>, Invalid> {
+    let Some(text) = metadata.annotation("margay.io/max-prefixes") else { return Ok(None) };
+    let number = text.parse().ok().filter(|number| *number > 0);
+    let bad = || Invalid::new(MAX_PREFIXES, format!("'{text}' is no limit"), "a number above 0");
+    number.map(Some).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn annotated(name: &str, value: &str) -> Metadata {
+        let annotations = serde_json::json!({ "name": "one", "annotations": { name: value } });
+        serde_json::from_value(annotations).unwrap()
+    }
+
+    #[test]
+    fn bfd_has_defaults_and_parts() {
+        let read = |text: &str| bfd(&annotated("margay.io/bfd", text));
+        let of = |interval_ms, multiplier, hops| Ok(Some(Bfd { interval_ms, multiplier, hops }));
+        assert_eq!(read("disabled"), Ok(None));
+        assert_eq!(read("enabled"), of(300, 3, Hops::Auto));
+        assert_eq!(read("interval=50ms"), of(50, 3, Hops::Auto));
+        assert_eq!(read("hops=single"), of(300, 3, Hops::Single));
+        assert_eq!(read("interval=50ms, multiplier=5, hops=multi"), of(50, 5, Hops::Multi));
+        for bad in ["", "interval=5ms", "interval=50", "multiplier=0", "hops=2", "x=1"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn who_says_how_far_a_peer_is_wins_over_the_links() {
+        assert!(Hops::Auto.is_single(None, true) && !Hops::Auto.is_single(None, false));
+        assert!(Hops::Auto.is_single(Some(1), false) && !Hops::Auto.is_single(Some(2), true));
+        assert!(Hops::Single.is_single(Some(2), false) && !Hops::Multi.is_single(Some(1), true));
+    }
+
+    #[test]
+    fn a_limit_on_prefixes_is_a_number_above_0() {
+        let read = |text: &str| max_prefixes(&annotated("margay.io/max-prefixes", text));
+        assert_eq!(read("1000"), Ok(Some(1000)));
+        assert!(["0", "-1", "many", "5000000000"].iter().all(|text| read(text).is_err()));
     }
 }

@@ -18,6 +18,7 @@ use crate::resolve::table::Table;
 use ahash::AHashSet;
 use ipnet::IpNet;
 use margay_bgp::policy::Policy;
+use margay_bgp::session::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -52,6 +53,8 @@ pub(super) struct Bgp {
     /// When a thread that has ended is started again.
     retry: Option<Instant>,
     table: Table,
+    /// Whether peers with BFD are on a link of the node, by address.
+    on_link: BTreeMap<IpAddr, bool>,
     scan: Option<Scan>,
 }
 
@@ -176,6 +179,26 @@ impl Bgp {
         if !answers.is_empty() {
             running.handle.set_next_hops(answers);
         }
+    }
+
+    /// Looks which peers with BFD are on a link; true when one is now that was not, or the other
+    /// way round. While a session is up the answer stays: a link that dies takes its route with
+    /// it, and BFD is to find the peer dead, not to begin anew.
+    fn look_at_links(&mut self) -> bool {
+        let Some(running) = &self.running else { return false };
+        let status = running.handle.status();
+        let is_up = |name: &String| {
+            status.peers.get(name).is_some_and(|peer| peer.state == State::Established)
+        };
+        let watched = self.plan.sessions.iter().filter(|(_, session)| session.bfd.is_some());
+        let found = watched.map(|(name, session)| {
+            let known = self.on_link.get(&session.address).copied().filter(|_| is_up(name));
+            (session.address, known.unwrap_or_else(|| self.table.is_on_link(session.address)))
+        });
+        let found: BTreeMap<IpAddr, bool> = found.collect();
+        let is_new = found != self.on_link;
+        self.on_link = found;
+        is_new
     }
 
     fn asked(&mut self, asked: Vec<(IpAddr, bool)>) {

@@ -3,11 +3,12 @@
 
 use crate::commands::output::{Format, columns, print};
 use comfy_table::Table;
-use margay_control::api::bgp::{PathAnswer, PeerAnswer};
+use margay_control::api::bgp::{BfdAnswer, PathAnswer, PeerAnswer};
 use margay_control::api::bgp_config::{BgpConfigAnswer, SessionAnswer};
 use margay_control::api::client;
 use margay_control::offline;
 use margay_control::resolve::bgp::LocalFacts;
+use margay_control::resource::bgp_peer::Hops;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -107,6 +108,7 @@ fn peers(answer: &[PeerAnswer], output: Format) -> Table {
             "router id",
             "received",
             "accepted",
+            "bfd",
         ]),
     };
     for peer in answer {
@@ -124,6 +126,7 @@ fn peers(answer: &[PeerAnswer], output: Format) -> Table {
             row.push(peer.router_id.clone().unwrap_or_default());
             row.push(peer.received.to_string());
             row.push(peer.accepted.to_string());
+            row.push(peer.bfd.as_ref().map(BfdAnswer::brief).unwrap_or_default());
         }
         table.add_row(row);
     }
@@ -229,7 +232,15 @@ fn describe(session: &SessionAnswer) -> String {
     words.extend(session.client_of.iter().map(|id| format!("client of {id}")));
     words.extend(session.password.iter().map(|key| format!("password {key}")));
     words.extend(session.ttl_security.map(|hops| format!("TTL security {hops}")));
-    words.extend(session.bfd.map(|bfd| format!("BFD {} ms x {}", bfd.interval_ms, bfd.multiplier)));
+    words.extend(session.bfd.map(|bfd| {
+        let hops = match bfd.hops {
+            Hops::Auto => "",
+            Hops::Single => " over one hop",
+            Hops::Multi => " over several hops",
+        };
+        format!("BFD {} ms x {}{hops}", bfd.interval_ms, bfd.multiplier)
+    }));
+    words.extend(session.max_prefixes.map(|most| format!("at most {most} prefixes")));
     words.extend((!session.filters.is_empty()).then(|| session.filters.join(" ")));
     words.extend(session.blocked.iter().map(|reason| format!("NOT STARTED: {reason}")));
     words.join(", ")

@@ -74,6 +74,8 @@ pub struct Session {
     pub families: FamilySet,
     /// Watch the peer by BFD.
     pub bfd: Option<Bfd>,
+    /// Most paths that the peer may announce.
+    pub max_prefixes: Option<u32>,
     /// For routes from the peer.
     pub import: Arc<Policy>,
     /// For routes to the peer.
@@ -153,6 +155,7 @@ pub(super) fn add_mesh(cluster: &Cluster, shared: &Shared, plan: &mut BgpPlan) {
                 filters: Vec::new(),
                 families: family(address),
                 bfd: None,
+                max_prefixes: None,
                 import,
                 export,
                 blocked,
@@ -248,6 +251,7 @@ fn session(cluster: &Cluster, shared: &Shared, peering: &Peering, plan: &mut Bgp
         filters,
         families: family(address),
         bfd: spec.bfd,
+        max_prefixes: spec.max_prefixes,
         import,
         export,
         blocked,

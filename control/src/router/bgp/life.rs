@@ -2,6 +2,7 @@
 
 use super::{Bgp, RETRY, Running, wanted, write};
 use crate::bgp::{self, Handle, Options};
+use crate::config::BgpSettings;
 use crate::kernel::export::{self, Export};
 use crate::resolve::learned::PathSet;
 use crate::router::Router;
@@ -12,6 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+impl Bgp {
+    /// Tells the thread what it is to be, if that is something else than before.
+    fn tell(&mut self, settings: &BgpSettings) {
+        let Some(running) = &mut self.running else { return };
+        let Some(config) = wanted::config(&self.plan, settings, &self.on_link) else { return };
+        if running.told.as_ref() != Some(&config) {
+            running.handle.apply(config.clone());
+            running.told = Some(config);
+        }
+    }
+}
 
 impl Router {
     /// Has BGP run as the state wants it.
@@ -43,15 +56,18 @@ impl Router {
             let scan = scan.get_or_insert_default();
             (scan.judge, scan.after) = (true, None);
         }
-        let Some(config) = wanted::config(plan, &self.config.bgp) else {
+        *fault = plan.instance.as_ref().filter(|one| one.router_id.is_none()).map(|_| {
             let hint = "set bgp.routerId or CALICO_ROUTER_ID";
-            *fault = Some(format!("the node has no IPv4 address to be its router id: {hint}"));
-            return;
-        };
-        *fault = None;
-        if running.told.as_ref() != Some(&config) {
-            running.handle.apply(config.clone());
-            running.told = Some(config);
+            format!("the node has no IPv4 address to be its router id: {hint}")
+        });
+        self.bgp.look_at_links();
+        self.bgp.tell(&self.config.bgp);
+    }
+
+    /// Interfaces or routes may be others: peers that have come to a link, or left it.
+    pub(in crate::router) fn follow_links(&mut self) {
+        if self.bgp.look_at_links() {
+            self.bgp.tell(&self.config.bgp);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::resolve::bgp::{BgpPlan, LocalFacts, Session};
 use crate::resource::bgp_peer;
 use margay_bgp::session;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// Longest restart time that an OPEN can say, in seconds (RFC 4724 section 3).
@@ -38,13 +39,20 @@ pub(super) fn is_on(settings: &BgpSettings, model: &Model, plan: &BgpPlan) -> bo
         }
 }
 
-/// The wants; `None` without a router id.
-pub(super) fn config(plan: &BgpPlan, settings: &BgpSettings) -> Option<BgpConfig> {
+/// The wants; `None` without a router id. `on_link` are peers on a link of the node.
+pub(super) fn config(
+    plan: &BgpPlan,
+    settings: &BgpSettings,
+    on_link: &BTreeMap<IpAddr, bool>,
+) -> Option<BgpConfig> {
     let instance = plan.instance.as_ref()?;
     let router_id = instance.router_id?;
     let sessions = plan.sessions.iter().filter(|(_, session)| session.blocked.is_none());
-    let peers: BTreeMap<String, PeerConfig> =
-        sessions.map(|(name, one)| (name.clone(), peer(one, router_id))).collect();
+    let peers = sessions.map(|(name, one)| {
+        let is_on_link = on_link.get(&one.address) == Some(&true);
+        (name.clone(), peer(one, router_id, is_on_link))
+    });
+    let peers: BTreeMap<String, PeerConfig> = peers.collect();
     let own_routes = plan.advertisements.iter().map(|(prefix, route)| {
         let own = OwnRoute {
             metric: route.metric,
@@ -71,7 +79,7 @@ pub(super) fn config(plan: &BgpPlan, settings: &BgpSettings) -> Option<BgpConfig
     })
 }
 
-fn peer(wanted: &Session, router_id: std::net::Ipv4Addr) -> PeerConfig {
+fn peer(wanted: &Session, router_id: Ipv4Addr, is_on_link: bool) -> PeerConfig {
     let mut session =
         session::Config::new(wanted.local_as, router_id, wanted.remote_as, wanted.address);
     session.families = wanted.families;
@@ -99,11 +107,11 @@ fn peer(wanted: &Session, router_id: std::net::Ipv4Addr) -> PeerConfig {
         allowed_own_as: wanted.allowed_own_as.min(u8::MAX.into()) as u8,
         import: wanted.import.clone(),
         export: wanted.export.clone(),
-        max_prefixes: None,
+        max_prefixes: wanted.max_prefixes,
         bfd: wanted.bfd.map(|bfd| Bfd {
             interval_ms: bfd.interval_ms,
             multiplier: bfd.multiplier,
-            multihop: wanted.ttl_security.is_none_or(|hops| hops > 1),
+            multihop: !bfd.hops.is_single(wanted.ttl_security, is_on_link),
         }),
     }
 }
