@@ -5,6 +5,7 @@ use super::*;
 use ipnet::IpNet;
 use margay_bgp::policy::{Action, Match, Policy, PrefixMatch, PrefixOperator, Rule};
 use margay_bgp::session::{self, State, StopReason};
+use margay_bgp::wire::community::Community;
 use margay_bgp::{Family, FamilySet, bfd};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt::Ipv4Ttl};
@@ -12,6 +13,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
+
+mod model;
+mod soak;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for a session that could come up to do so.
