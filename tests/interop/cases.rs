@@ -38,7 +38,11 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case { name: "our paths (ADD-PATH)", needs: &[Feature::AddPath], run: our_paths },
     Case { name: "BFD over one hop", needs: &[Feature::Bfd], run: bfd::one_hop },
-    Case { name: "BFD as over several hops", needs: &[Feature::Bfd], run: bfd::several_hops },
+    Case {
+        name: "BFD as over several hops",
+        needs: &[Feature::Bfd, Feature::DistantBfd],
+        run: bfd::several_hops,
+    },
     Case { name: "2-octet AS", needs: &[Feature::TwoOctet], run: two_octet },
     Case { name: "2 reflectors, 3 clients, one cluster", needs: &[], run: one_cluster },
     Case { name: "2 reflectors, 3 clients, two clusters", needs: &[], run: two_clusters },

@@ -56,7 +56,9 @@ impl Daemon {
             Daemon::Bird | Daemon::Bird2 | Daemon::Margay => true,
             // Its switch for 4-octet numbers takes all other capabilities away too.
             Daemon::Frr => feature != Feature::TwoOctet,
-            Daemon::Gobgpd => !matches!(feature, Feature::TwoOctet | Feature::Bfd),
+            Daemon::Gobgpd => {
+                !matches!(feature, Feature::TwoOctet | Feature::Bfd | Feature::DistantBfd)
+            }
             // It keeps the routes of a neighbor that restarts, and does not ask for the same. It
             // refuses a neighbor with the number that stands for all longer ones.
             Daemon::Openbgpd => {

@@ -182,6 +182,8 @@ pub(crate) enum Feature {
     TwoOctet,
     /// Has BFD.
     Bfd,
+    /// Has it over several hops.
+    DistantBfd,
 }
 
 /// A BGP daemon in a namespace of its own.
