@@ -92,7 +92,9 @@ impl Table {
         self.lookup(address).is_some_and(|entry| match &entry.route.target {
             Target::OnLink(_) => true,
             // A neighbour.
-            Target::Via(hops) => hops.iter().all(|hop| hop.address == address),
+            Target::Via(hops) => {
+                hops.iter().all(|hop| hop.address == address && hop.tunnel.is_none())
+            }
             // A link that only the host uses.
             Target::Local => {
                 !entry.ways.is_empty() && entry.ways.iter().all(|way| way.gateway.is_none())
@@ -152,7 +154,7 @@ mod tests {
     #[test]
     fn peers_on_links_are_told_from_those_behind_gateways() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let hop = |text: &str| Hop { port: "eth0".into(), address: address(text) };
+        let hop = |text: &str| Hop { port: "eth0".into(), address: address(text), tunnel: None };
         let way = |gateway: Option<IpAddr>| [NextHop { device: 3, gateway, weight: 1 }];
         let mut table = Table::default();
         let mut add = |prefix: &str, target: Target, ways: &[NextHop]| {
