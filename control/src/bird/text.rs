@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn details_have_bfd_where_it_is_configured() {
         let mut one = peer("Node_10_0_0_2", "up", "Established");
-        let text = |one: &PeerAnswer| protocols(&[one.clone()], None, true).finish();
+        let text = |one: &PeerAnswer| protocols(std::slice::from_ref(one), None, true).finish();
         assert!(!text(&one).contains("BFD"));
         one.bfd = Some(crate::api::bgp::BfdAnswer {
             state: "Down".into(),

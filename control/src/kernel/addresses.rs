@@ -28,7 +28,7 @@ pub(crate) async fn reconcile(
     for address in wanted.difference(&present) {
         let length = IpNet::from(*address).prefix_len();
         let done = handle.address().add(device, *address, length).execute().await;
-        let failed = |error| KernelError::new(&format!("address {address}"), &error);
+        let failed = |error| KernelError::new(format!("address {address}"), &error);
         refused.extend(done.err().map(failed));
     }
     for address in present.difference(wanted) {
@@ -36,7 +36,7 @@ pub(crate) async fn reconcile(
         let mut messages = found.set_address_filter(*address).execute();
         while let Ok(Some(message)) = messages.try_next().await {
             let done = handle.address().del(message).execute().await;
-            let failed = |error| KernelError::new(&format!("address {address} to go"), &error);
+            let failed = |error| KernelError::new(format!("address {address} to go"), &error);
             refused.extend(done.err().map(failed));
         }
     }
