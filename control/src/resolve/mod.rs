@@ -9,6 +9,7 @@ pub mod bgp;
 mod kernel;
 pub(crate) mod learned;
 mod link;
+pub mod policy;
 pub mod ports;
 mod static_routes;
 mod store;
