@@ -117,7 +117,7 @@ impl BirdSpec {
         let mut text = format!(
             "log stderr all;\nrouter id {router_id};\nprotocol device {{}}\n\
              protocol direct {{ ipv4; ipv6; }}\n\
-             protocol bfd {{ multihop {{ {BFD} }}; }}\n"
+             protocol bfd {{ interface \"*\" {{ {BFD} }}; }}\n"
         );
         for digit in ['4', '6'] {
             let _ = writeln!(
@@ -145,7 +145,7 @@ impl BirdSpec {
                 text,
                 "protocol bgp edge{at} {{ local {local} as {}; neighbor {remote} as {remote_asn}; \
                  connect delay time 1; connect retry time 1; error wait time 1,2; \
-                 multihop 2; bfd on; ipv{digit} {{ import all; export {export}; }}; }}",
+                 direct; bfd on; ipv{digit} {{ import all; export {export}; }}; }}",
                 self.asn
             );
         }
