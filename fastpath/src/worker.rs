@@ -84,15 +84,11 @@ impl Slot {
 
     /// Becomes cold, unless it cannot be waited on now; true when it has.
     fn cool(&mut self, id: PortId, wait: &WaitSet) -> bool {
-        if !self.waited_on
-            && let Some(fd) = self.port.poll_fd()
-        {
+        if !self.waited_on {
             // What has come in between is reported by the next look.
-            self.waited_on = wait.add(fd, id.0).is_ok();
-            self.hot = !self.waited_on;
-        } else {
-            self.hot = false;
+            self.waited_on = self.port.poll_fd().is_none_or(|fd| wait.add(fd, id.0).is_ok());
         }
+        self.hot = !self.waited_on;
         self.moved = 0;
         !self.hot
     }

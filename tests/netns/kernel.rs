@@ -2,25 +2,14 @@
 //! daemon.
 
 use margay::lab::measure::{PingSpec, ping};
-use margay::lab::network::{Encap, Network, NetworkSpec};
+use margay::lab::network::{Network, NetworkSpec};
 use margay::lab::node::Router;
-use margay::lab::tor::Peer;
 use margay::lab::{requirements, steps};
 
 #[test]
 fn the_same_network_works_with_kernel_forwarding() {
     let Some(_turn) = crate::turn(requirements::STEPS) else { return };
-    let router = Router::Kernel;
-    let spec = NetworkSpec {
-        router,
-        mtu: 1500,
-        queues: 1,
-        workers: 1,
-        bgp: false,
-        peer: Peer::Margay,
-        encap: Encap::None,
-        detached: false,
-    };
+    let spec = NetworkSpec { router: Router::Kernel, ..crate::margay(1500) };
     let mut network = Network::start(spec).unwrap();
     let directory = network.scope().directory();
     for node in &network.nodes {

@@ -66,12 +66,12 @@ impl Session {
 
     /// The first connection that need not wait.
     fn decided(&self, now_ns: u64) -> Option<(ConnId, Verdict)> {
-        let verdicts = self.connections.iter().filter_map(|connection| {
+        let mut verdicts = self.connections.iter().filter_map(|connection| {
             let undecided = connection.undecided.as_ref()?;
             let may_wait = now_ns < undecided.until_ns;
             Some((connection.id, self.verdict(connection, &undecided.theirs, may_wait)))
         });
-        verdicts.into_iter().find(|(_, verdict)| *verdict != Verdict::Waits)
+        verdicts.find(|(_, verdict)| *verdict != Verdict::Waits)
     }
 
     fn verdict(&self, new: &Connection, theirs: &Open, may_wait: bool) -> Verdict {

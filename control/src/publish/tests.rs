@@ -2,6 +2,7 @@ use super::*;
 use crate::kernel::Neighbor;
 use crate::kernel::message::Update;
 use crate::resolve::Origin;
+use crate::resource::ip_pool::{EncapMode, IpPool};
 use margay_fastpath::dataplane::DataplaneConfig;
 use margay_fastpath::fib::Fib;
 use proptest::prelude::*;
@@ -413,15 +414,7 @@ fn nodes_that_nothing_leads_to_are_known_as_sources() {
         let node = crate::resource::node::Node { ipv4: address.parse().ok(), ..Default::default() };
         model.nodes.insert(name.to_owned(), node);
     }
-    let pool = crate::resource::ip_pool::IpPool {
-        cidr: net("10.65.0.0/16"),
-        block_size: 26,
-        ipip_mode: crate::resource::ip_pool::EncapMode::Always,
-        vxlan_mode: Default::default(),
-        nat_outgoing: false,
-        disabled: false,
-        disable_bgp_export: false,
-    };
+    let pool = IpPool::encapsulated("10.65.0.0/16", EncapMode::Always, EncapMode::Never);
     model.pools.insert("p".to_owned(), pool);
     bench.tunnels = TunnelPlan::of(&model, "me", &Default::default(), 1500);
     bench.publish(&[]);

@@ -198,15 +198,7 @@ fn a_cluster_of_two_nodes() {
 }
 
 fn pool(name: &str, cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> Input {
-    let pool = IpPool {
-        cidr: net(cidr),
-        block_size: 26,
-        ipip_mode,
-        vxlan_mode,
-        nat_outgoing: false,
-        disabled: false,
-        disable_bgp_export: false,
-    };
+    let pool = IpPool::encapsulated(cidr, ipip_mode, vxlan_mode);
     Input::Store(Event::Put(key("IPPool", name), Resource::IpPool(pool)))
 }
 

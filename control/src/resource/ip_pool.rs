@@ -27,6 +27,22 @@ pub struct IpPool {
     pub disable_bgp_export: bool,
 }
 
+#[cfg(test)]
+impl IpPool {
+    /// One with its defaults but for the encapsulation.
+    pub(crate) fn encapsulated(cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> IpPool {
+        IpPool {
+            cidr: cidr.parse().unwrap(),
+            block_size: 26,
+            ipip_mode,
+            vxlan_mode,
+            nat_outgoing: false,
+            disabled: false,
+            disable_bgp_export: false,
+        }
+    }
+}
+
 /// When packets between nodes are encapsulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 pub enum EncapMode {

@@ -15,18 +15,6 @@ fn model() -> Model {
     model
 }
 
-fn pool(cidr: &str, ipip_mode: EncapMode, vxlan_mode: EncapMode) -> IpPool {
-    IpPool {
-        cidr: cidr.parse().unwrap(),
-        block_size: 26,
-        ipip_mode,
-        vxlan_mode,
-        nat_outgoing: false,
-        disabled: false,
-        disable_bgp_export: false,
-    }
-}
-
 fn plan(model: &Model) -> TunnelPlan {
     TunnelPlan::of(model, "me", &TunnelSettings::default(), 1500)
 }
@@ -59,7 +47,7 @@ fn the_mode_of_the_pool_and_our_own_subnet_decide() {
         ((Never, CrossSubnet), None, vxlan(far)),
     ] {
         let mut model = model();
-        model.pools.insert("a".to_owned(), pool("10.65.0.0/16", modes.0, modes.1));
+        model.pools.insert("a".to_owned(), IpPool::encapsulated("10.65.0.0/16", modes.0, modes.1));
         assert_eq!(kind(&model, "10.65.1.0/26", "near"), to_near, "{modes:?}");
         assert_eq!(kind(&model, "10.65.1.0/26", "far"), to_far, "{modes:?}");
         assert_eq!(kind(&model, "10.66.1.0/26", "far"), None, "outside of the pool");
@@ -70,16 +58,20 @@ fn the_mode_of_the_pool_and_our_own_subnet_decide() {
 fn a_node_without_a_prefix_length_is_alone_in_its_subnet() {
     let mut model = model();
     model.nodes.get_mut("me").unwrap().ipv4 = "172.30.0.1/32".parse().ok();
-    model
-        .pools
-        .insert("a".to_owned(), pool("10.65.0.0/16", EncapMode::CrossSubnet, EncapMode::Never));
+    model.pools.insert(
+        "a".to_owned(),
+        IpPool::encapsulated("10.65.0.0/16", EncapMode::CrossSubnet, EncapMode::Never),
+    );
     assert!(kind(&model, "10.65.1.0/26", "near").is_some());
 }
 
 #[test]
 fn ipv6_pools_have_vxlan_over_ipv6() {
     let mut model = model();
-    model.pools.insert("a".to_owned(), pool("fd65::/48", EncapMode::Never, EncapMode::CrossSubnet));
+    model.pools.insert(
+        "a".to_owned(),
+        IpPool::encapsulated("fd65::/48", EncapMode::Never, EncapMode::CrossSubnet),
+    );
     assert_eq!(kind(&model, "fd65::1:0/122", "near"), None);
     let (kind, remote) = kind(&model, "fd65::1:0/122", "far").unwrap();
     assert_eq!((kind, remote.as_str()), (TunnelKind::Vxlan, "fd31::2"));
@@ -101,7 +93,10 @@ fn link_addresses_follow_from_names_unless_a_node_says_its_own() {
     let own = Mac([0x00, 0x15, 0x5d, 1, 2, 3]);
     let far = model.nodes.get_mut("far").unwrap();
     far.tunnels = TunnelAddresses { vxlan_macs: [Some(own), None], ..Default::default() };
-    model.pools.insert("a".to_owned(), pool("10.65.0.0/16", EncapMode::Never, EncapMode::Always));
+    model.pools.insert(
+        "a".to_owned(),
+        IpPool::encapsulated("10.65.0.0/16", EncapMode::Never, EncapMode::Always),
+    );
     let Encapsulation::Through(tunnel) = between(&model, "10.65.1.0/26", "far") else { panic!() };
     let ends = tunnel.vxlan.unwrap();
     assert_eq!((ends.remote, ends.port, ends.vni.get()), (own, 4789, 4096));
@@ -112,7 +107,10 @@ fn link_addresses_follow_from_names_unless_a_node_says_its_own() {
 #[test]
 fn without_addresses_there_is_no_way() {
     let mut model = model();
-    model.pools.insert("a".to_owned(), pool("10.65.0.0/16", EncapMode::Always, EncapMode::Never));
+    model.pools.insert(
+        "a".to_owned(),
+        IpPool::encapsulated("10.65.0.0/16", EncapMode::Always, EncapMode::Never),
+    );
     model.nodes.get_mut("far").unwrap().ipv4 = None;
     model.nodes.get_mut("near").unwrap().ipv4 = "172.30.0.1/24".parse().ok();
     for node in ["far", "near", "unknown"] {
@@ -123,8 +121,14 @@ fn without_addresses_there_is_no_way() {
 #[test]
 fn settings_go_to_the_end_and_the_mtu() {
     let mut model = model();
-    model.pools.insert("a".to_owned(), pool("10.65.0.0/16", EncapMode::Always, EncapMode::Never));
-    model.pools.insert("b".to_owned(), pool("10.66.0.0/16", EncapMode::Never, EncapMode::Always));
+    model.pools.insert(
+        "a".to_owned(),
+        IpPool::encapsulated("10.65.0.0/16", EncapMode::Always, EncapMode::Never),
+    );
+    model.pools.insert(
+        "b".to_owned(),
+        IpPool::encapsulated("10.66.0.0/16", EncapMode::Never, EncapMode::Always),
+    );
     assert_eq!(plan(&model).mtus, [1480, 1450, 0]);
     assert_eq!(plan(&model).pod_mtu(1500), 1450, "the least of those in use");
     assert!(plan(&model).end.guards_ipip && plan(&model).end.guards_vxlan);
@@ -144,7 +148,10 @@ fn settings_go_to_the_end_and_the_mtu() {
 #[test]
 fn no_more_tunnels_than_the_packet_path_has_room_for() {
     let mut model = model();
-    model.pools.insert("a".to_owned(), pool("10.65.0.0/16", EncapMode::Always, EncapMode::Never));
+    model.pools.insert(
+        "a".to_owned(),
+        IpPool::encapsulated("10.65.0.0/16", EncapMode::Always, EncapMode::Never),
+    );
     for number in 0..MAX_TUNNELS {
         let address = Ipv4Addr::from(0x0a00_0000 + number as u32);
         let node = Node { ipv4: Some(address.into()), ..Node::default() };
