@@ -1,12 +1,15 @@
 //! Hostile captures: truncated, nested, wrong lengths, options, fragments, jumbo, made from a seed.
 //! Every packet has one fate, nothing panics, and no frame is lost.
 
-use crate::body::{Way, mac, mend, views};
+use crate::body::{Way, mac, mend, views, wrapped};
 use margay_fastpath::packet::Offload;
+use margay_fastpath::port::PortId;
 use margay_fastpath::replay::Fate;
+use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, ipv6};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// A small generator of random numbers (xorshift64*), so that a seed means the same everywhere.
 struct Random(u64);
@@ -68,7 +71,7 @@ fn packet_v4(random: &mut Random, depth: usize) -> Vec<u8> {
     let flags = random.pick(&[0, 0x4000, 0x2000, 0x2001, 0x0010, 0x1fff, 0x3fff, 0x8000]);
     header.extend(u16::to_be_bytes(flags));
     header.extend([random.pick(&[0, 1, 2, 64, 255]), protocol, 0, 0]);
-    let third = random.below(9) as u8;
+    let third = random.below(11) as u8;
     header.extend(match random.below(8) {
         0 => [127, 0, 0, 1],
         1 => [255, 255, 255, 255],
@@ -110,7 +113,7 @@ fn packet_v6(random: &mut Random) -> Vec<u8> {
         1 => [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         2 => [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
         _ => {
-            let net = random.below(9) as u8;
+            let net = random.below(10) as u8;
             [0x20, 1, 0xd, 0xb8, 0, net, 0, 0, 0, 0, 0, 0, 0, 0, 0, random.next() as u8]
         }
     };
@@ -144,6 +147,9 @@ fn packet(random: &mut Random, ingress: usize) -> Vec<u8> {
     }
     if !random.one_in(6) {
         mend(&mut bytes);
+    }
+    if ingress == 0 && random.one_in(3) {
+        bytes = wrapped(&bytes, random.below(3));
     }
     if random.one_in(8) {
         bytes.truncate(random.below(bytes.len() + 1));
@@ -194,6 +200,36 @@ fn hostile_captures_are_accounted_for() {
     }
 }
 
+/// An empty datagram into port `ingress`.
+fn datagram(ingress: usize, dst: IpAddr) -> Vec<u8> {
+    let link = |ethertype| ethernet::header(mac(ingress), Mac([2, 0, 0, 0, 0, 1]), ethertype);
+    let mut bytes = match dst {
+        IpAddr::V4(dst) => {
+            let ip = ipv4::header([192, 0, 2, 9].into(), dst, 17, 64, 8);
+            [&link(ethernet::IPV4)[..], &ip].concat()
+        }
+        IpAddr::V6(dst) => {
+            let src = "2001:db8:ff::9".parse().unwrap();
+            [&link(ethernet::IPV6)[..], &ipv6::header(src, dst, 17, 64, 8)].concat()
+        }
+    };
+    bytes.extend([0, 7, 0, 9, 0, 8, 0, 0]);
+    bytes
+}
+
+#[test]
+fn each_kind_of_tunnel_is_taken_apart_and_made() {
+    let (uplink, tap) = (PortId(0), PortId(2));
+    let kinds =
+        [("10.7.0.9", "10.9.0.9"), ("10.7.0.9", "10.10.0.9"), ("2001:db8:7::9", "2001:db8:9::9")];
+    for (kind, (here, there)) in kinds.into_iter().enumerate() {
+        let from_far = wrapped(&datagram(0, here.parse().unwrap()), kind);
+        assert_eq!(Way::default().packet(0, &from_far), Fate::Forwarded(tap), "kind {kind}");
+        let to_far = datagram(2, there.parse().unwrap());
+        assert_eq!(Way::default().packet(2, &to_far), Fate::Forwarded(uplink), "kind {kind}");
+    }
+}
+
 #[test]
 fn a_neighbor_solicitation_cut_short_is_ignored() {
     let (src, dst) = ("fe80::7".parse().unwrap(), "ff02::1".parse().unwrap());
@@ -231,7 +267,7 @@ proptest! {
     #[test]
     fn the_fuzz_body_holds_on_damaged_packets(
         seed in 1u64..,
-        choices in 0u8..32,
+        choices in 0u8..128,
         state in prop::array::uniform8(any::<u8>()),
     ) {
         let bytes = packet(&mut Random(seed), usize::from(choices & 3));

@@ -10,6 +10,9 @@ use margay_fastpath::sys::memory::lost_frames;
 use margay_fastpath::tables::{
     Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target, TargetId,
 };
+use margay_fastpath::tunnel::{Tunnel, TunnelEnd, TunnelId, TunnelKind, VxlanEnd};
+use margay_tunnels::encap::{Encap, Inner, VxlanEnds};
+use margay_tunnels::wire::vxlan::{self, Vni};
 use margay_tunnels::wire::{checksum, ethernet, ethernet::Mac, ipv4, ipv6, protocol, tcp, udp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +21,7 @@ const PORTS: [(&str, u16, bool); 4] =
     [("uplink", 1500, false), ("veth", 1400, false), ("tap", 9000, true), ("narrow", 1280, false)];
 
 /// Prefix and target number; see [`tables`].
-const ROUTES: [(&str, u32); 16] = [
+const ROUTES: [(&str, u32); 21] = [
     ("0.0.0.0/0", 1),
     ("10.0.0.0/16", 2),
     ("10.1.0.0/24", 5),
@@ -35,7 +38,17 @@ const ROUTES: [(&str, u32); 16] = [
     ("2001:db8:3::1/128", 7),
     ("2001:db8:7::/48", 3),
     ("2001:db8:8::/48", 4),
+    ("10.9.0.0/16", FIRST_TUNNEL),
+    ("10.10.0.0/16", FIRST_TUNNEL + 1),
+    ("2001:db8:9::/48", FIRST_TUNNEL + 2),
+    ("192.0.2.1/32", 7),
+    ("2001:db8:ff::1/128", 7),
 ];
+
+/// Target of the first tunnel: IPIP, then VXLAN over IPv4, then over IPv6.
+const FIRST_TUNNEL: u32 = 11;
+/// UDP port of VXLAN.
+const VXLAN_PORT: u16 = 4789;
 
 /// Link address of port `at`.
 pub fn mac(at: usize) -> Mac {
@@ -59,25 +72,97 @@ fn entry(at: usize) -> PortEntry {
 }
 
 /// Targets 1 to 4 lead to the four ports, 5 is a link, 6 two next hops, then host, blackhole,
-/// unreachable, prohibit.
+/// unreachable, prohibit, and the three tunnels, all by the uplink.
 fn tables() -> Tables {
-    let next_hop = |port: usize| Adjacency {
+    let next_hop = |port: usize, neighbor: IpAddr, tunnel: Option<TunnelId>| Adjacency {
         port: PortId(port as u16),
-        neighbor: IpAddr::from([198, 51, 100, port as u8]),
+        neighbor,
         mac: None,
-        tunnel: None,
+        tunnel,
     };
     let mut targets = vec![Target::NoRoute];
     targets.extend((0..4).map(|at| Target::Forward(AdjacencyId(at))));
     targets.extend([Target::Glean(PortId(3)), Target::Ecmp(0), Target::Local]);
     targets.extend([Target::Blackhole, Target::Unreachable, Target::Prohibit]);
+    let mut adjacencies: Vec<_> = (0..PORTS.len())
+        .map(|port| next_hop(port, IpAddr::from([198, 51, 100, port as u8]), None))
+        .collect();
+    let mut tunnels = Vec::new();
+    for (at, (kind, remote, encap)) in tunnels_from(0).into_iter().enumerate() {
+        targets.push(Target::Forward(AdjacencyId(adjacencies.len() as u32)));
+        adjacencies.push(next_hop(0, remote, Some(TunnelId(at as u32))));
+        let mss_mtu = if kind == TunnelKind::Ipip { 1480 } else { 0 };
+        tunnels.push(Some(Tunnel { kind, remote, encap, mss_mtu, base: Default::default() }));
+    }
     Tables {
         ports: (0..PORTS.len()).map(|at| Some(entry(at))).collect(),
         targets,
-        adjacencies: (0..PORTS.len()).map(next_hop).collect(),
+        adjacencies,
         ecmp_groups: vec![EcmpGroup { buckets: Box::new([AdjacencyId(0), AdjacencyId(3)]) }],
+        tunnels,
+        tunnel_end: tunnel_end(),
         ..Tables::default()
     }
+}
+
+fn ends() -> [(Ipv4Addr, Ipv6Addr, Mac); 2] {
+    let far = (Ipv4Addr::new(192, 0, 2, 200), Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 200));
+    let entry = entry(0);
+    let near = entry.icmp_source_v4.zip(entry.icmp_source_v6).expect("an uplink with addresses");
+    [(near.0, near.1, Mac([0x66, 0, 0, 0, 0, 1])), (far.0, far.1, Mac([0x66, 0, 0, 0, 0, 2]))]
+}
+
+fn vni() -> Vni {
+    Vni::new(4096).expect("24 bits")
+}
+
+/// Tunnels of all kinds from this end (0: margay) to the other: kind, far end, headers.
+fn tunnels_from(end: usize) -> [(TunnelKind, IpAddr, Encap); 3] {
+    let (local, remote) = (ends()[end], ends()[1 - end]);
+    let macs = VxlanEnds { vni: vni(), port: VXLAN_PORT, local: local.2, remote: remote.2 };
+    let vxlan = |src, dst| Encap::vxlan(src, dst, macs).expect("one family");
+    [
+        (TunnelKind::Ipip, remote.0.into(), Encap::ipip(local.0, remote.0)),
+        (TunnelKind::Vxlan, remote.0.into(), vxlan(local.0.into(), remote.0.into())),
+        (TunnelKind::Vxlan, remote.1.into(), vxlan(local.1.into(), remote.1.into())),
+    ]
+}
+
+fn tunnel_end() -> TunnelEnd {
+    let [(v4, v6, mac), _] = ends();
+    let from = tunnels_from(0).into_iter().enumerate();
+    TunnelEnd {
+        v4,
+        v6,
+        ipip: true,
+        vxlan: [Some(VxlanEnd { vni: vni(), mac }); 2],
+        vxlan_port: VXLAN_PORT,
+        sources: from.map(|(at, (kind, far, _))| ((kind, far), TunnelId(at as u32))).collect(),
+        guards_ipip: true,
+        guards_vxlan: true,
+        ..TunnelEnd::default()
+    }
+}
+
+/// The frame as the far node sends it through a tunnel, or as it is when nothing is in it that
+/// could be sent.
+pub fn wrapped(frame: &[u8], kind: usize) -> Vec<u8> {
+    let (_, end, encap) = &tunnels_from(1)[kind];
+    let packet = frame.get(ethernet::HEADER_LEN..).unwrap_or_default();
+    let Some(inner) = Inner::of(packet, packet.len(), 77) else { return frame.to_vec() };
+    let mut outer = vec![0; encap.overhead()];
+    if !encap.carries(inner.is_v6) || !encap.write(&mut outer, inner) {
+        return frame.to_vec();
+    }
+    outer.extend(packet);
+    if let Some(at) = encap.udp_to_sum() {
+        let field = encap.udp_checksum(&outer, checksum::sum(&outer[at..]));
+        outer[at + 6..at + 8].copy_from_slice(&field.to_be_bytes());
+    }
+    let ethertype = if end.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
+    let mut bytes = ethernet::header(mac(0), Mac([2, 0, 0, 0, 0, 9]), ethertype).to_vec();
+    bytes.extend(outer);
+    bytes
 }
 
 /// A pipeline in which every kind of target, port and MTU is found.
@@ -124,7 +209,8 @@ impl Way {
     /// packet. The choices mend the fields without which nearly all bytes end in the first check.
     pub fn fuzzed(&mut self, input: &[u8]) {
         let Some((&choices, rest)) = input.split_first() else { return };
-        let ingress = usize::from(choices & 3);
+        let through = (choices & 0x60 == 0x60).then_some(usize::from(choices & 3) % 3);
+        let ingress = if through.is_some() { 0 } else { usize::from(choices & 3) };
         let (offload, bytes) = match rest.split_first_chunk::<8>() {
             Some((state, rest)) if choices & 4 != 0 => (Some(offload(state)), rest),
             _ => (None, rest),
@@ -135,6 +221,9 @@ impl Way {
         }
         if choices & 16 == 0 {
             mend(&mut bytes);
+        }
+        if let Some(kind) = through {
+            bytes = wrapped(&bytes, kind);
         }
         match offload {
             Some(offload) => self.unfinished(ingress, &bytes, offload),
@@ -162,12 +251,20 @@ fn check_sent(sent: &Sent, port: &PortEntry, fate: Fate) {
     assert_eq!(link.src(), if fate == Fate::Answered { link.src() } else { port.mac });
     let ip = link.payload();
     assert!(ip.len() <= usize::from(port.mtu), "{} bytes into {}", ip.len(), port.mtu);
-    match link.ethertype() {
+    check_packet(link.ethertype(), ip, sent.made_here, fate);
+}
+
+/// The same of a packet as of the one that a tunnel of ours carries in it.
+fn check_packet(ethertype: u16, ip: &[u8], made_here: bool, fate: Fate) {
+    if let Some((ethertype, inner)) = unwrapped(ethertype, ip) {
+        return check_packet(ethertype, inner, made_here, fate);
+    }
+    match ethertype {
         ethernet::IPV4 => {
             let view = ipv4::View::new(ip).expect("a whole header");
             assert!(view.checksum_ok() && view.ttl() > 0);
             assert_eq!(view.total_len(), ip.len());
-            if sent.made_here {
+            if made_here {
                 let body = &ip[view.header_len()..];
                 assert_eq!(view.protocol(), protocol::ICMP);
                 assert_eq!(checksum::fold(checksum::sum(body)), 0xffff);
@@ -178,7 +275,7 @@ fn check_sent(sent: &Sent, port: &PortEntry, fate: Fate) {
             let view = ipv6::View::new(ip).expect("a whole header");
             assert!(view.hop_limit() > 0);
             assert_eq!(ipv6::HEADER_LEN + view.payload_len(), ip.len());
-            if sent.made_here {
+            if made_here {
                 let body = &ip[ipv6::HEADER_LEN..];
                 let pseudo =
                     checksum::pseudo_v6(view.src(), view.dst(), protocol::ICMPV6, body.len());
@@ -188,6 +285,50 @@ fn check_sent(sent: &Sent, port: &PortEntry, fate: Fate) {
         }
         other => assert_eq!((other, fate), (ethernet::ARP, Fate::Answered)),
     }
+}
+
+/// The packet inside, when this one is of a tunnel of ours: its outer headers are looked at here.
+fn unwrapped(ethertype: u16, ip: &[u8]) -> Option<(u16, &[u8])> {
+    let kinds = [ethernet::IPV4, ethernet::IPV4, ethernet::IPV6];
+    let from_here = tunnels_from(0).into_iter().zip(kinds).filter(|(_, of)| *of == ethertype);
+    for ((kind, remote, encap), _) in from_here {
+        let (src, dst, carries, len) = match ethertype {
+            ethernet::IPV4 => {
+                let view = ipv4::View::new(ip)?;
+                assert!(view.checksum_ok() && view.total_len() == ip.len() && view.ttl() > 0);
+                (IpAddr::from(view.src()), view.dst().into(), view.protocol(), view.header_len())
+            }
+            _ => {
+                let view = ipv6::View::new(ip)?;
+                assert!(ipv6::HEADER_LEN + view.payload_len() == ip.len() && view.hop_limit() > 0);
+                (view.src().into(), IpAddr::from(view.dst()), view.next_header(), ipv6::HEADER_LEN)
+            }
+        };
+        let [(v4, v6, _), _] = ends();
+        let carrier = if kind == TunnelKind::Ipip { protocol::IPIP } else { protocol::UDP };
+        if !(src == IpAddr::V4(v4) || src == IpAddr::V6(v6)) || (dst, carries) != (remote, carrier)
+        {
+            continue;
+        }
+        if kind == TunnelKind::Ipip {
+            return Some((ethernet::IPV4, &ip[len..]));
+        }
+        let datagram = udp::View::new(&ip[len..]).expect("a whole header");
+        assert_eq!((datagram.dst_port(), datagram.len()), (VXLAN_PORT, ip.len() - len));
+        if let Some(at) = encap.udp_to_sum() {
+            let pseudo = ipv6::View::new(ip).map_or(0, |view| {
+                checksum::pseudo_v6(view.src(), view.dst(), protocol::UDP, view.payload_len())
+            });
+            assert_eq!(checksum::fold(pseudo + checksum::sum(&ip[at..])), 0xffff);
+        }
+        let rest = &ip[len + udp::HEADER_LEN..];
+        assert_eq!(vxlan::View::new(rest).and_then(|view| view.vni()), Some(vni()));
+        let frame = &rest[vxlan::HEADER_LEN..];
+        let link = ethernet::View::new(frame).expect("an inner link header");
+        assert_eq!((link.src(), link.dst()), (ends()[0].2, ends()[1].2));
+        return Some((link.ethertype(), &frame[ethernet::HEADER_LEN..]));
+    }
+    None
 }
 
 fn offload(state: &[u8; 8]) -> Offload {
