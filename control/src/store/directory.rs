@@ -80,7 +80,7 @@ impl Directory {
     pub fn scan(&mut self) -> Vec<Event> {
         let mut faults = Vec::new();
         let mut found = BTreeSet::new();
-        let complete = match self.collect(&self.path, 0, &mut found) {
+        let complete = match collect(&self.path, 0, &mut found) {
             Ok(()) => true,
             Err(error) => {
                 let mend = "what was read before stays in force; make the directory readable";
@@ -101,31 +101,6 @@ impl Directory {
             file.refresh(&path);
         }
         self.merge(faults)
-    }
-
-    fn collect(
-        &self,
-        folder: &Path,
-        depth: usize,
-        found: &mut BTreeSet<PathBuf>,
-    ) -> Result<(), std::io::Error> {
-        for entry in std::fs::read_dir(folder)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with('.') {
-                continue;
-            }
-            match std::fs::metadata(&path) {
-                Ok(metadata) if metadata.is_dir() && depth < DEPTH_MAX => {
-                    self.collect(&path, depth + 1, found)?;
-                }
-                Ok(metadata) if metadata.is_file() && has_suffix(&name) => {
-                    found.insert(path);
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     fn merge(&mut self, mut faults: Vec<Fault>) -> Vec<Event> {
@@ -167,6 +142,40 @@ impl Directory {
         }
         events
     }
+}
+
+/// The files that count, in the order in which they count. A directory that is not there has none.
+pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
+    let mut found = BTreeSet::new();
+    match collect(path, 0, &mut found) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.exists() => {}
+        outcome => outcome?,
+    }
+    Ok(found.into_iter().take(FILES_MAX).collect())
+}
+
+fn collect(
+    folder: &Path,
+    depth: usize,
+    found: &mut BTreeSet<PathBuf>,
+) -> Result<(), std::io::Error> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() && depth < DEPTH_MAX => {
+                collect(&path, depth + 1, found)?;
+            }
+            Ok(metadata) if metadata.is_file() && has_suffix(&name) => {
+                found.insert(path);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 impl File {
@@ -229,6 +238,7 @@ fn has_suffix(name: &str) -> bool {
     [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix))
 }
 
-fn whole(path: &Path, what: String, mend: &str) -> Fault {
+/// A fault of a file as a whole.
+pub(super) fn whole(path: &Path, what: String, mend: &str) -> Fault {
     Fault { file: path.display().to_string(), line: 0, what, mend: mend.to_owned() }
 }

@@ -3,7 +3,7 @@
 //! Documents are cut at `---` lines first, so that each fault knows its line in the file; then a
 //! document is read twice, for its kind and for its type. Items of lists go by way of JSON values.
 
-use super::Fault;
+use super::{Fault, text};
 use crate::resource::bgp_configuration::BgpConfiguration;
 use crate::resource::bgp_filter::BgpFilter;
 use crate::resource::bgp_peer::BgpPeer;
@@ -30,12 +30,13 @@ pub(super) struct Content {
 /// One resource's text or value, and where it begins.
 enum Source<'a> {
     Text { text: &'a str, before: u64 },
-    Item { value: serde_json::Value, line: u64 },
+    Item { value: &'a serde_json::Value, line: u64 },
 }
 
+/// A document that holds resources.
 #[derive(Deserialize)]
-struct List {
-    items: Option<Vec<Spanned<serde_json::Value>>>,
+pub(super) struct List {
+    pub(super) items: Option<Vec<Spanned<serde_json::Value>>>,
 }
 
 const SYNTAX_MEND: &str = "the file's last good content stays in force until it parses";
@@ -47,24 +48,15 @@ pub(super) fn read(file: &str, text: &str) -> Result<Content, Fault> {
         if blank(document) {
             continue;
         }
-        let fault = |error: serde_saphyr::Error| {
-            let fault = crate::yaml::Fault::of(&error);
-            Fault {
-                file: file.to_owned(),
-                line: before + fault.line,
-                what: fault.what,
-                mend: SYNTAX_MEND.to_owned(),
-            }
-        };
-        let header: Header = parse(document).map_err(fault)?;
-        if header.kind != "List" && !(header.kind.ends_with("List") && is_list(document)) {
+        let fault = |error| syntax_fault(file, before, &error);
+        if !text::is_list(document).map_err(fault)? {
             content.take(file, Source::Text { text: document, before });
             continue;
         }
         let list: List = parse(document).map_err(fault)?;
         for item in list.items.unwrap_or_default() {
             let line = before + item.referenced.line();
-            content.take(file, Source::Item { value: item.value, line });
+            content.take(file, Source::Item { value: &item.value, line });
         }
     }
     Ok(content)
@@ -171,14 +163,25 @@ impl Source<'_> {
                 (before + fault.line, fault.what)
             }),
             Source::Item { value, line } => {
-                T::deserialize(value).map_err(|error| (*line, error.to_string()))
+                T::deserialize(*value).map_err(|error| (*line, error.to_string()))
             }
         }
     }
 }
 
+/// The fault of a document that does not parse, with `before` lines before it.
+pub(super) fn syntax_fault(file: &str, before: u64, error: &serde_saphyr::Error) -> Fault {
+    let fault = crate::yaml::Fault::of(error);
+    Fault {
+        file: file.to_owned(),
+        line: before + fault.line,
+        what: fault.what,
+        mend: SYNTAX_MEND.to_owned(),
+    }
+}
+
 /// Limits of one document, instead of the parser's smaller ones: a list may hold a cluster.
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 40_000_000,
@@ -188,7 +191,8 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     serde_saphyr::from_str_with_options(text, options)
 }
 
-fn is_list(document: &str) -> bool {
+/// True when a document has `items`.
+pub(super) fn has_items(document: &str) -> bool {
     #[derive(Deserialize)]
     struct Items {
         items: Option<serde::de::IgnoredAny>,
@@ -196,12 +200,13 @@ fn is_list(document: &str) -> bool {
     parse::<Items>(document).is_ok_and(|list| list.items.is_some())
 }
 
-fn blank(text: &str) -> bool {
+/// Nothing but empty lines and comments.
+pub(super) fn blank(text: &str) -> bool {
     text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
 }
 
 /// The documents of a text, each with the number of lines before it.
-fn documents(text: &str) -> Vec<(u64, &str)> {
+pub(super) fn documents(text: &str) -> Vec<(u64, &str)> {
     let (mut found, mut start, mut before, mut line_number, mut at) = (Vec::new(), 0, 0, 0, 0);
     for line in text.split_inclusive('\n') {
         line_number += 1;

@@ -1,13 +1,16 @@
-//! The datastore: changes of resources, as [`Event`]s, from the embedded store.
+//! The datastore: where Calico's resources are, read and written through [`datastore::Datastore`].
 //!
-//! The embedded store is a directory of Calico YAML or JSON. [`directory`] turns its content into
-//! events, [`watch`] says when to look again. A file that cannot be used loses nothing: what it
-//! said before stays in force, and the fault is reported with its place and mend.
+//! The embedded store ([`embedded`]) is a directory of Calico YAML or JSON: [`directory`] turns its
+//! content into events, [`watch`] says when to look again. What cannot be used loses nothing: what
+//! it said before stays in force, and the fault is reported with its place and mend.
 
+pub mod datastore;
 pub mod directory;
 mod document;
+pub mod embedded;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+mod text;
 pub mod watch;
 
 use crate::resource::{Key, Resource};
@@ -27,7 +30,7 @@ pub enum Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Files in use.
+    /// Files in use; in etcd keys.
     pub files: usize,
     /// Resources by kind; kinds without meaning here are among them.
     pub resources: BTreeMap<String, usize>,
@@ -39,7 +42,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fault {
-    /// The file, or the directory itself.
+    /// The file, or the directory itself; in etcd the key.
     pub file: String,
     /// Line in it, from 1; 0 for the whole.
     pub line: u64,

@@ -1,3 +1,5 @@
+pub(crate) mod contract;
+
 use super::directory::Directory;
 use super::*;
 use crate::scratch;
