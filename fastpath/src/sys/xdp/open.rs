@@ -145,14 +145,15 @@ fn bind_once(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, S
     Ok(bound)
 }
 
-/// Registers the memory anew; without chains where the kernel (before 6.6) has none, or where a
-/// zero-copy driver has none and its packets fit into one chunk.
+/// Registers the memory anew, unaligned unless a driver maps it for a device: not all of those
+/// know that. Without chains where the kernel (before 6.6) has none, or where a zero-copy driver
+/// has none and its packets fit into one chunk.
 fn bind_registering(umem: &Umem, spec: &SocketSpec, zero_copy: bool) -> Result<Bound, SocketError> {
     let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
     let mut refused = None;
     for chains in [true, false] {
         let fd = prepare(&spec.rings)?;
-        bind::register_umem(fd.as_fd(), umem.arena(), umem.arena().small_count())
+        bind::register_umem(fd.as_fd(), umem.arena(), umem.arena().small_count(), !zero_copy)
             .map_err(at("register packet memory"))?;
         let sg = if chains { libc::XDP_USE_SG } else { 0 };
         let flags = mode | libc::XDP_USE_NEED_WAKEUP | sg;
@@ -174,7 +175,7 @@ pub(super) fn wait_until_free(umem: &Umem, queue: (u32, u32)) -> bool {
     let start = Instant::now();
     while start.elapsed() < LET_GO_TIME {
         let Ok(fd) = prepare(&PROBE) else { return false };
-        if bind::register_umem(fd.as_fd(), umem.arena(), 1).is_err() {
+        if bind::register_umem(fd.as_fd(), umem.arena(), 1, false).is_err() {
             return false;
         }
         match bind::bind(fd.as_fd(), queue, libc::XDP_COPY, None) {

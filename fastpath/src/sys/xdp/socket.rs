@@ -115,6 +115,15 @@ impl Drop for Loans {
     }
 }
 
+/// The UMEM address of a received packet's first byte: unaligned memory has the chunk's address in
+/// the low 48 bits and the distance from there above them (the kernel's AF_XDP documentation,
+/// XDP_UMEM_UNALIGNED_CHUNK_FLAG), aligned memory nothing above.
+#[inline]
+fn place(addr: u64) -> u64 {
+    (addr & ((1 << libc::XSK_UNALIGNED_BUF_OFFSET_SHIFT) - 1))
+        + (addr >> libc::XSK_UNALIGNED_BUF_OFFSET_SHIFT)
+}
+
 /// A bound socket. See the head of the file.
 #[derive(Debug)]
 pub struct Socket {
@@ -209,12 +218,13 @@ impl Socket {
     pub fn receive(&mut self, pool: &mut FramePool) -> Option<Received> {
         while let Some(desc) = self.rings.rx.pop() {
             let Loans { umem, holder, rx, .. } = &mut self.loans;
-            let Some(frame) = umem.take_back(desc.addr, *holder, Direction::Rx) else {
+            let addr = place(desc.addr);
+            let Some(frame) = umem.take_back(addr, *holder, Direction::Rx) else {
                 self.bad_descs += 1;
                 continue;
             };
             *rx -= 1;
-            let offset = desc.addr as usize % SMALL_CHUNK;
+            let offset = addr as usize % SMALL_CHUNK;
             let len = desc.len as usize;
             if offset < LINK_SPACE || offset + len > SMALL_CHUNK {
                 self.bad_descs += 1;

@@ -46,7 +46,7 @@ fn frames_go_round_and_a_dropped_socket_gives_back_those_that_are_out() {
     assert!(socket.fill_to(&mut pool, 20));
     assert_eq!(socket.rx_held(), 20);
     let addr = kernel.fill.pop().unwrap();
-    kernel.rx.push(Desc { addr: addr + 256, len: 60, options: 0 });
+    kernel.rx.push(Desc { addr: addr | 256 << 48, len: 60, options: 0 });
     kernel.rx.publish();
     let part = socket.receive(&mut pool).unwrap();
     assert_eq!((part.offset, part.len, part.more, socket.rx_held()), (256, 60, false, 19));
@@ -87,7 +87,8 @@ proptest! {
     /// Whatever a kernel may say: no frame has two owners, none is lost, the worst is a count.
     #[test]
     fn descriptors_that_make_no_sense_are_counted(
-        rx in prop::collection::vec((0u64..160 * 4096, 0u32..6000, 0u32..3), 0..60),
+        rx in prop::collection::vec(
+            (0u64..160 * 4096, 0u64..0x1_0000, 0u32..6000, 0u32..3), 0..60),
         completions in prop::collection::vec(0u64..160 * 4096, 0..60),
     ) {
         let (mut socket, mut kernel, umem, mut pool) = socket();
@@ -99,8 +100,10 @@ proptest! {
         socket.end_send();
         let (mut said, mut good) = (0, 0);
         let mut held = Vec::new();
-        for (addr, len, options) in rx {
-            kernel.rx.push(Desc { addr, len, options });
+        for (addr, distance, len, options) in rx {
+            // Of aligned memory, or of unaligned.
+            let distance = if distance & 1 == 0 { distance & 0xfff } else { 0 };
+            kernel.rx.push(Desc { addr: addr | distance << 48, len, options });
             kernel.rx.publish();
             said += 1;
             while let Some(part) = socket.receive(&mut pool) {
