@@ -7,12 +7,16 @@
 
 mod bgp;
 mod environment;
+mod nat;
 #[cfg(test)]
 mod tests;
 mod tunnels;
 
 pub use bgp::{BgpSettings, RouterId, Switch};
+pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -74,6 +78,8 @@ pub struct Config {
     pub bgp: BgpSettings,
     /// Tunnels, as far as the datastore does not say it.
     pub tunnels: TunnelSettings,
+    /// Translation, and the flows that it tracks.
+    pub nat: NatSettings,
     /// Packet frames of 4096 bytes for all ports together, at least [`FRAMES_MIN`].
     pub frames: usize,
     /// Frames of 72 KiB for super-packets of TAPs.
@@ -197,6 +203,7 @@ impl Default for Config {
             health: HealthConfig::default(),
             bgp: BgpSettings::default(),
             tunnels: TunnelSettings::default(),
+            nat: NatSettings::default(),
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),
@@ -298,6 +305,7 @@ impl Config {
         }
         self.check_workers()?;
         self.tunnels.check()?;
+        self.nat.check()?;
         self.static_routes.iter().enumerate().try_for_each(|(at, route)| route.check(at))
     }
 

@@ -6,6 +6,7 @@
 use crate::config::{Config, XdpMode};
 use crate::publish::stable_hash;
 use crate::resolve::ports::PortKind;
+use margay_fastpath::nat::PortRange;
 use margay_fastpath::port::tap::{self, Engine, TapSpec};
 use margay_fastpath::port::xdp::{self, XdpDevice, XdpSpec};
 use margay_fastpath::port::{Port, PortId};
@@ -89,8 +90,13 @@ impl Devices {
         })
     }
 
-    /// Sets the addresses whose packets stay with the kernel, except for tunnels' to `ends`.
-    pub(crate) fn set_local(&self, addresses: &[IpAddr], ends: &[IpAddr]) -> Result<(), OpenError> {
+    /// Sets the addresses whose packets stay with the kernel, each with its ports for translation,
+    /// except for tunnels' to `ends`.
+    pub(crate) fn set_local(
+        &self,
+        addresses: &[(IpAddr, PortRange)],
+        ends: &[IpAddr],
+    ) -> Result<(), OpenError> {
         self.steering.set_local(addresses, ends).map_err(OpenError::of)
     }
 

@@ -5,6 +5,7 @@
 //! good by the next, and the order of inputs makes no difference.
 
 pub(crate) mod bgp;
+mod nat;
 mod neighbors;
 mod port_entries;
 mod report;
@@ -30,7 +31,6 @@ use margay_fastpath::fib::FibWriter;
 use margay_tunnels::wire::ethernet::Mac;
 use neighbors::Questions;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -285,10 +285,7 @@ impl Router {
     /// Resolves and publishes the state as it is.
     fn publish(&mut self, attach: Vec<Attach>) -> Wanted {
         self.plan_tunnels();
-        let local: Vec<IpAddr> = self.mirror.addresses().map(|(_, net)| net.addr()).collect();
-        if let Err(error) = self.devices.set_local(&local, &self.tunnels.ends()) {
-            self.note([error.to_string()]);
-        }
+        self.resolve_nat();
         let attached: BTreeSet<Arc<str>> =
             self.ports.open().map(|(name, ..)| name.clone()).collect();
         let policies = self.bgp.policies();

@@ -35,6 +35,8 @@ pub enum Stage {
     Rx,
     /// Headers and their checks.
     Parse,
+    /// Finding flows, and translating; only where something is translated.
+    Flow,
     /// Longest prefix match.
     Lookup,
     /// TTL, MTU, rewrite.
@@ -47,14 +49,22 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of their numbers.
-    pub const ALL: [Stage; 6] =
-        [Stage::Rx, Stage::Parse, Stage::Lookup, Stage::Forward, Stage::Offload, Stage::Tx];
+    pub const ALL: [Stage; 7] = [
+        Stage::Rx,
+        Stage::Parse,
+        Stage::Flow,
+        Stage::Lookup,
+        Stage::Forward,
+        Stage::Offload,
+        Stage::Tx,
+    ];
 
     /// The name that people and scripts see.
     pub const fn name(self) -> &'static str {
         match self {
             Stage::Rx => "rx",
             Stage::Parse => "parse",
+            Stage::Flow => "flow",
             Stage::Lookup => "lookup",
             Stage::Forward => "forward",
             Stage::Offload => "offload",

@@ -25,8 +25,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+mod flows;
 mod report;
 
+pub use flows::Flow;
+pub(crate) use flows::FlowQuestion;
 pub use report::{DataplaneReport, WorkerReport};
 
 /// Packets that wait between two workers at most.
@@ -89,11 +92,29 @@ pub enum Event {
     },
 }
 
+/// What one worker gives another.
+#[derive(Debug)]
+pub(crate) enum HandOver {
+    /// To be sent by a port of the other's.
+    Send(PortId, Packet),
+    /// Parsed only: its flow is the other's.
+    Track(Packet),
+}
+
+impl HandOver {
+    /// The packet.
+    pub(crate) fn packet(self) -> Packet {
+        match self {
+            HandOver::Send(_, packet) | HandOver::Track(packet) => packet,
+        }
+    }
+}
+
 /// One worker, as the other threads see it.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) counters: Arc<WorkerCounters>,
-    pub(crate) inbox: ArrayQueue<(PortId, Packet)>,
+    pub(crate) inbox: ArrayQueue<HandOver>,
     pub(crate) waker: Waker,
     pub(crate) asleep: AtomicBool,
     pub(crate) beat_ns: AtomicU64,

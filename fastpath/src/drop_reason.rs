@@ -92,11 +92,13 @@ pub enum DropReason {
     TunnelFromWorkload,
     /// An ICMP error about a tunnel's outer packet: taken in, and its sender told.
     TunnelError,
+    /// The service has no endpoint that may be used.
+    ServiceNoEndpoint,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 44] = [
+    pub const ALL: [DropReason; 45] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -141,6 +143,7 @@ impl DropReason {
         DropReason::TunnelEcn,
         DropReason::TunnelFromWorkload,
         DropReason::TunnelError,
+        DropReason::ServiceNoEndpoint,
     ];
 
     /// How many reasons there are.
@@ -193,6 +196,7 @@ impl DropReason {
             DropReason::TunnelEcn => "tunnel-congested",
             DropReason::TunnelFromWorkload => "tunnel-from-workload",
             DropReason::TunnelError => "tunnel-error",
+            DropReason::ServiceNoEndpoint => "service-no-endpoint",
         }
     }
 }

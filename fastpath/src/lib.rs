@@ -34,6 +34,7 @@ pub mod port;
 pub mod proxy_neighbor;
 pub mod replay;
 pub mod segment;
+pub mod service;
 pub mod steering;
 pub mod sys;
 pub mod tables;

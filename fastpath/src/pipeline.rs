@@ -12,6 +12,7 @@ use crate::egress::Egress;
 use crate::fib::Fib;
 use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
+use crate::nat::Tracker;
 use crate::neighbor::{HoldQueue, Neighbor};
 use crate::packet::Packet;
 use crate::parse::{Parsed, parse_any, plain_v4};
@@ -31,6 +32,7 @@ mod encap;
 mod in_place;
 mod neighbors;
 mod refusal;
+mod track;
 mod tunnel_error;
 
 use burst::{Burst, Kind};
@@ -68,6 +70,11 @@ pub struct Pipeline {
     pub tap: Option<Tap>,
     /// What the underlay told about tunnels; the same for all workers.
     pub path_mtus: Arc<PathMtus>,
+    /// Packets for other workers, which have their flows; the caller takes them.
+    pub handed: Vec<(u16, Packet)>,
+    worker: u16,
+    tracker: Option<Tracker>,
+    flows_are_due: bool,
     hold: HoldQueue,
     icmp: icmp::Limiter,
     made: Vec<Packet>,
@@ -79,7 +86,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline with empty queues.
+    /// The pipeline of the first or only worker, with empty queues.
     pub fn new(pool: FramePool, counters: Arc<WorkerCounters>) -> Pipeline {
         Pipeline {
             pool,
@@ -88,6 +95,10 @@ impl Pipeline {
             requests: Vec::new(),
             tap: None,
             path_mtus: Arc::default(),
+            handed: Vec::new(),
+            worker: 0,
+            tracker: None,
+            flows_are_due: false,
             hold: HoldQueue::default(),
             icmp: icmp::Limiter::default(),
             made: Vec::new(),
@@ -131,9 +142,13 @@ impl Pipeline {
             }
         }
         self.end_lap(Stage::Parse, count);
+        if let Some(rules) = &view.tables.nat {
+            self.track(view, rules, &mut found, burst);
+            self.end_lap(Stage::Flow, count);
+        }
         found.look_up(view.fib, count);
         self.end_lap(Stage::Lookup, count);
-        self.finish(view, port, &mut found, burst);
+        self.finish(view, Some(port), &mut found, burst);
         self.found = Some(found);
         self.route_made(view);
         self.end_lap(Stage::Forward, count);
@@ -169,7 +184,7 @@ impl Pipeline {
     fn finish(
         &mut self,
         view: View<'_>,
-        port: &PortEntry,
+        port: Option<&PortEntry>,
         found: &mut Burst,
         burst: &mut Vec<Packet>,
     ) {
@@ -185,9 +200,14 @@ impl Pipeline {
                     self.egress.push(*egress, packet);
                 }
                 Kind::V4 | Kind::V6 => self.route(view, packet, *target, Step::Forward),
-                Kind::Neighbor => self.neighbor_message(view, port, packet),
                 Kind::TunnelError => self.tunnel_error(view, packet),
                 Kind::Bad(reason) => self.drop(view, packet, reason),
+                Kind::HandOver(worker) => self.handed.push((worker, packet)),
+                Kind::Waits => self.wait_for_first(view, packet),
+                Kind::Neighbor => match port {
+                    Some(port) => self.neighbor_message(view, port, packet),
+                    None => self.drop(view, packet, DropReason::NeighborMessage),
+                },
             }
         }
     }
@@ -253,6 +273,7 @@ impl Pipeline {
             packet.free(&mut self.pool);
         }
         self.made.drain(..).for_each(|packet| packet.free(&mut self.pool));
+        self.clear_tracking();
         self.egress.clear(&mut self.pool);
     }
 
@@ -263,11 +284,15 @@ impl Pipeline {
         self.route(view, packet, target, if own { Step::Originate } else { Step::Forward });
     }
 
-    /// Routes the packets that margay has made itself. They cause no errors of their own, so the
-    /// loop ends.
+    /// Routes the packets that margay has made itself, and fragments whose first one has come. They
+    /// cause no errors of their own, and none waits again, so the loop ends.
     fn route_made(&mut self, view: View<'_>) {
+        self.take_released();
         while let Some(packet) = self.made.pop() {
-            self.route_again(view, packet);
+            if let Some(packet) = self.track_one(view, packet) {
+                self.route_again(view, packet);
+            }
+            self.take_released();
         }
     }
 

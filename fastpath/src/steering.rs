@@ -10,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::nat::PortRange;
 use crate::sys::bpf::{Map, MapKind, Program, ProgramError};
 use crate::sys::memory::Arena;
 use crate::sys::xdp::raise_memlock_limit;
@@ -17,11 +18,17 @@ use crate::sys::xdp::umem::Umem;
 
 pub mod program;
 
+/// No port of an address is for translation.
+pub const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
+
 /// Most addresses of the host of one family.
 pub const MAX_LOCAL: u32 = 65_536;
 
 /// The name under which the kernel lists the program.
 pub const PROGRAM_NAME: &str = "margay_steering";
+
+/// Flags of an address, and its ports for translation.
+type Local = (u32, PortRange);
 
 /// Why steering does not work.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +65,7 @@ pub struct Steering {
     umem: Arc<Umem>,
     local_v4: Map,
     local_v6: Map,
-    local: Mutex<BTreeMap<IpAddr, u32>>,
+    local: Mutex<BTreeMap<IpAddr, Local>>,
     vxlan_port: u16,
 }
 
@@ -69,8 +76,8 @@ impl Steering {
         raise_memlock_limit();
         Ok(Steering {
             umem: Umem::new(arena.clone()),
-            local_v4: map(MapKind::Hash, "local_v4", 4, MAX_LOCAL)?,
-            local_v6: map(MapKind::Hash, "local_v6", 16, MAX_LOCAL)?,
+            local_v4: map(MapKind::Hash, "local_v4", (4, 8), MAX_LOCAL)?,
+            local_v6: map(MapKind::Hash, "local_v6", (16, 8), MAX_LOCAL)?,
             local: Mutex::new(BTreeMap::new()),
             vxlan_port,
         })
@@ -81,30 +88,35 @@ impl Steering {
         &self.umem
     }
 
-    /// Sets the addresses whose packets the kernel keeps, except for those of tunnels, and errors
-    /// about them, to `tunnel_ends`. Additions come first, and what stays is never missing
-    /// meanwhile. On an error the rest is done, and a later call makes it good.
+    /// Sets the addresses whose packets the kernel keeps, but for a range of ports of each that is
+    /// for translation ([`NO_PORTS`] for none), and for packets of tunnels, and errors about them,
+    /// to `tunnel_ends`. Additions come first, and what stays is never missing meanwhile. On an
+    /// error the rest is done, and a later call makes it good.
     pub fn set_local(
         &self,
-        addresses: &[IpAddr],
+        addresses: &[(IpAddr, PortRange)],
         tunnel_ends: &[IpAddr],
     ) -> Result<(), SteeringError> {
-        let value = |address| match tunnel_ends.contains(address) {
+        let flags = |address| match tunnel_ends.contains(address) {
             true => program::HOST | program::TUNNEL_END,
             false => program::HOST,
         };
-        let wanted: BTreeMap<IpAddr, u32> =
-            addresses.iter().map(|address| (*address, value(address))).collect();
+        let wanted: BTreeMap<IpAddr, Local> =
+            addresses.iter().map(|(at, range)| (*at, (flags(at), *range))).collect();
         let mut current = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let removed: Vec<IpAddr> =
             current.keys().filter(|address| !wanted.contains_key(*address)).copied().collect();
         let mut result = Ok(());
-        for (address, value) in wanted {
-            if current.get(&address) == Some(&value) {
+        for (address, (flags, range)) in wanted {
+            if current.get(&address) == Some(&(flags, range)) {
                 continue;
             }
-            match self.change(address, |map, key| map.update(key, &value.to_ne_bytes())) {
-                Ok(()) => drop(current.insert(address, value)),
+            let mut value = [0; 8];
+            value[..4].copy_from_slice(&flags.to_ne_bytes());
+            value[4..6].copy_from_slice(&range.first.to_ne_bytes());
+            value[6..].copy_from_slice(&range.last.to_ne_bytes());
+            match self.change(address, |map, key| map.update(key, &value)) {
+                Ok(()) => drop(current.insert(address, (flags, range))),
                 Err(source) => result = Err(SteeringError::Local { address, source }),
             }
         }
@@ -130,7 +142,7 @@ impl Steering {
 
     /// An empty map from the queues of one device to their sockets.
     pub(crate) fn new_xskmap(&self, queues: u32) -> Result<Map, SteeringError> {
-        map(MapKind::Xskmap, "xsks", 4, queues)
+        map(MapKind::Xskmap, "xsks", (4, 4), queues)
     }
 
     /// The program of one device, loaded.
@@ -145,8 +157,13 @@ impl Steering {
     }
 }
 
-fn map(kind: MapKind, name: &'static str, key: usize, entries: u32) -> Result<Map, SteeringError> {
-    Map::new(kind, name, key, 4, entries).map_err(|source| SteeringError::Map { name, source })
+fn map(
+    kind: MapKind,
+    name: &'static str,
+    (key, value): (usize, usize),
+    entries: u32,
+) -> Result<Map, SteeringError> {
+    Map::new(kind, name, key, value, entries).map_err(|source| SteeringError::Map { name, source })
 }
 
 #[cfg(test)]

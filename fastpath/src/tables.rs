@@ -4,10 +4,12 @@
 //! addresses are part of the snapshot (an [`Adjacency`] has its rewrite ready), so a resolved
 //! packet takes two table reads after the FIB.
 
+use crate::nat::Rules;
 use crate::port::PortId;
 use crate::tunnel::{Tunnel, TunnelEnd, TunnelId};
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// Index into [`Tables::targets`]. 0 is always [`Target::NoRoute`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -103,6 +105,8 @@ pub struct Tables {
     pub tunnel_end: TunnelEnd,
     /// The way to the host's own stack: the host TAP, with the link address of its device.
     pub host: Option<AdjacencyId>,
+    /// What is translated; `None` where nothing is, and then no flow is tracked.
+    pub nat: Option<Arc<Rules>>,
 }
 
 impl Tables {

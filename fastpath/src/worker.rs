@@ -8,7 +8,7 @@
 
 use crate::capture::Tap;
 use crate::counters::{PortCounters, Stage};
-use crate::dataplane::{Event, Shared};
+use crate::dataplane::{Event, FlowQuestion, Shared};
 use crate::fib::Fib;
 use crate::neighbor::Neighbor;
 use crate::packet::Packet;
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     NeighborResult(Neighbor, bool),
     /// State of all ports.
     Report(Sender<Vec<(PortId, PortReport)>>),
+    /// About its flows.
+    Flows(FlowQuestion),
     /// Copy packets from now on, or no longer.
     Capture(Option<Tap>),
     /// End.
@@ -122,7 +124,7 @@ impl Worker {
         wait: WaitSet,
     ) -> Worker {
         let counters = shared.workers[index].counters.clone();
-        let mut pipeline = Pipeline::new(shared.pool(), counters);
+        let mut pipeline = Pipeline::new(shared.pool(), counters).of_worker(index as u16);
         pipeline.path_mtus = shared.path_mtus.clone();
         Worker {
             index,
@@ -214,7 +216,7 @@ impl Worker {
         count
     }
 
-    fn ask_for_neighbors(&mut self) {
+    pub(super) fn ask_for_neighbors(&mut self) {
         for Neighbor { port, address } in self.pipeline.requests.drain(..) {
             // A full channel only delays: the next packet asks again.
             let _ = self.shared.events.try_send(Event::NeighborNeeded { port, address });
@@ -248,7 +250,8 @@ impl Worker {
         }
         self.shared.published.go_offline(self.index);
         self.pipeline.counters.sleeps.add(1);
-        let timeout_ms = if self.pipeline.held() > 0 { HELD_SLEEP_MS } else { SLEEP_MS };
+        let timers = self.pipeline.held() > 0 || self.pipeline.flows_are_due();
+        let timeout_ms = if timers { HELD_SLEEP_MS } else { SLEEP_MS };
         let woken = self.wait.wait(timeout_ms, &mut self.ready);
         me.asleep.store(false, Ordering::SeqCst);
         self.now_ns = self.shared.now_ns();
@@ -301,6 +304,7 @@ impl Worker {
                     self.show_cached();
                     let _ = answer.send(self.report());
                 }
+                Command::Flows(question) => self.pipeline.answer_flows(question),
                 Command::Capture(tap) => self.pipeline.tap = tap,
                 Command::Stop => self.stopping = true,
                 #[cfg(test)]
@@ -359,8 +363,8 @@ impl Worker {
             self.detach(PortId(at as u16));
         }
         let shared = self.shared.clone();
-        while let Some((_, packet)) = shared.workers[self.index].inbox.pop() {
-            packet.free(&mut self.pipeline.pool);
+        while let Some(handed) = shared.workers[self.index].inbox.pop() {
+            handed.packet().free(&mut self.pipeline.pool);
         }
         self.burst.drain(..).for_each(|packet| packet.free(&mut self.pipeline.pool));
         self.pipeline.clear();

@@ -1,6 +1,7 @@
 //! `margay show`: the state of the running daemon, from its socket.
 
 mod bgp;
+mod flows;
 mod tables;
 
 use crate::commands::output::{Format, print};
@@ -42,6 +43,10 @@ enum What {
     Workers,
     /// Dropped packets by reason
     Drops,
+    /// Flows that are tracked; with --delete, ends them
+    Flows(flows::Flows),
+    /// Translation: outside addresses, ports in use
+    Nat,
     /// BGP
     #[command(subcommand)]
     Bgp(bgp::Bgp),
@@ -79,6 +84,11 @@ impl Show {
                 print(output, &answer, |answer| tables::workers(answer, wide))?;
             }
             What::Bgp(bgp) => return bgp.execute(socket, output),
+            What::Flows(flows) => return flows.execute(socket, output),
+            What::Nat => {
+                let answer = client::get(socket, "/v1/nat")?;
+                print(output, &answer, flows::nat)?;
+            }
             What::Drops => {
                 let answer = client::get(socket, "/v1/drops")?;
                 print(output, &answer, tables::drops)?;

@@ -129,6 +129,11 @@ impl Daemon {
         .with_context(|| format!("log of {}: {}", self.spec.node, self.log_tail()))
     }
 
+    /// Its socket, for commands.
+    pub fn socket(&self) -> PathBuf {
+        self.spec.socket()
+    }
+
     /// `margay show WHAT -o json`, parsed.
     pub fn show(&self, what: &str) -> Result<Value> {
         let socket = self.spec.socket();

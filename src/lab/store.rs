@@ -44,11 +44,32 @@ impl Store {
 
     /// Writes an address pool without NAT, whose blocks are always reached by `encap`.
     pub fn put_pool(&self, name: &str, cidr: IpNet, block_size: u8, encap: Encap) -> Result<()> {
+        self.write_pool((name, false), cidr, block_size, encap)
+    }
+
+    /// Writes an address pool without encapsulation, and with NAT-outgoing if that is asked for.
+    pub fn put_pool_with_nat(
+        &self,
+        name: &str,
+        cidr: IpNet,
+        block_size: u8,
+        nat_outgoing: bool,
+    ) -> Result<()> {
+        self.write_pool((name, nat_outgoing), cidr, block_size, Encap::None)
+    }
+
+    fn write_pool(
+        &self,
+        (name, nat_outgoing): (&str, bool),
+        cidr: IpNet,
+        block_size: u8,
+        encap: Encap,
+    ) -> Result<()> {
         let mode = |kind| if encap == kind { "Always" } else { "Never" };
         let (ipip, vxlan) = (mode(Encap::Ipip), mode(Encap::Vxlan));
         let spec = json!({
             "cidr": cidr, "blockSize": block_size, "ipipMode": ipip, "vxlanMode": vxlan,
-            "natOutgoing": false, "nodeSelector": "all()",
+            "natOutgoing": nat_outgoing, "nodeSelector": "all()",
         });
         self.put("IPPool", name, &json!({ "name": name }), &spec)
     }

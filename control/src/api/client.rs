@@ -38,12 +38,23 @@ pub fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientEr
     Ok(serde_json::from_str(&body)?)
 }
 
+/// The answer to the wish that something be no more.
+pub fn delete<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    let mut body = String::new();
+    request(socket, "DELETE", path)?.read_to_string(&mut body)?;
+    Ok(serde_json::from_str(&body)?)
+}
+
 /// The body of an answer as it comes, for streams.
 pub fn open(socket: &Path, path: &str) -> Result<impl BufRead + use<>, ClientError> {
+    request(socket, "GET", path)
+}
+
+fn request(socket: &Path, method: &str, path: &str) -> Result<impl BufRead + use<>, ClientError> {
     let connect = |source| ClientError::Connect { socket: socket.display().to_string(), source };
     let mut stream = UnixStream::connect(socket).map_err(connect)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: margay\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: margay\r\n\r\n")?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;

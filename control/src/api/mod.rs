@@ -9,6 +9,8 @@ pub(crate) mod capture;
 pub mod client;
 pub mod drops;
 pub mod endpoints;
+pub mod flows;
+pub mod nat;
 pub mod neighbors;
 pub mod ports;
 pub mod routes;

@@ -4,7 +4,8 @@
 //! replaced, one that a living daemon answers on is not.
 
 use super::{
-    bgp, capture, drops, endpoints, neighbors, ports, routes, status, top, tunnels, workers,
+    bgp, capture, drops, endpoints, flows, nat, neighbors, ports, routes, status, top, tunnels,
+    workers,
 };
 use crate::status::Status;
 use crate::unix_socket::{self, Server};
@@ -36,6 +37,8 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
         .route("/v1/neighbors", get(|state: Shared| of(state, neighbors::answer)))
         .route("/v1/workers", get(|state: Shared| of(state, workers::answer)))
         .route("/v1/tunnels", get(|state: Shared| of(state, tunnels::answer)))
+        .route("/v1/nat", get(|state: Shared| of(state, nat::answer)))
+        .route("/v1/flows", get(show_flows).delete(end_flows))
         .route("/v1/drops", get(|state: Shared| of(state, drops::answer)))
         .route("/v1/bgp/peers", get(|state: Shared| of(state, bgp::peers)))
         .route("/v1/bgp/routes", get(bgp::show_routes))
@@ -82,5 +85,22 @@ async fn show_routes(State(status): Shared, Query(query): Query<RouteQuery>) -> 
     match routes::lookup(&status, &text) {
         Ok(answer) => Json(answer).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, error).into_response(),
+    }
+}
+
+async fn show_flows(State(status): Shared, Query(filter): Query<flows::FlowFilter>) -> Response {
+    let list = tokio::task::spawn_blocking(move || flows::list(&status, &filter));
+    match list.await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn end_flows(State(status): Shared, Query(filter): Query<flows::FlowFilter>) -> Response {
+    let end = tokio::task::spawn_blocking(move || flows::end(&status, &filter));
+    match end.await {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(error)) => (StatusCode::BAD_REQUEST, error).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -3,11 +3,9 @@
 //! Felix reads any of its settings from `FELIX_<NAME>`; those of metrics, health and interface
 //! names are taken here. An empty variable counts as not set.
 
-use super::{Config, ConfigError, Switch};
+use super::{Config, ConfigError, Environment, Switch};
 use std::net::IpAddr;
 use std::str::FromStr;
-
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Lets the variables override what the file says.
 pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
@@ -33,6 +31,7 @@ pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(),
     }
     bgp(config, environment)?;
     tunnels(config, environment)?;
+    super::nat::apply(config, environment)?;
     metrics_and_health(config, environment)
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub mod message;
 pub mod mirror;
 pub mod neighbors;
+pub(crate) mod own_ports;
 pub mod routes;
 pub mod sysctl;
 pub mod watch;

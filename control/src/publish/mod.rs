@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use margay_fastpath::dataplane::Dataplane;
 use margay_fastpath::ecmp::{self, Member};
 use margay_fastpath::fib::{FibError, FibWriter};
+use margay_fastpath::nat::Rules;
 use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::tables::{
     Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target as Entry, TargetId,
@@ -116,6 +117,9 @@ pub(crate) struct Publisher {
     /// Routes of BGP peers that the FIB had no room for.
     unwritten: BTreeSet<IpNet>,
     tables: Tables,
+    nat: Option<Arc<Rules>>,
+    /// Of the rules that were made last.
+    generation: u64,
     seed: u64,
 }
 
@@ -148,6 +152,8 @@ impl Publisher {
             written: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             tables: Tables::default(),
+            nat: None,
+            generation: 0,
             seed: stable_hash(node),
         }
     }
@@ -160,6 +166,17 @@ impl Publisher {
     /// The snapshot that was published last.
     pub(crate) fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// What the next publications translate.
+    pub(crate) fn set_nat(&mut self, rules: Option<Rules>) {
+        let generation = self.nat.as_ref().map_or(0, |rules| rules.generation);
+        let rules = rules.map(|rules| Rules { generation, ..rules });
+        if rules.as_ref() != self.nat.as_deref() {
+            let generation = self.generation + 1;
+            self.generation = generation;
+            self.nat = rules.map(|rules| Arc::new(Rules { generation, ..rules }));
+        }
     }
 
     /// Makes the packet path do what the publication says. Blocks until all workers do so.
@@ -293,6 +310,7 @@ impl Publisher {
             ecmp_groups: self.groups.values().map(group).collect(),
             adjacencies,
             host: host.map(|at| AdjacencyId(at as u32)),
+            nat: self.nat.clone(),
         };
         if tables == self.tables {
             return true;

@@ -25,6 +25,8 @@ pub struct IpPool {
     pub disabled: bool,
     /// Its routes are not told to BGP peers.
     pub disable_bgp_export: bool,
+    /// Its addresses are those of load balancers, not of pods.
+    pub load_balancer_only: bool,
 }
 
 #[cfg(test)]
@@ -39,6 +41,7 @@ impl IpPool {
             nat_outgoing: false,
             disabled: false,
             disable_bgp_export: false,
+            load_balancer_only: false,
         }
     }
 }
@@ -69,6 +72,7 @@ pub(crate) struct Spec {
     disable_bgp_export: bool,
     node_selector: Option<String>,
     namespace_selector: Option<String>,
+    allowed_uses: Vec<String>,
 }
 
 /// Most characters of a selector.
@@ -89,6 +93,8 @@ impl TryFrom<Object<Spec>> for IpPool {
             nat_outgoing: spec.nat_outgoing,
             disabled: spec.disabled,
             disable_bgp_export: spec.disable_bgp_export,
+            load_balancer_only: !spec.allowed_uses.is_empty()
+                && spec.allowed_uses.iter().all(|allowed| allowed == "LoadBalancer"),
         };
         if pool.ipip_mode != EncapMode::Never {
             if pool.vxlan_mode != EncapMode::Never {

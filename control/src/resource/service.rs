@@ -1,4 +1,5 @@
-//! Kubernetes Service and EndpointSlice, as far as advertising a service's addresses needs them.
+//! Kubernetes Service and EndpointSlice, as far as advertising and serving their addresses needs
+//! them.
 
 use super::{Invalid, Metadata};
 use serde::Deserialize;
@@ -21,8 +22,40 @@ pub struct Service {
     pub wanted_load_balancer_ip: Option<IpAddr>,
     /// externalTrafficPolicy is Local.
     pub is_local: bool,
+    /// internalTrafficPolicy is Local.
+    pub is_internal_local: bool,
+    /// sessionAffinity is ClientIP.
+    pub affinity: bool,
     /// Its families are IPv4, IPv6.
     pub families: [bool; 2],
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a service, or of the endpoints of a slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name; empty where a service has only one.
+    pub name: String,
+    /// Protocol number of IP.
+    pub protocol: u8,
+    /// The number.
+    pub port: u16,
+}
+
+/// Addresses of one endpoint, and how it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// They stand for the same.
+    pub addresses: Vec<IpAddr>,
+    /// Its node.
+    pub node: Option<String>,
+    /// It takes new flows.
+    pub ready: bool,
+    /// It answers.
+    pub serving: bool,
+    /// It is about to end.
+    pub terminating: bool,
 }
 
 /// A part of a service's endpoints.
@@ -36,6 +69,10 @@ pub struct EndpointSlice {
     pub ready_elsewhere: bool,
     /// Nodes with a ready endpoint, sorted, each once.
     pub ready_nodes: Vec<String>,
+    /// All its endpoints whose addresses are any.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// Their ports.
+    pub ports: Vec<ServicePort>,
 }
 
 /// The document of a service.
@@ -63,7 +100,34 @@ struct ServiceSpec {
     #[serde(rename = "loadBalancerIP")]
     load_balancer_ip: Option<String>,
     external_traffic_policy: Option<String>,
+    internal_traffic_policy: Option<String>,
+    session_affinity: Option<String>,
     ip_families: Option<Vec<String>>,
+    ports: Option<Vec<PortDocument>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PortDocument {
+    name: Option<String>,
+    protocol: Option<String>,
+    port: Option<u16>,
+}
+
+/// Ports that have a number; TCP where nothing is said (Kubernetes' default). Protocols that
+/// Kubernetes does not know are left out.
+fn ports(documents: Option<Vec<PortDocument>>) -> Vec<ServicePort> {
+    let port = |document: PortDocument| {
+        let protocol = match document.protocol.as_deref() {
+            None | Some("" | "TCP") => 6,
+            Some("UDP") => 17,
+            Some("SCTP") => 132,
+            Some(_) => return None,
+        };
+        let name = document.name.unwrap_or_default();
+        Some(ServicePort { name, protocol, port: document.port? })
+    };
+    documents.unwrap_or_default().into_iter().filter_map(port).collect()
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -124,7 +188,10 @@ impl TryFrom<ServiceDocument> for Service {
             load_balancer_ips: addresses("status.loadBalancer.ingress", &given)?,
             wanted_load_balancer_ip: addresses("spec.loadBalancerIP", &wanted)?.pop(),
             is_local,
+            is_internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
             families,
+            ports: ports(spec.ports),
         })
     }
 }
@@ -147,19 +214,39 @@ pub(crate) struct SliceDocument {
     metadata: Metadata,
     address_type: String,
     endpoints: Option<Vec<Endpoint>>,
+    ports: Option<Vec<PortDocument>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Endpoint {
+    addresses: Option<Vec<String>>,
     conditions: Option<Conditions>,
     node_name: Option<String>,
+}
+
+impl Endpoint {
+    /// What says nothing of its readiness is ready, and what is ready serves.
+    fn checked(&self) -> SliceEndpoint {
+        let known = self.conditions.clone().unwrap_or_default();
+        let ready = known.ready.unwrap_or(true);
+        let texts = self.addresses.iter().flatten();
+        SliceEndpoint {
+            addresses: texts.filter_map(|text| text.parse().ok()).collect(),
+            node: self.node_name.clone(),
+            ready,
+            serving: known.serving.unwrap_or(ready),
+            terminating: known.terminating.unwrap_or(false),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Conditions {
     ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
 }
 
 impl TryFrom<SliceDocument> for EndpointSlice {
@@ -174,6 +261,8 @@ impl TryFrom<SliceDocument> for EndpointSlice {
         let mut slice = EndpointSlice {
             service: document.metadata.label("kubernetes.io/service-name").unwrap_or("").to_owned(),
             is_v6: document.address_type == "IPv6",
+            endpoints: document.endpoints.iter().flatten().map(Endpoint::checked).collect(),
+            ports: ports(document.ports),
             ..EndpointSlice::default()
         };
         for endpoint in document.endpoints.unwrap_or_default().into_iter().filter(is_ready) {

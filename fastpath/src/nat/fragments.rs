@@ -101,6 +101,11 @@ impl Fragments {
         }
     }
 
+    /// True when the first fragment has come.
+    pub fn knows(&self, tuple: &Tuple, id: u32) -> bool {
+        matches!(self.later(tuple, id), Found::Tuple(_))
+    }
+
     /// Lets a fragment wait; gives it back when there is no room.
     pub fn wait(
         &mut self,

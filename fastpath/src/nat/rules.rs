@@ -4,6 +4,7 @@
 //! class of an address is a binary search over few numbers.
 
 use crate::flow::{Address, Limits, Timeouts};
+use crate::service::Services;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,6 +24,16 @@ impl Class {
     pub const OUTSIDE: Class = Class(8);
     /// The host's own.
     pub const LOCAL: Class = Class(16);
+    /// That of a service.
+    pub const FRONTEND: Class = Class(32);
+    /// That of a service's endpoint.
+    pub const BACKEND: Class = Class(64);
+
+    /// Inside, and not the host's own (as the addresses of its tunnels are).
+    #[inline]
+    pub fn is_pod(self) -> bool {
+        self.has(Class::INSIDE) && !self.has(Class::LOCAL)
+    }
 
     /// True when one of the other's bits is set.
     #[inline]
@@ -154,6 +165,8 @@ pub struct Rules {
     pub timeouts: Timeouts,
     /// Workers that share the work.
     pub workers: u16,
+    /// Services; `None` where they are left to others.
+    pub services: Option<Services>,
 }
 
 /// Ports of outside addresses that nobody else uses (RFC 4787 REQ-3: well-known ones stay apart).
@@ -197,7 +210,7 @@ impl Rules {
     pub fn is_translated(&self, src: Class, dst: Class) -> bool {
         const NEVER: Class = Class(Class::POOL.0 | Class::LOCAL.0);
         let is_excluded = dst.has(NEVER) || self.exclude_nodes && dst.has(Class::NODE);
-        src.has(Class::INSIDE) && !is_excluded
+        src.is_pod() && !is_excluded
     }
 
     /// The worker that an inside or outside port belongs to; without ports it is 0. Ports go in

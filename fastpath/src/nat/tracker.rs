@@ -17,6 +17,7 @@ use crate::packet::Packet;
 use ahash::{AHashMap, RandomState};
 
 mod begin;
+mod services;
 mod upkeep;
 
 pub use upkeep::NatReport;
@@ -45,6 +46,10 @@ enum Way {
     In,
     /// From outside to an inside address.
     Through,
+    /// To a service.
+    Service,
+    /// Perhaps the answer of a service's endpoint.
+    Back,
 }
 
 /// A packet whose flow is to be looked up.
@@ -52,6 +57,8 @@ enum Way {
 struct Asked {
     at: usize,
     way: Way,
+    /// What it is if no flow is found; `None` if it passes as it is then.
+    otherwise: Option<Way>,
     /// As it arrives; of an ICMP error as the quoted packet's answer would.
     tuple: Tuple,
     signal: Signal,
@@ -59,6 +66,16 @@ struct Asked {
     bytes: u32,
     /// The outside address is the host's own: what is nobody's is the host's.
     local: bool,
+}
+
+impl Asked {
+    /// Its way, once it is known that it is no answer of a service's.
+    fn settled(&self) -> Way {
+        match self.way {
+            Way::Back => self.otherwise.unwrap_or(Way::Back),
+            way => way,
+        }
+    }
 }
 
 type Flow = Option<(SessionId, Direction)>;
@@ -171,7 +188,11 @@ impl Tracker {
         };
         let (src, dst) = (rules.ranges.class(src), rules.ranges.class(dst));
         let to_outside = dst.has(Class::OUTSIDE);
-        let way = way_of(rules, src, dst).ok_or(Verdict::Go)?;
+        let way = way_of(rules, src, dst);
+        let is_service = rules.services.is_some() && services::may_be(src, dst);
+        if way.is_none() && !is_service {
+            return Err(Verdict::Go);
+        }
         let mut tuple = subject.tuple;
         match subject.part {
             Part::Cut => return Err(Verdict::Drop(DropReason::Truncated)),
@@ -188,17 +209,19 @@ impl Tracker {
             Part::Whole => {}
         }
         let is_error = matches!(subject.part, Part::Error { .. });
-        if to_outside && !is_error && !is_for_nat(rules, dst, &tuple, subject.signal) {
-            return Err(Verdict::Go);
-        }
-        let inside_port = if way == Way::Out { tuple.src_port } else { tuple.dst_port };
-        let owner = rules.owner(inside_port);
-        if owner != self.worker {
+        let is_hosts = to_outside && !is_error && !is_for_nat(rules, dst, &tuple, subject.signal);
+        let otherwise = way.filter(|_| !is_hosts);
+        let way = services::way_of(rules, src, &tuple).or(otherwise).ok_or(Verdict::Go)?;
+        let owner = services::owner(rules, &tuple).or_else(|| {
+            let port = if otherwise? == Way::Out { tuple.src_port } else { tuple.dst_port };
+            Some(rules.owner(port))
+        });
+        if let Some(owner) = owner.filter(|owner| *owner != self.worker) {
             return Err(Verdict::HandOver(owner));
         }
         let bytes = (packet.len() - usize::from(packet.l3)) as u32;
         let (signal, part, local) = (subject.signal, subject.part, dst.has(Class::LOCAL));
-        Ok(Asked { at: 0, way, tuple, signal, part, bytes, local })
+        Ok(Asked { at: 0, way, otherwise, tuple, signal, part, bytes, local })
     }
 
     fn carry_out(
@@ -225,7 +248,7 @@ impl Tracker {
         let leaving = session.leaving(direction);
         let verdict = rewrite(packet, asked, &leaving);
         let is_hairpin =
-            asked.way == Way::Out && rules.ranges.class(leaving.dst).has(Class::OUTSIDE);
+            asked.settled() == Way::Out && rules.ranges.class(leaving.dst).has(Class::OUTSIDE);
         if is_hairpin { self.once_more(rules, packet, now_ns) } else { verdict }
     }
 
@@ -251,7 +274,7 @@ impl Tracker {
 #[inline]
 fn way_of(rules: &Rules, src: Class, dst: Class) -> Option<Way> {
     if dst.has(Class::OUTSIDE) {
-        return Some(if src.has(Class::INSIDE) { Way::Out } else { Way::In });
+        return Some(if src.is_pod() { Way::Out } else { Way::In });
     }
     if rules.is_translated(src, dst) {
         return Some(Way::Out);
@@ -278,7 +301,7 @@ fn rewrite(packet: &mut Packet, asked: &Asked, leaving: &Tuple) -> Verdict {
     };
     // RFC 5508 REQ-4 and REQ-5: a router inside is not to be seen from outside; one outside stays
     // who it is.
-    let src = match src == asked.tuple.src || asked.way == Way::Out {
+    let src = match src == asked.tuple.src || asked.settled() == Way::Out {
         true => leaving.src,
         false => src,
     };

@@ -23,6 +23,10 @@ pub(super) enum Kind {
     TunnelError,
     /// To be dropped.
     Bad(DropReason),
+    /// Another worker has its flow.
+    HandOver(u16),
+    /// It waits for its first fragment.
+    Waits,
 }
 
 /// One burst. Kept between bursts, so that it is not cleared each time: only the entries up to the
@@ -112,7 +116,7 @@ impl Burst {
                     next_v6 -= 1;
                     self.targets_v6[next_v6]
                 }
-                Kind::Neighbor | Kind::TunnelError | Kind::Bad(_) => NOWHERE,
+                _ => NOWHERE,
             };
         }
     }

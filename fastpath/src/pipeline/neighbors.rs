@@ -49,6 +49,7 @@ impl Pipeline {
         for packet in self.hold.expire(view.now_ns) {
             self.neighbor_failed(view, packet);
         }
+        self.tick_flows(view);
         self.route_made(view);
     }
 

@@ -12,6 +12,8 @@ use margay_tunnels::wire::{ethernet, ipv4, ipv6, protocol};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
 
+mod nat;
+
 const FRAMES: usize = 4096;
 const MARGAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const POD: Mac = Mac([2, 0, 0, 0, 0, 2]);

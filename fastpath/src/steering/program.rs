@@ -4,13 +4,14 @@
 //! queue it came in on. Everything else passes: what is too short to judge, other protocols (ARP,
 //! VLAN tags), groups and broadcast, link-local and host-only destinations, neighbour discovery,
 //! and the host's own addresses; but of these, where tunnels end, IPIP and VXLAN are redirected,
-//! and ICMP errors that quote them. A queue without a socket passes as well. The program reads
-//! and never writes the packet.
+//! and ICMP errors that quote them; and the ports that are for translation. A queue without a
+//! socket passes as well. The program reads and never writes the packet.
 
 use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
 
+mod translated;
 mod tunnel;
 
 /// Verdict: to the host's stack. Also what an empty slot of the XSKMAP gives.
@@ -36,7 +37,8 @@ const CTX_RX_QUEUE: i16 = 16;
 /// The maps that the program uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Maps<'a> {
-    /// The host's IPv4 addresses.
+    /// The host's IPv4 addresses, each with its flags, and its first and last port for
+    /// translation.
     pub(super) local_v4: &'a Map,
     /// The host's IPv6 addresses.
     pub(super) local_v6: &'a Map,
@@ -67,17 +69,35 @@ fn write(maps: Maps<'_>) -> Assembler {
     ethernet(&mut asm);
     ipv4(&mut asm, maps.local_v4);
     tunnel::ipv4(&mut asm, maps.vxlan_port);
+    translated::ipv4(&mut asm);
     ipv6(&mut asm, maps.local_v6);
     tunnel::ipv6(&mut asm, maps.vxlan_port);
+    translated::ipv6(&mut asm);
+    translated::judge(&mut asm);
     verdicts(&mut asm, maps.xsks);
     asm
 }
 
 /// `goto pass` unless the packet has `bytes`. R2 is the packet's start, R3 its end.
 fn need(asm: &mut Assembler, bytes: i32) {
+    need_or(asm, bytes, "pass");
+}
+
+/// As [`need`], but goes to another label.
+fn need_or(asm: &mut Assembler, bytes: i32, label: &'static str) {
     asm.mov(R4, R2);
     asm.alu(Alu::Add, R4, bytes);
-    asm.jump_if(If::Gt, R4, R3, "pass");
+    asm.jump_if(If::Gt, R4, R3, label);
+}
+
+/// R0 points to what is known of a host's address: goes to the label unless tunnels end at it, and
+/// else R2 and R3 are the packet again.
+fn unless_tunnels_end(asm: &mut Assembler, label: &'static str) {
+    asm.load(Size::W, R4, R0, 0);
+    asm.alu(Alu::And, R4, TUNNEL_END as i32);
+    asm.jump_if(If::Eq, R4, 0, label);
+    asm.load(Size::W, R2, R6, CTX_DATA);
+    asm.load(Size::W, R3, R6, CTX_DATA_END);
 }
 
 /// A number of the packet compared as the program sees it: loaded in the host's order.
@@ -112,7 +132,9 @@ fn ipv4(asm: &mut Assembler, local: &Map) {
     asm.jump_if(If::Eq, R4, network_order(0xa9fe), "pass");
     asm.load(Size::W, R4, R2, IPV4_DST);
     asm.store(Size::W, R10, -4, R4);
-    redirect_unless_in(asm, local, "local_v4", -4);
+    look_up(asm, local, "local_v4", -4);
+    asm.jump_if(If::Eq, R0, 0, "redirect");
+    unless_tunnels_end(asm, "translated_v4");
 }
 
 fn ipv6(asm: &mut Assembler, local: &Map) {
@@ -141,22 +163,17 @@ fn ipv6(asm: &mut Assembler, local: &Map) {
     asm.store(Size::D, R10, -16, R4);
     asm.load(Size::D, R4, R2, IPV6_DST + 8);
     asm.store(Size::D, R10, -8, R4);
-    redirect_unless_in(asm, local, "local_v6", -16);
+    look_up(asm, local, "local_v6", -16);
+    asm.jump_if(If::Eq, R0, 0, "redirect");
+    unless_tunnels_end(asm, "translated_v6");
 }
 
-/// `goto redirect` unless the key on the stack is in the map, and `goto pass` unless tunnels end
-/// at it. Then R2 and R3 are the packet again.
-fn redirect_unless_in(asm: &mut Assembler, map: &Map, name: &'static str, key: i32) {
+/// R0 is what the map has for the key on the stack, or 0.
+fn look_up(asm: &mut Assembler, map: &Map, name: &'static str, key: i32) {
     asm.load_map(R1, map, name);
     asm.mov(R2, R10);
     asm.alu(Alu::Add, R2, key);
     asm.call(Helper::MapLookup);
-    asm.jump_if(If::Eq, R0, 0, "redirect");
-    asm.load(Size::W, R4, R0, 0);
-    asm.alu(Alu::And, R4, TUNNEL_END as i32);
-    asm.jump_if(If::Eq, R4, 0, "pass");
-    asm.load(Size::W, R2, R6, CTX_DATA);
-    asm.load(Size::W, R3, R6, CTX_DATA_END);
 }
 
 fn verdicts(asm: &mut Assembler, xsks: &Map) {

@@ -135,7 +135,10 @@ fn kept() -> Vec<(&'static str, Vec<u8>)> {
 fn every_branch_steers_as_it_should() {
     in_namespace(|| {
         let bench = Bench::new();
-        bench.steering.set_local(&LOCAL.map(|text| text.parse().unwrap()), &[]).unwrap();
+        bench
+            .steering
+            .set_local(&LOCAL.map(|text| (text.parse().unwrap(), NO_PORTS)), &[])
+            .unwrap();
         for (name, packet) in forwarded().iter().chain(&kept()) {
             assert_eq!(bench.verdict(packet), XDP_PASS, "{name}, no socket");
         }
@@ -226,14 +229,74 @@ fn beside_tunnels(v4: &str, v6: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Ports for translation in these tests.
+const PORTS: PortRange = PortRange { first: 61_000, last: 65_000 };
+
+/// A transport header of 8 bytes: source port 53, then these bytes.
+fn transport(at_2: u16, at_4: u16) -> Vec<u8> {
+    [[0, 53], at_2.to_be_bytes(), at_4.to_be_bytes(), [0, 0]].concat()
+}
+
+fn local_v4(protocol: u8, word: u16, payload: &[u8]) -> Vec<u8> {
+    let mut packet = ipv4(LOCAL[0]);
+    packet[14 + 6..14 + 8].copy_from_slice(&word.to_be_bytes());
+    packet[14 + 9] = protocol;
+    packet.extend(payload);
+    packet
+}
+
+fn icmp(kind: u8, id: u16) -> Vec<u8> {
+    let mut bytes = transport(0, id);
+    bytes[0] = kind;
+    bytes
+}
+
+/// Packets to the host's address, and whether the workers get them.
+fn to_the_host() -> Vec<(&'static str, Vec<u8>, bool)> {
+    let v4 = |protocol, payload: &[u8]| local_v4(protocol, 0x4000, payload);
+    let v6 = |next, payload: &[u8]| ipv6(LOCAL[1], next, payload);
+    let mut options = v4(17, &transport(22, 0));
+    options[14] = 0x46;
+    vec![
+        ("first port", v4(17, &transport(61_000, 0)), true),
+        ("last port", v4(6, &transport(65_000, 0)), true),
+        ("below", v4(6, &transport(60_999, 0)), false),
+        ("above", v4(17, &transport(65_001, 0)), false),
+        ("a service of the host", v4(6, &transport(179, 0)), false),
+        ("SCTP", v4(132, &transport(61_000, 0)), false),
+        ("tunnel", v4(4, &transport(61_000, 0)), false),
+        ("short", v4(17, &transport(61_000, 0)[..7]), false),
+        ("options", options, true),
+        ("first fragment", local_v4(17, 0x2000, &transport(22, 0)), true),
+        ("last fragment", local_v4(17, 185, &transport(22, 0)), true),
+        ("ping", v4(1, &icmp(8, 61_000)), false),
+        ("answer to a ping", v4(1, &icmp(0, 61_000)), true),
+        ("answer to the host's ping", v4(1, &icmp(0, 1234)), false),
+        ("unreachable", v4(1, &icmp(3, 0)), true),
+        ("time exceeded", v4(1, &icmp(11, 0)), true),
+        ("timestamp", v4(1, &icmp(13, 61_000)), false),
+        ("v6 first port", v6(17, &transport(61_000, 0)), true),
+        ("v6 below", v6(6, &transport(60_999, 0)), false),
+        ("v6 above", v6(6, &transport(65_001, 0)), false),
+        ("v6 fragment", v6(44, &transport(22, 0)), true),
+        ("v6 ping", v6(58, &icmp(128, 61_000)), false),
+        ("v6 answer to a ping", v6(58, &icmp(129, 61_000)), true),
+        ("v6 answer to the host's ping", v6(58, &icmp(129, 1234)), false),
+        ("v6 too big", v6(58, &icmp(2, 0)), true),
+        ("v6 discovery", v6(58, &icmp(136, 61_000)), false),
+        ("v6 short", v6(17, &transport(61_000, 0)[..7]), false),
+    ]
+}
+
 #[test]
 fn where_tunnels_end_their_packets_go_to_the_workers_and_nothing_else() {
     in_namespace(|| {
         let bench = Bench::new();
         let [v4, v6] = LOCAL;
-        let local: Vec<IpAddr> =
+        let ends: Vec<IpAddr> =
             ["192.0.2.6", "2001:db8::6", v4, v6].iter().map(|text| text.parse().unwrap()).collect();
-        bench.steering.set_local(&local, &local[2..]).unwrap();
+        let local: Vec<_> = ends.iter().map(|address| (*address, NO_PORTS)).collect();
+        bench.steering.set_local(&local, &ends[2..]).unwrap();
         let _socket = bench.take_queue();
         for (name, packet) in of_tunnels(v4, v6) {
             assert_eq!(bench.verdict(&packet), XDP_REDIRECT, "{name}");
@@ -252,11 +315,35 @@ fn where_tunnels_end_their_packets_go_to_the_workers_and_nothing_else() {
 }
 
 #[test]
+fn ports_for_translation_go_to_the_workers_and_the_hosts_own_stay() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let spec = XdpSpec { mode: XdpMode::Generic, ..XdpSpec::pod(PortId(0), "lo") };
+        let (_device, parts) = open(&bench.steering, &spec).unwrap();
+        let socket = parts[0].poll_fd().unwrap();
+        bench.xsks.update(&0u32.to_ne_bytes(), &socket.to_ne_bytes()).unwrap();
+        let set = |range| {
+            let local = LOCAL.map(|text| (text.parse().unwrap(), range));
+            bench.steering.set_local(&local, &[]).unwrap();
+        };
+        set(PORTS);
+        for (name, packet, is_ours) in to_the_host() {
+            let expected = if is_ours { XDP_REDIRECT } else { XDP_PASS };
+            assert_eq!(bench.verdict(&packet), expected, "{name}");
+        }
+        set(NO_PORTS);
+        for (name, packet, _) in to_the_host() {
+            assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}, nothing is translated");
+        }
+    });
+}
+
+#[test]
 fn local_addresses_are_changed_in_place() {
     let bench = Bench::new();
     let set = |texts: &[&str]| {
-        let addresses: Vec<IpAddr> = texts.iter().map(|text| text.parse().unwrap()).collect();
-        bench.steering.set_local(&addresses, &[]).unwrap();
+        let local = texts.iter().map(|text| (text.parse().unwrap(), NO_PORTS));
+        bench.steering.set_local(&local.collect::<Vec<_>>(), &[]).unwrap();
     };
     let in_v4 = |text: &str| {
         let key = text.parse::<Ipv4Addr>().unwrap().octets();

@@ -3,9 +3,11 @@
 use super::Worker;
 use crate::capture::Point;
 use crate::counters::Stage;
+use crate::dataplane::HandOver;
 use crate::drop_reason::DropReason;
 use crate::egress;
 use crate::packet::Packet;
+use crate::pipeline::View;
 use crate::port::{BURST, PortId};
 use std::sync::atomic::Ordering;
 
@@ -16,6 +18,47 @@ impl Worker {
             let mut burst = std::mem::take(self.pipeline.egress.queue(id));
             self.send(id, &mut burst);
             *self.pipeline.egress.queue(id) = burst;
+        }
+        if !self.pipeline.handed.is_empty() {
+            self.give_flows();
+        }
+    }
+
+    /// Gives packets to the workers that have their flows.
+    fn give_flows(&mut self) {
+        let mut handed = std::mem::take(&mut self.pipeline.handed);
+        // Bits of numbers; two workers with one bit are both woken.
+        let mut given = 0u64;
+        for (worker, packet) in handed.drain(..) {
+            given |= 1 << (worker % 64);
+            self.give(usize::from(worker), HandOver::Track(packet));
+        }
+        self.pipeline.handed = handed;
+        for worker in (0..self.shared.workers.len()).filter(|at| given >> (at % 64) & 1 == 1) {
+            self.wake(worker);
+        }
+    }
+
+    fn give(&mut self, worker: usize, handed: HandOver) {
+        let Some(peer) = self.shared.workers.get(worker) else {
+            self.pipeline.counters.count_drop(DropReason::PortDown);
+            return handed.packet().free(&mut self.pipeline.pool);
+        };
+        match peer.inbox.push(handed) {
+            Ok(()) => self.pipeline.counters.handed_over.add(1),
+            Err(handed) => {
+                self.pipeline.counters.count_drop(DropReason::HandOverFull);
+                handed.packet().free(&mut self.pipeline.pool);
+            }
+        }
+    }
+
+    /// To be called after packets were given.
+    fn wake(&self, worker: usize) {
+        if let Some(peer) = self.shared.workers.get(worker)
+            && peer.asleep.load(Ordering::SeqCst)
+        {
+            peer.waker.wake();
         }
     }
 
@@ -53,8 +96,7 @@ impl Worker {
     /// Gives packets to the worker that owns their egress port.
     fn hand_over(&mut self, id: PortId, burst: &mut Vec<Packet>) {
         let owner = self.tables.port(id).map(|port| usize::from(port.worker));
-        let peer = owner.filter(|owner| *owner != self.index);
-        let Some(peer) = peer.and_then(|owner| self.shared.workers.get(owner)) else {
+        let Some(owner) = owner.filter(|owner| *owner != self.index) else {
             for packet in burst.drain(..) {
                 self.pipeline.counters.count_drop(DropReason::PortDown);
                 packet.free(&mut self.pipeline.pool);
@@ -62,17 +104,9 @@ impl Worker {
             return;
         };
         for packet in burst.drain(..) {
-            match peer.inbox.push((id, packet)) {
-                Ok(()) => self.pipeline.counters.handed_over.add(1),
-                Err((_, packet)) => {
-                    self.pipeline.counters.count_drop(DropReason::HandOverFull);
-                    packet.free(&mut self.pipeline.pool);
-                }
-            }
+            self.give(owner, HandOver::Send(id, packet));
         }
-        if peer.asleep.load(Ordering::SeqCst) {
-            peer.waker.wake();
-        }
+        self.wake(owner);
     }
 
     /// Sends what other workers have handed over; the number of packets.
@@ -85,11 +119,19 @@ impl Worker {
         self.pipeline.start_lap();
         let mut count = 0;
         while count < BURST {
-            let Some((id, packet)) = inbox.pop() else { break };
-            self.pipeline.egress.push(id, packet);
+            match inbox.pop() {
+                Some(HandOver::Send(id, packet)) => self.pipeline.egress.push(id, packet),
+                Some(HandOver::Track(packet)) => self.burst.push(packet),
+                None => break,
+            }
             count += 1;
         }
+        if !self.burst.is_empty() {
+            let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+            self.pipeline.process_handed(view, &mut self.burst);
+        }
         self.flush();
+        self.ask_for_neighbors();
         count
     }
 }

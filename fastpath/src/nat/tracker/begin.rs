@@ -15,9 +15,9 @@ const REUSE_TRIES: usize = 64;
 /// Sessions of a mapping that are looked at for the address of a stranger.
 const FILTER_TRIES: usize = 256;
 
-type Begun = Result<(SessionId, Direction), Verdict>;
+pub(super) type Begun = Result<(SessionId, Direction), Verdict>;
 
-fn refused(why: Refused) -> Verdict {
+pub(super) fn refused(why: Refused) -> Verdict {
     Verdict::Drop(match why {
         Refused::Full => DropReason::FlowTableFull,
         Refused::SourceLimit => DropReason::FlowLimit,
@@ -30,7 +30,10 @@ impl Tracker {
     #[cold]
     pub(super) fn begin(&mut self, rules: &Rules, asked: &Asked) -> Begun {
         let is_stray = matches!(asked.part, Part::Error { .. } | Part::Later(_));
-        match asked.way {
+        match asked.settled() {
+            Way::Back => Err(Verdict::Go),
+            Way::Service if is_stray => Err(Verdict::Drop(DropReason::FlowInvalid)),
+            Way::Service => self.begin_service(rules, asked),
             Way::Out if is_stray => Err(Verdict::Drop(DropReason::FlowInvalid)),
             Way::Out => self.begin_out(rules, asked),
             Way::In if is_stray => Err(unsolicited(asked)),
@@ -46,7 +49,11 @@ impl Tracker {
     }
 
     /// Makes a session; one that gave way for it is forgotten first.
-    fn insert(&mut self, tuples: (Tuple, Tuple), asked: &Asked) -> Result<SessionId, Refused> {
+    pub(super) fn insert(
+        &mut self,
+        tuples: (Tuple, Tuple),
+        asked: &Asked,
+    ) -> Result<SessionId, Refused> {
         let mut gave_way = None;
         let signal = (asked.signal, asked.bytes);
         let made = self.table.insert(tuples, signal, self.now_s, &mut gave_way);
@@ -97,7 +104,7 @@ impl Tracker {
                 Err(Refused::Clash) => {}
                 Err(why) => return Err(refused(why)),
             }
-            return self.begin_reusing(rules, asked, outside);
+            return self.begin_reusing(rules, asked, (tuple, outside));
         }
         for _ in 0..PORT_TRIES {
             let Some(port) = self.take_port(rules, outside, &tuple) else { break };
@@ -117,7 +124,7 @@ impl Tracker {
                 }
             }
         }
-        self.begin_reusing(rules, asked, outside)
+        self.begin_reusing(rules, asked, (tuple, outside))
     }
 
     /// The session that had the mapping may just have given way to this one.
@@ -147,11 +154,11 @@ impl Tracker {
 
     /// With no port left, one that is in use towards other places will do (what Linux always does):
     /// the flow has no mapping of its own.
-    fn begin_reusing(
+    pub(super) fn begin_reusing(
         &mut self,
         rules: &Rules,
         asked: &Asked,
-        outside: Address,
+        (towards, outside): (Tuple, Address),
     ) -> Result<SessionId, Verdict> {
         let (tuple, range) = (asked.tuple, rules.ports_of(outside));
         let class = rules.ranges.class(outside);
@@ -167,7 +174,7 @@ impl Tracker {
             {
                 continue;
             }
-            let translated = Tuple { src: outside, src_port: port, ..tuple };
+            let translated = Tuple { src: outside, src_port: port, ..towards };
             match self.insert((tuple, translated), asked) {
                 Err(Refused::Clash) => {}
                 made => return made.map_err(refused),

@@ -17,6 +17,7 @@ mod rfc4787;
 mod rfc5382;
 mod rfc5508;
 mod rfc6888;
+mod services;
 
 const SECOND: u64 = 1_000_000_000;
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -54,6 +55,7 @@ pub(super) fn rules() -> Rules {
         limits: Limits { sessions: 100_000, per_source: 0 },
         timeouts: Timeouts::default(),
         workers: 1,
+        services: None,
     }
 }
 

@@ -2,7 +2,7 @@
 //! rules.
 
 use super::{Tracker, seconds};
-use crate::flow::{Counters, Session, SessionId};
+use crate::flow::{Counters, Session, SessionId, Tuple};
 use crate::nat::ports::PortUse;
 use crate::nat::rules::Rules;
 use crate::nat::subject::{Part, subject};
@@ -31,22 +31,28 @@ pub struct NatReport {
 }
 
 impl Tracker {
-    /// Ends what has expired. Call a few times a second.
-    pub fn tick(&mut self, now_ns: u64) {
+    /// Ends what has expired. Call a few times a second; false when some flows are left over.
+    pub fn tick(&mut self, now_ns: u64) -> bool {
         self.now_s = seconds(now_ns);
         let mut ended = Vec::new();
-        self.table.expire(self.now_s, EXPIRE_BUDGET, |removed| {
+        let done = self.table.expire(self.now_s, EXPIRE_BUDGET, |removed| {
             if removed.ends_mapping {
                 ended.push(removed);
             }
         });
         ended.iter().for_each(|removed| self.forget(removed));
         self.fragments.expire(now_ns, &mut self.expired);
+        done
     }
 
     /// Lets a fragment wait for its first one; gives it back when there is no room.
     pub fn wait(&mut self, packet: Packet, now_ns: u64) -> Result<(), Packet> {
         match subject(&packet).map(|subject| (subject.tuple, subject.part)) {
+            // It came in the meantime, in the same burst.
+            Some((tuple, Part::Later(id))) if self.fragments.knows(&tuple, id) => {
+                self.released.push(packet);
+                Ok(())
+            }
             Some((tuple, Part::Later(id))) => {
                 self.fragments.wait((&tuple, id), packet, now_ns, &mut self.expired)
             }
@@ -66,7 +72,8 @@ impl Tracker {
         self.generation = rules.generation;
         self.table.set_timeouts(rules.timeouts.clone());
         let lost = |session: &Session| {
-            session.is_translated() && !rules.is_outside(session.translated.src)
+            let (was, is) = (session.original.src, session.translated.src);
+            was != is && !rules.is_outside(is)
         };
         let lost: Vec<SessionId> =
             self.table.iter().filter(|(_, session)| lost(session)).map(|(id, _)| id).collect();
@@ -82,6 +89,15 @@ impl Tracker {
         for tuple in mapped {
             self.port_set(rules, tuple.src, tuple.protocol).take(tuple.src_port);
         }
+    }
+
+    /// Ends a flow if its number is still this one's.
+    pub fn end_if(&mut self, id: SessionId, original: &Tuple) -> bool {
+        let same = self.table.get(id).is_some_and(|session| session.original == *original);
+        if same {
+            self.end(id);
+        }
+        same
     }
 
     /// Ends a flow.

@@ -1,0 +1,53 @@
+//! Translation, as the control loop keeps it: its rules, and which packets to the host's own
+//! addresses are steered to the workers.
+
+use super::Router;
+use crate::kernel::own_ports;
+use crate::resolve::nat::{NatInputs, rules};
+use margay_fastpath::nat::{Class, Rules};
+use margay_fastpath::steering::NO_PORTS;
+use std::net::IpAddr;
+
+impl Router {
+    /// Resolves the rules anew, and steers the host's packets by them.
+    pub(super) fn resolve_nat(&mut self) {
+        let local: Vec<IpAddr> = self.mirror.addresses().map(|(_, net)| net.addr()).collect();
+        let wanted = self.config.nat.port_range.0;
+        let ports = own_ports::free(wanted);
+        let taken = ports.map(own_ports::taken).unwrap_or_default();
+        let rules = rules(NatInputs {
+            node: &self.config.node_name,
+            model: &self.model,
+            settings: &self.config.nat,
+            local: &local,
+            ports,
+            taken: &taken,
+            workers: self.dataplane.worker_count(),
+        });
+        let asks = self.model.pools.values().any(|pool| pool.nat_outgoing);
+        if asks && ports.is_none() {
+            self.note([format!(
+                "no port of {}-{} is free for NAT: the kernel gives all to its own sockets; \
+                 reserve them in net.ipv4.ip_local_reserved_ports",
+                wanted.first, wanted.last
+            )]);
+        }
+        let steered = steered(&local, rules.as_ref());
+        self.publisher.set_nat(rules);
+        if let Err(error) = self.devices.set_local(&steered, &self.tunnels.ends()) {
+            self.note([error.to_string()]);
+        }
+    }
+}
+
+/// The host's addresses, each with the ports that are not its own.
+fn steered(
+    local: &[IpAddr],
+    rules: Option<&Rules>,
+) -> Vec<(IpAddr, margay_fastpath::nat::PortRange)> {
+    let ports = |address: IpAddr| {
+        let rules = rules.filter(|rules| rules.ranges.class(address.into()).has(Class::OUTSIDE));
+        rules.map_or(NO_PORTS, |rules| rules.ports)
+    };
+    local.iter().map(|address| (*address, ports(*address))).collect()
+}

@@ -1,0 +1,123 @@
+//! The flows of all workers, for people: listed and ended page by page, so that no worker stands
+//! still for long.
+
+use super::{ANSWER_TIME, Dataplane};
+use crate::flow::{Session, SessionId, Tuple};
+use crate::nat::NatReport;
+use crate::worker::Command;
+use crossbeam::channel::{Sender, bounded};
+
+/// Slots of the table that a worker looks at between two bursts.
+const PAGE: u32 = 4096;
+
+/// A flow of one worker.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// The worker's number.
+    pub worker: usize,
+    /// Its number there.
+    pub id: SessionId,
+    /// What it is.
+    pub session: Session,
+    /// Seconds that it lives on without a packet.
+    pub lives_on_s: u32,
+}
+
+/// What is asked of a worker about its flows.
+#[derive(Debug)]
+pub(crate) enum FlowQuestion {
+    /// The flows in the slots from this one on.
+    Page(u32, Sender<Page>),
+    /// End these, where they still are what they were.
+    End(Vec<(SessionId, Tuple)>, Sender<usize>),
+    /// How translation is.
+    Report(Sender<Option<NatReport>>),
+}
+
+/// Some flows, and the slot to go on from.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) flows: Vec<(SessionId, Session, u32)>,
+    pub(crate) next: Option<u32>,
+}
+
+impl Dataplane {
+    /// The flows that `keep` keeps, at most `limit` of them.
+    pub fn flows(&self, limit: usize, keep: impl Fn(&Session) -> bool) -> Vec<Flow> {
+        let mut kept = Vec::new();
+        for worker in 0..self.threads.len() {
+            let mut next = Some(0);
+            while let Some(from) = next.filter(|_| kept.len() < limit) {
+                let page = self.page(worker, from);
+                let flows = page.flows.into_iter().filter(|(_, session, _)| keep(session));
+                kept.extend(flows.map(|(id, session, lives_on_s)| Flow {
+                    worker,
+                    id,
+                    session,
+                    lives_on_s,
+                }));
+                next = page.next;
+            }
+        }
+        kept.truncate(limit);
+        kept
+    }
+
+    fn page(&self, worker: usize, from: u32) -> Page {
+        let (answer, receiver) = bounded(1);
+        self.tell(worker, Command::Flows(FlowQuestion::Page(from, answer)));
+        receiver.recv_timeout(ANSWER_TIME).unwrap_or_default()
+    }
+
+    /// Ends these flows; how many there still were.
+    pub fn end_flows(&self, flows: &[Flow]) -> usize {
+        let of_worker = |worker: usize| {
+            let own = flows.iter().filter(|flow| flow.worker == worker);
+            own.map(|flow| (flow.id, flow.session.original)).collect::<Vec<_>>()
+        };
+        let mut ended = 0;
+        for worker in 0..self.threads.len() {
+            for part in of_worker(worker).chunks(PAGE as usize) {
+                let (answer, receiver) = bounded(1);
+                self.tell(worker, Command::Flows(FlowQuestion::End(part.to_vec(), answer)));
+                ended += receiver.recv_timeout(ANSWER_TIME).unwrap_or(0);
+            }
+        }
+        ended
+    }
+
+    /// How each worker's translation is; `None` for those that have nothing to translate.
+    pub fn nat(&self) -> Vec<Option<NatReport>> {
+        let ask = |worker| {
+            let (answer, receiver) = bounded(1);
+            self.tell(worker, Command::Flows(FlowQuestion::Report(answer)));
+            receiver.recv_timeout(ANSWER_TIME).ok().flatten()
+        };
+        (0..self.threads.len()).map(ask).collect()
+    }
+}
+
+impl crate::pipeline::Pipeline {
+    /// Answers a question about this worker's flows.
+    pub(crate) fn answer_flows(&mut self, question: FlowQuestion) {
+        match question {
+            FlowQuestion::Page(from, answer) => {
+                let mut page = Page::default();
+                if let Some(tracker) = self.tracker() {
+                    let take = |id, session: &Session, lives_on_s| {
+                        page.flows.push((id, session.clone(), lives_on_s));
+                    };
+                    page.next = tracker.list(from, PAGE, take);
+                }
+                let _ = answer.send(page);
+            }
+            FlowQuestion::End(flows, answer) => {
+                let ended = flows.iter().filter(|(id, original)| self.end_flow(*id, original));
+                let _ = answer.send(ended.count());
+            }
+            FlowQuestion::Report(answer) => {
+                let _ = answer.send(self.tracker().map(crate::nat::Tracker::report));
+            }
+        }
+    }
+}

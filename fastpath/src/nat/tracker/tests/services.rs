@@ -1,0 +1,130 @@
+//! Flows to services, on one worker and on several.
+
+use super::*;
+use crate::service::{Endpoint, Service, Services};
+
+const FRONTEND: &str = "10.96.0.1:80";
+const PODS: [&str; 3] = ["10.1.0.11:8080", "10.1.0.12:8080", "10.1.0.13:8080"];
+const CLIENT: &str = "198.51.100.1:5555";
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+fn endpoint(text: &str) -> Endpoint {
+    let at = to(text);
+    Endpoint { address: at.ip().into(), port: at.port(), protocol: 6 }
+}
+
+/// The service of these endpoints, with NAT beside it. The node is 172.16.0.1.
+fn with(pods: &[&str], masquerade: bool, workers: u16) -> Rules {
+    let class = |text: &str, bits: u8| (text.parse().unwrap(), Class(bits));
+    let ends: Vec<Endpoint> = pods.iter().map(|pod| endpoint(pod)).collect();
+    let service = Service::new(ends, false, masquerade);
+    let all = PODS.map(endpoint);
+    Rules {
+        ranges: Ranges::new(&[
+            class("10.1.0.0/16", Class::POOL.0 | Class::INSIDE.0),
+            class("10.1.0.8/29", Class::BACKEND.0),
+            class("10.96.0.1/32", Class::FRONTEND.0),
+            class("172.16.0.0/24", Class::NODE.0),
+            class("172.16.0.1/32", Class::LOCAL.0 | Class::OUTSIDE.0),
+        ]),
+        services: Some(Services::new([(vec![endpoint(FRONTEND)], service)], all)),
+        workers,
+        ..host_rules()
+    }
+}
+
+#[test]
+fn a_pod_reaches_a_service_and_the_answer_comes_from_the_service() {
+    for workers in [1, 3] {
+        let mut bench = Bench::new(with(&PODS, true, workers));
+        let mut used = std::collections::BTreeSet::new();
+        for port in 4000..4060 {
+            let pod = format!("10.1.0.5:{port}");
+            let (src, backend) = bench.tcp((&pod, FRONTEND), SYN).unwrap();
+            assert_eq!(src, to(&pod), "a pod keeps its address");
+            used.insert(backend.to_string());
+            let back = bench.tcp((&backend.to_string(), &pod), SYN | ACK);
+            assert_eq!(back, Ok((to(FRONTEND), to(&pod))));
+            // The flow keeps its endpoint.
+            assert_eq!(bench.tcp((&pod, FRONTEND), ACK), Ok((to(&pod), backend)));
+        }
+        assert_eq!(used.iter().map(String::as_str).collect::<Vec<_>>(), PODS);
+    }
+}
+
+#[test]
+fn a_client_from_outside_looks_like_the_node_unless_endpoints_are_local_only() {
+    for workers in [1, 3] {
+        let mut bench = Bench::new(with(&PODS, true, workers));
+        let (src, backend) = bench.tcp((CLIENT, FRONTEND), SYN).unwrap();
+        assert_eq!(src.ip(), to("172.16.0.1:0").ip());
+        assert!(bench.rules.ports.contains(src.port()) && PODS.contains(&&*backend.to_string()));
+        let back = bench.tcp((&backend.to_string(), &src.to_string()), SYN | ACK);
+        assert_eq!(back, Ok((to(FRONTEND), to(CLIENT))));
+        let mut bench = Bench::new(with(&PODS, false, workers));
+        let (src, backend) = bench.tcp((CLIENT, FRONTEND), SYN).unwrap();
+        assert_eq!(src, to(CLIENT));
+        let back = bench.tcp((&backend.to_string(), CLIENT), SYN | ACK);
+        assert_eq!(back, Ok((to(FRONTEND), to(CLIENT))));
+    }
+}
+
+#[test]
+fn an_endpoint_reaches_itself_by_its_own_service() {
+    let mut bench = Bench::new(with(&PODS[..1], true, 1));
+    let (src, backend) = bench.tcp(("10.1.0.11:4000", FRONTEND), SYN).unwrap();
+    assert_eq!((src.ip(), backend), (to("172.16.0.1:0").ip(), to(PODS[0])));
+    let back = bench.tcp((PODS[0], &src.to_string()), SYN | ACK);
+    assert_eq!(back, Ok((to(FRONTEND), to("10.1.0.11:4000"))));
+}
+
+#[test]
+fn flows_outlive_their_endpoint_and_new_ones_avoid_it() {
+    let mut bench = Bench::new(with(&PODS, true, 1));
+    let (_, backend) = bench.tcp(("10.1.0.5:4000", FRONTEND), SYN).unwrap();
+    let left: Vec<&str> = PODS.into_iter().filter(|pod| to(pod) != backend).collect();
+    // Gone from the service altogether, not only draining.
+    let mut rules = with(&left, true, 1);
+    rules.services = Some(Services::new(
+        [(
+            vec![endpoint(FRONTEND)],
+            Service::new(left.iter().map(|pod| endpoint(pod)).collect(), false, true),
+        )],
+        [],
+    ));
+    bench.rules = Rules { generation: 2, ..rules };
+    let back = bench.tcp((&backend.to_string(), "10.1.0.5:4000"), SYN | ACK);
+    assert_eq!(back, Ok((to(FRONTEND), to("10.1.0.5:4000"))));
+    assert_eq!(bench.tcp(("10.1.0.5:4000", FRONTEND), ACK), Ok((to("10.1.0.5:4000"), backend)));
+    for port in 4100..4200 {
+        let (_, chosen) = bench.tcp((&format!("10.1.0.5:{port}"), FRONTEND), SYN).unwrap();
+        assert_ne!(chosen, backend);
+    }
+}
+
+#[test]
+fn a_service_without_endpoints_is_counted() {
+    let mut bench = Bench::new(with(&[], true, 1));
+    let refused = bench.tcp((CLIENT, FRONTEND), SYN);
+    assert_eq!(refused, Err(Verdict::Drop(DropReason::ServiceNoEndpoint)));
+}
+
+#[test]
+fn traffic_beside_services_goes_on_as_without_them() {
+    for workers in [1, 3] {
+        let mut bench = Bench::new(with(&PODS, true, workers));
+        let server = "198.51.100.9:443";
+        for pod in ["10.1.0.5:4000", "10.1.0.11:4001", PODS[1]] {
+            let (outside, dst) = bench.tcp((pod, server), SYN).unwrap();
+            assert_eq!((outside.ip(), dst), (to("172.16.0.1:0").ip(), to(server)));
+            let back = bench.tcp((server, &outside.to_string()), SYN | ACK);
+            assert_eq!(back, Ok((to(server), to(pod))));
+        }
+        // Straight to an endpoint, from another pod and from outside.
+        for client in ["10.1.0.5:4007", CLIENT] {
+            assert_eq!(bench.tcp((client, PODS[0]), SYN), unchanged(client, PODS[0]));
+            assert_eq!(bench.tcp((PODS[0], client), SYN | ACK), unchanged(PODS[0], client));
+        }
+    }
+}

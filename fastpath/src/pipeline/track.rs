@@ -1,0 +1,206 @@
+//! Where translation stands in a packet's way: after parsing, before the route.
+//!
+//! Only snapshots with something to translate come here. Packets that margay makes itself pass here
+//! too, since an ICMP error about a translated packet is for the one who sent the original.
+
+use super::burst::{Burst, Kind};
+use super::{Pipeline, View};
+use crate::drop_reason::DropReason;
+use crate::flow::SessionId;
+use crate::forward;
+use crate::nat::{Rules, Tracker, Verdict};
+use crate::packet::Packet;
+use crate::parse::Parsed;
+use crate::port::{BURST, PortId};
+use std::net::IpAddr;
+
+impl Pipeline {
+    /// The pipeline of another worker than the first.
+    #[must_use]
+    pub fn of_worker(self, worker: u16) -> Pipeline {
+        Pipeline { worker, ..self }
+    }
+
+    /// Translates what is to be, and notes what the packets are now.
+    #[inline(never)]
+    pub(super) fn track(
+        &mut self,
+        view: View<'_>,
+        rules: &Rules,
+        found: &mut Burst,
+        burst: &mut [Packet],
+    ) {
+        let Some(tracker) = tracker(&mut self.tracker, rules, self.worker, view.now_ns) else {
+            return;
+        };
+        let mut verdicts = [Verdict::Go; BURST];
+        for (at, verdict) in verdicts.iter_mut().enumerate().take(burst.len()) {
+            if !found.is_routed(at) {
+                *verdict = Verdict::Wait;
+            }
+        }
+        tracker.track(rules, burst, &mut verdicts[..burst.len()], view.now_ns);
+        found.note_verdicts(&verdicts[..burst.len()], burst);
+        if !tracker.expired.is_empty() {
+            self.drop_expired(view);
+        }
+    }
+
+    /// One packet that was not part of a burst; `None` when its way ends or goes on elsewhere.
+    #[cold]
+    pub(super) fn track_one(&mut self, view: View<'_>, mut packet: Packet) -> Option<Packet> {
+        let Some(rules) = &view.tables.nat else { return Some(packet) };
+        let tracker = tracker(&mut self.tracker, rules, self.worker, view.now_ns);
+        let Some(tracker) = tracker else { return Some(packet) };
+        let mut verdicts = [Verdict::Go];
+        tracker.track(rules, std::slice::from_mut(&mut packet), &mut verdicts, view.now_ns);
+        match verdicts[0] {
+            Verdict::Go | Verdict::Rewritten => return Some(packet),
+            Verdict::Drop(reason) => self.drop(view, packet, reason),
+            Verdict::HandOver(worker) => self.handed.push((worker, packet)),
+            Verdict::Wait => self.wait_for_first(view, packet),
+        }
+        None
+    }
+
+    /// Packets that another worker has handed over, because their flows are this one's.
+    pub(crate) fn process_handed(&mut self, view: View<'_>, burst: &mut Vec<Packet>) {
+        let mut found = self.found.take().unwrap_or_default();
+        found.clear();
+        // What margay has made keeps its TTL, and so goes by itself.
+        for at in (0..burst.len()).rev() {
+            if burst[at].in_port == PortId::NONE {
+                self.made.push(burst.swap_remove(at));
+            }
+        }
+        for (at, packet) in burst.iter().enumerate() {
+            found.note(at, parsed(packet));
+        }
+        if let Some(rules) = &view.tables.nat {
+            self.track(view, rules, &mut found, burst);
+        }
+        found.look_up(view.fib, burst.len());
+        self.finish(view, None, &mut found, burst);
+        self.found = Some(found);
+        self.route_made(view);
+    }
+
+    /// A fragment whose first one has not come yet.
+    #[cold]
+    pub(super) fn wait_for_first(&mut self, view: View<'_>, packet: Packet) {
+        let waits = match &mut self.tracker {
+            Some(tracker) => tracker.wait(packet, view.now_ns),
+            None => Err(packet),
+        };
+        if let Err(packet) = waits {
+            self.drop(view, packet, DropReason::FragmentQueueFull);
+        }
+        self.drop_expired(view);
+    }
+
+    fn drop_expired(&mut self, view: View<'_>) {
+        let Some(tracker) = &mut self.tracker else { return };
+        let mut expired = std::mem::take(&mut tracker.expired);
+        for packet in expired.drain(..) {
+            self.drop(view, packet, DropReason::FragmentTimeout);
+        }
+    }
+
+    /// Fragments whose first one has come join the packets to be routed.
+    #[inline]
+    pub(super) fn take_released(&mut self) {
+        if let Some(tracker) = &mut self.tracker {
+            self.made.append(&mut tracker.released);
+        }
+    }
+
+    /// Ends flows and fragments whose time is over.
+    pub(super) fn tick_flows(&mut self, view: View<'_>) {
+        if view.tables.nat.is_none() {
+            return self.end_tracking(view);
+        }
+        let Some(tracker) = &mut self.tracker else { return };
+        self.flows_are_due = !tracker.tick(view.now_ns);
+        self.drop_expired(view);
+    }
+
+    /// True when more flows have expired than one tick ends.
+    pub(crate) fn flows_are_due(&self) -> bool {
+        self.flows_are_due
+    }
+
+    /// Nothing is translated any more.
+    fn end_tracking(&mut self, view: View<'_>) {
+        let Some(mut tracker) = self.tracker.take() else { return };
+        tracker.clear();
+        for packet in std::mem::take(&mut tracker.expired) {
+            self.drop(view, packet, DropReason::FragmentTimeout);
+        }
+    }
+
+    /// This worker's flows, if it has any.
+    pub(crate) fn tracker(&self) -> Option<&Tracker> {
+        self.tracker.as_ref()
+    }
+
+    /// Ends a flow, if it is still the one that is meant.
+    pub(crate) fn end_flow(&mut self, id: SessionId, original: &crate::flow::Tuple) -> bool {
+        self.tracker.as_mut().is_some_and(|tracker| tracker.end_if(id, original))
+    }
+
+    /// Frees what translation holds, for the end of the worker.
+    pub(super) fn clear_tracking(&mut self) {
+        self.handed.drain(..).for_each(|(_, packet)| packet.free(&mut self.pool));
+        if let Some(mut tracker) = self.tracker.take() {
+            tracker.clear();
+            tracker.expired.drain(..).for_each(|packet| packet.free(&mut self.pool));
+        }
+    }
+}
+
+/// The tracker, made when it is first needed. `None` without address space for it: packets pass
+/// untranslated then, as they would without rules.
+fn tracker<'a>(
+    tracker: &'a mut Option<Tracker>,
+    rules: &Rules,
+    worker: u16,
+    now_ns: u64,
+) -> Option<&'a mut Tracker> {
+    if tracker.is_none() {
+        let seed = ahash::RandomState::new().hash_one(worker);
+        *tracker = Tracker::new(rules, worker, seed, now_ns).ok();
+    }
+    tracker.as_mut()
+}
+
+/// What a packet that was parsed before is.
+fn parsed(packet: &Packet) -> Result<Parsed, DropReason> {
+    match forward::dst(packet) {
+        Some(IpAddr::V4(dst)) => Ok(Parsed::V4(dst)),
+        Some(IpAddr::V6(dst)) => Ok(Parsed::V6(dst)),
+        None => Err(DropReason::BadHeader),
+    }
+}
+
+impl Burst {
+    /// Notes anew what the packets of the burst are, after translation.
+    fn note_verdicts(&mut self, verdicts: &[Verdict], burst: &[Packet]) {
+        if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Go)) {
+            return;
+        }
+        let before = self.kinds;
+        self.clear();
+        for (at, (verdict, packet)) in verdicts.iter().zip(burst).enumerate() {
+            if !matches!(before[at], Kind::V4 | Kind::V6) {
+                self.kinds[at] = before[at];
+                continue;
+            }
+            match *verdict {
+                Verdict::Go | Verdict::Rewritten => self.note(at, parsed(packet)),
+                Verdict::Drop(reason) => self.kinds[at] = Kind::Bad(reason),
+                Verdict::HandOver(worker) => self.kinds[at] = Kind::HandOver(worker),
+                Verdict::Wait => self.kinds[at] = Kind::Waits,
+            }
+        }
+    }
+}
