@@ -33,7 +33,7 @@ impl Parsed {
 
 /// What nearly all packets are: good IPv4 without options, to a port whose link address is `mac`.
 /// `None` for all else, and then nothing has been changed: [`parse_any`] finds out what it is.
-#[inline]
+#[inline(always)]
 pub fn plain_v4(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Option<Ipv4Addr> {
     const START: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
     let start = packet.head().first_chunk::<START>()?;

@@ -22,8 +22,7 @@ use crate::sys::clock::cycles;
 use crate::sys::memory::FramePool;
 use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
 use crate::tunnel::PathMtus;
-use margay_tunnels::wire::ethernet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 mod burst;
@@ -41,8 +40,6 @@ use in_place::forward_in_place;
 
 /// Most packets that margay makes itself while it works on one burst.
 const MAX_MADE: usize = 4 * BURST;
-/// Offset of the protocol in a frame with IPv4.
-const IPV4_PROTOCOL: usize = ethernet::HEADER_LEN + 9;
 
 /// What the stages read: the same for a whole burst.
 #[derive(Debug, Clone, Copy)]
@@ -135,11 +132,13 @@ impl Pipeline {
         let count = burst.len();
         let mut found = self.found.take().unwrap_or_default();
         found.clear();
-        for (at, packet) in burst.iter_mut().enumerate() {
-            self.parse(view, port, packet, (&mut found, at));
-            if port.implicit_partial_csum && found.is_routed(at) {
-                segment::detect_partial(packet);
-            }
+        let end = &view.tables.tunnel_end;
+        if port.workload {
+            let watch = end.guard();
+            self.parse(view, port, (burst, &mut found), |head, _| watch.concerns(head));
+        } else {
+            let end = end.v4;
+            self.parse(view, port, (burst, &mut found), |_, dst| dst == end);
         }
         self.end_lap(Stage::Parse, count);
         if let Some(rules) = &view.tables.nat {
@@ -154,19 +153,38 @@ impl Pipeline {
         self.end_lap(Stage::Forward, count);
     }
 
+    /// Looks at each packet of a burst. `concerns` tells of plain IPv4, by its first bytes and its
+    /// destination, whether a tunnel's headers may be in it.
     #[inline(always)]
     fn parse(
         &mut self,
         view: View<'_>,
         port: &PortEntry,
-        packet: &mut Packet,
+        (burst, found): (&mut [Packet], &mut Burst),
+        concerns: impl Fn(&[u8], Ipv4Addr) -> bool,
+    ) {
+        for (at, packet) in burst.iter_mut().enumerate() {
+            match plain_v4(packet, port.mac, &mut self.pool) {
+                Some(dst) if !concerns(packet.head(), dst) => found.note_v4(at, dst),
+                plain => self.parse_rest(view, port, (packet, plain), (found, at)),
+            }
+            if port.implicit_partial_csum && found.is_routed(at) {
+                segment::detect_partial(packet);
+            }
+        }
+    }
+
+    /// Packets that are not plain IPv4, and those that may be of a tunnel.
+    #[inline(never)]
+    fn parse_rest(
+        &mut self,
+        view: View<'_>,
+        port: &PortEntry,
+        (packet, plain): (&mut Packet, Option<Ipv4Addr>),
         (found, at): (&mut Burst, usize),
     ) {
         let end = &view.tables.tunnel_end;
-        let parsed = match plain_v4(packet, port.mac, &mut self.pool) {
-            Some(dst) if !end.concerns_v4(port.workload, packet.head()[IPV4_PROTOCOL], dst) => {
-                return found.note_v4(at, dst);
-            }
+        let parsed = match plain {
             Some(dst) => Ok(Parsed::V4(dst)),
             None => parse_any(packet, port.mac, &mut self.pool),
         };

@@ -13,7 +13,8 @@ pub use path_mtu::{LEARNED_FOR_NS, PathMtus};
 use ahash::AHashMap;
 use ipnet::IpNet;
 use margay_tunnels::encap::Encap;
-use margay_tunnels::wire::ethernet::Mac;
+use margay_tunnels::wire::ethernet::{self, Mac};
+use margay_tunnels::wire::ipv4;
 use margay_tunnels::wire::vxlan::Vni;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -80,6 +81,32 @@ pub struct TunnelEnd {
     pub guards_vxlan: bool,
 }
 
+/// The tunnels that pods may not send through, as a quick look at plain IPv4 finds them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guard {
+    ipip: bool,
+    vxlan_port: Option<u16>,
+}
+
+impl Guard {
+    /// True when a packet is worth a closer look. `head` begins with the Ethernet header; the IPv4
+    /// header behind it has no options.
+    #[inline(always)]
+    pub(crate) fn concerns(self, head: &[u8]) -> bool {
+        use margay_tunnels::wire::protocol::{IPIP, UDP};
+        const PROTOCOL: usize = ethernet::HEADER_LEN + 9;
+        const DST_PORT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN + 2;
+        match head.get(PROTOCOL) {
+            Some(&IPIP) => self.ipip,
+            Some(&UDP) => {
+                let port = head.get(DST_PORT..).and_then(|rest| rest.first_chunk());
+                port.is_some_and(|port| Some(u16::from_be_bytes(*port)) == self.vxlan_port)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Default for TunnelEnd {
     fn default() -> TunnelEnd {
         TunnelEnd {
@@ -97,12 +124,10 @@ impl Default for TunnelEnd {
 }
 
 impl TunnelEnd {
-    /// True when it is worth to look closer at a packet for this address from a workload or a
-    /// network: `protocol` is that of its IPv4 header.
-    #[inline(always)]
-    pub(crate) fn concerns_v4(&self, workload: bool, protocol: u8, dst: Ipv4Addr) -> bool {
-        use margay_tunnels::wire::protocol::{IPIP, UDP};
-        if workload { matches!(protocol, IPIP | UDP) } else { dst == self.v4 }
+    /// What pods may not send.
+    #[inline]
+    pub(crate) fn guard(&self) -> Guard {
+        Guard { ipip: self.guards_ipip, vxlan_port: self.guards_vxlan.then_some(self.vxlan_port) }
     }
 
     /// The tunnel to the node at the other end, if packets from there are taken. `Ok(None)` for a
