@@ -6,14 +6,12 @@
 use crate::config::{Config, XdpMode};
 use crate::publish::stable_hash;
 use crate::resolve::ports::PortKind;
-use margay_fastpath::nat::PortRange;
 use margay_fastpath::port::tap::{self, Engine, TapSpec};
 use margay_fastpath::port::xdp::{self, XdpDevice, XdpSpec};
 use margay_fastpath::port::{Port, PortId};
-use margay_fastpath::steering::Steering;
+use margay_fastpath::steering::{Steered, Steering};
 use margay_fastpath::sys::memory::Arena;
 use margay_tunnels::wire::ethernet::Mac;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,14 +88,9 @@ impl Devices {
         })
     }
 
-    /// Sets the addresses whose packets stay with the kernel, each with its ports for translation,
-    /// except for tunnels' to `ends`.
-    pub(crate) fn set_local(
-        &self,
-        addresses: &[(IpAddr, PortRange)],
-        ends: &[IpAddr],
-    ) -> Result<(), OpenError> {
-        self.steering.set_local(addresses, ends).map_err(OpenError::of)
+    /// Sets which packets to the host's addresses do not stay with the kernel.
+    pub(crate) fn steer(&self, steered: &Steered) -> Result<(), OpenError> {
+        self.steering.set(steered).map_err(OpenError::of)
     }
 
     /// Opens a port.

@@ -10,6 +10,7 @@ use crate::fib::Fib;
 use crate::neighbor::Neighbor;
 use crate::packet::Packet;
 use crate::port::{Port, PortId};
+use crate::service::Clients;
 use crate::sys::memory::{Arena, ArenaError, FramePool};
 use crate::sys::wait::{WaitSet, Waker};
 use crate::tables::Tables;
@@ -133,6 +134,7 @@ pub(crate) struct Shared {
     pub(crate) workers: Vec<Peer>,
     pub(crate) events: Sender<Event>,
     pub(crate) path_mtus: Arc<PathMtus>,
+    pub(crate) clients: Arc<Clients>,
 }
 
 impl Shared {
@@ -182,8 +184,15 @@ impl Dataplane {
             waits.push(wait);
         }
         let published = Published::new(workers.len());
-        let (start, path_mtus) = (Instant::now(), Arc::default());
-        let shared = Shared { start, arena, published, workers, events, path_mtus };
+        let shared = Shared {
+            start: Instant::now(),
+            arena,
+            published,
+            workers,
+            events,
+            path_mtus: Arc::default(),
+            clients: Arc::default(),
+        };
         let shared = Arc::new(shared);
         let mut threads = Vec::new();
         for (index, (wait, core)) in waits.into_iter().zip(&config.worker_cores).enumerate() {

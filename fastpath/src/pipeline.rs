@@ -18,10 +18,12 @@ use crate::packet::Packet;
 use crate::parse::{Parsed, parse_any, plain_v4};
 use crate::port::{BURST, PortId};
 use crate::segment;
+use crate::service::Clients;
 use crate::sys::clock::cycles;
 use crate::sys::memory::FramePool;
 use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
 use crate::tunnel::PathMtus;
+use crate::tunnel::reassembly::Reassembly;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -30,6 +32,7 @@ mod decap;
 mod encap;
 mod in_place;
 mod neighbors;
+mod outer_fragment;
 mod refusal;
 mod track;
 mod tunnel_error;
@@ -67,11 +70,14 @@ pub struct Pipeline {
     pub tap: Option<Tap>,
     /// What the underlay told about tunnels; the same for all workers.
     pub path_mtus: Arc<PathMtus>,
+    /// Which endpoints clients of services have had; the same for all workers.
+    pub clients: Arc<Clients>,
     /// Packets for other workers, which have their flows; the caller takes them.
     pub handed: Vec<(u16, Packet)>,
     worker: u16,
     tracker: Option<Tracker>,
     flows_are_due: bool,
+    reassembly: Reassembly,
     hold: HoldQueue,
     icmp: icmp::Limiter,
     made: Vec<Packet>,
@@ -92,10 +98,12 @@ impl Pipeline {
             requests: Vec::new(),
             tap: None,
             path_mtus: Arc::default(),
+            clients: Arc::default(),
             handed: Vec::new(),
             worker: 0,
             tracker: None,
             flows_are_due: false,
+            reassembly: Reassembly::default(),
             hold: HoldQueue::default(),
             icmp: icmp::Limiter::default(),
             made: Vec::new(),
@@ -196,6 +204,7 @@ impl Pipeline {
         match arrival {
             Arrival::Packet(outcome) => found.note(at, outcome),
             Arrival::TunnelError => found.kinds[at] = Kind::TunnelError,
+            Arrival::OuterFragment => found.kinds[at] = Kind::OuterFragment,
         }
     }
 
@@ -225,6 +234,10 @@ impl Pipeline {
                 Kind::Neighbor => match port {
                     Some(port) => self.neighbor_message(view, port, packet),
                     None => self.drop(view, packet, DropReason::NeighborMessage),
+                },
+                Kind::OuterFragment => match port {
+                    Some(port) => self.outer_fragment(view, port, packet),
+                    None => self.drop(view, packet, DropReason::TunnelFragment),
                 },
             }
         }
@@ -292,6 +305,7 @@ impl Pipeline {
         }
         self.made.drain(..).for_each(|packet| packet.free(&mut self.pool));
         self.clear_tracking();
+        self.clear_fragments();
         self.egress.clear(&mut self.pool);
     }
 

@@ -5,7 +5,7 @@
 //! because a socket only takes packets of its own queue. The program hangs on a BPF link, so that
 //! a daemon that dies gives its devices back to the kernel at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,12 +23,61 @@ pub const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
 
 /// Most addresses of the host of one family.
 pub const MAX_LOCAL: u32 = 65_536;
+/// Most services at the host's addresses of one family.
+pub const MAX_SERVICES: u32 = 65_536;
 
 /// The name under which the kernel lists the program.
 pub const PROGRAM_NAME: &str = "margay_steering";
 
 /// Flags of an address, and its ports for translation.
 type Local = (u32, PortRange);
+
+/// An address of the host with a port and a protocol number, at which there is a service.
+pub type Served = (IpAddr, u16, u8);
+
+/// What the workers get of packets to the host's addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steered {
+    /// The host's addresses, each with its ports for translation ([`NO_PORTS`] for none).
+    pub local: BTreeMap<IpAddr, PortRange>,
+    /// Those at which tunnels end: their packets go to the workers, and errors about them.
+    pub tunnel_ends: Vec<IpAddr>,
+    /// Services at the host's addresses; others' are nobody's business here.
+    pub services: BTreeSet<Served>,
+}
+
+impl Steered {
+    fn wanted(&self) -> BTreeMap<IpAddr, Local> {
+        let served: BTreeSet<IpAddr> = self.services.iter().map(|(at, ..)| *at).collect();
+        let flags = |address: &IpAddr, range: &PortRange| {
+            let mut flags = program::HOST;
+            if self.tunnel_ends.contains(address) {
+                flags |= program::TUNNEL_END;
+            }
+            if range.first <= range.last || served.contains(address) {
+                flags |= program::WORKERS;
+            }
+            flags
+        };
+        self.local.iter().map(|(at, range)| (*at, (flags(at, range), *range))).collect()
+    }
+}
+
+fn value((flags, range): &Local) -> [u8; 8] {
+    let mut value = [0; 8];
+    value[..4].copy_from_slice(&flags.to_ne_bytes());
+    value[4..6].copy_from_slice(&range.first.to_ne_bytes());
+    value[6..].copy_from_slice(&range.last.to_ne_bytes());
+    value
+}
+
+/// The key of a service, behind its address.
+fn service_key(port: u16, protocol: u8) -> [u8; 4] {
+    let mut key = [0; 4];
+    key[..2].copy_from_slice(&port.to_be_bytes());
+    key[2..].copy_from_slice(&u16::from(protocol).to_ne_bytes());
+    key
+}
 
 /// Why steering does not work.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +100,17 @@ pub enum SteeringError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A service could not be added or removed.
+    #[error(
+        "the service at {} could not be set: {source} (at most {MAX_SERVICES} of a family)",
+        std::net::SocketAddr::new(served.0, served.1)
+    )]
+    Service {
+        /// Which.
+        served: Served,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The kernel did not take the program.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -59,13 +119,22 @@ pub enum SteeringError {
     Assembler(#[from] crate::sys::bpf::asm::AsmError),
 }
 
+/// What the maps have.
+#[derive(Debug, Default)]
+struct Current {
+    local: BTreeMap<IpAddr, Local>,
+    services: BTreeSet<Served>,
+}
+
 /// What all AF_XDP ports of the process share.
 #[derive(Debug)]
 pub struct Steering {
     umem: Arc<Umem>,
     local_v4: Map,
     local_v6: Map,
-    local: Mutex<BTreeMap<IpAddr, Local>>,
+    services_v4: Map,
+    services_v6: Map,
+    current: Mutex<Current>,
     vxlan_port: u16,
 }
 
@@ -78,7 +147,9 @@ impl Steering {
             umem: Umem::new(arena.clone()),
             local_v4: map(MapKind::Hash, "local_v4", (4, 8), MAX_LOCAL)?,
             local_v6: map(MapKind::Hash, "local_v6", (16, 8), MAX_LOCAL)?,
-            local: Mutex::new(BTreeMap::new()),
+            services_v4: map(MapKind::Hash, "services_v4", (8, 4), MAX_SERVICES)?,
+            services_v6: map(MapKind::Hash, "services_v6", (20, 4), MAX_SERVICES)?,
+            current: Mutex::default(),
             vxlan_port,
         })
     }
@@ -88,55 +159,80 @@ impl Steering {
         &self.umem
     }
 
-    /// Sets the addresses whose packets the kernel keeps, but for a range of ports of each that is
-    /// for translation ([`NO_PORTS`] for none), and for packets of tunnels, and errors about them,
-    /// to `tunnel_ends`. Additions come first, and what stays is never missing meanwhile. On an
-    /// error the rest is done, and a later call makes it good.
-    pub fn set_local(
+    /// Sets what the workers get of packets to the host's addresses. Additions come first, and what
+    /// stays is never missing meanwhile. On an error the rest is done, and a later call makes it
+    /// good.
+    pub fn set(&self, steered: &Steered) -> Result<(), SteeringError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = self.set_services(&steered.services, &mut current.services);
+        self.set_local(steered.wanted(), &mut current.local).and(served)
+    }
+
+    fn set_local(
         &self,
-        addresses: &[(IpAddr, PortRange)],
-        tunnel_ends: &[IpAddr],
+        wanted: BTreeMap<IpAddr, Local>,
+        current: &mut BTreeMap<IpAddr, Local>,
     ) -> Result<(), SteeringError> {
-        let flags = |address| match tunnel_ends.contains(address) {
-            true => program::HOST | program::TUNNEL_END,
-            false => program::HOST,
-        };
-        let wanted: BTreeMap<IpAddr, Local> =
-            addresses.iter().map(|(at, range)| (*at, (flags(at), *range))).collect();
-        let mut current = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let removed: Vec<IpAddr> =
             current.keys().filter(|address| !wanted.contains_key(*address)).copied().collect();
         let mut result = Ok(());
-        for (address, (flags, range)) in wanted {
-            if current.get(&address) == Some(&(flags, range)) {
+        for (address, local) in wanted {
+            if current.get(&address) == Some(&local) {
                 continue;
             }
-            let mut value = [0; 8];
-            value[..4].copy_from_slice(&flags.to_ne_bytes());
-            value[4..6].copy_from_slice(&range.first.to_ne_bytes());
-            value[6..].copy_from_slice(&range.last.to_ne_bytes());
-            match self.change(address, |map, key| map.update(key, &value)) {
-                Ok(()) => drop(current.insert(address, (flags, range))),
+            let (map, key) = self.local_of(address);
+            match map.update(&key, &value(&local)) {
+                Ok(()) => drop(current.insert(address, local)),
                 Err(source) => result = Err(SteeringError::Local { address, source }),
             }
         }
         for address in removed {
-            match self.change(address, |map, key| map.delete(key).map(drop)) {
-                Ok(()) => drop(current.remove(&address)),
+            let (map, key) = self.local_of(address);
+            match map.delete(&key) {
+                Ok(_) => drop(current.remove(&address)),
                 Err(source) => result = Err(SteeringError::Local { address, source }),
             }
         }
         result
     }
 
-    fn change(
+    fn set_services(
         &self,
-        address: IpAddr,
-        change: impl Fn(&Map, &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+        wanted: &BTreeSet<Served>,
+        current: &mut BTreeSet<Served>,
+    ) -> Result<(), SteeringError> {
+        let mut result = Ok(());
+        let change = |served: &Served, change: &dyn Fn(&Map, &[u8]) -> io::Result<()>| {
+            let (map, mut key) = match served.0 {
+                IpAddr::V4(address) => (&self.services_v4, address.octets().to_vec()),
+                IpAddr::V6(address) => (&self.services_v6, address.octets().to_vec()),
+            };
+            key.extend(service_key(served.1, served.2));
+            change(map, &key).map_err(|source| SteeringError::Service { served: *served, source })
+        };
+        let (added, removed): (Vec<Served>, Vec<Served>) = (
+            wanted.difference(current).copied().collect(),
+            current.difference(wanted).copied().collect(),
+        );
+        for served in added {
+            match change(&served, &|map, key| map.update(key, &[0; 4])) {
+                Ok(()) => drop(current.insert(served)),
+                Err(error) => result = Err(error),
+            }
+        }
+        for served in removed {
+            match change(&served, &|map, key| map.delete(key).map(drop)) {
+                Ok(()) => drop(current.remove(&served)),
+                Err(error) => result = Err(error),
+            }
+        }
+        result
+    }
+
+    fn local_of(&self, address: IpAddr) -> (&Map, Vec<u8>) {
         match address {
-            IpAddr::V4(address) => change(&self.local_v4, &address.octets()),
-            IpAddr::V6(address) => change(&self.local_v6, &address.octets()),
+            IpAddr::V4(address) => (&self.local_v4, address.octets().to_vec()),
+            IpAddr::V6(address) => (&self.local_v6, address.octets().to_vec()),
         }
     }
 
@@ -152,8 +248,14 @@ impl Steering {
     }
 
     fn maps<'a>(&'a self, xsks: &'a Map) -> program::Maps<'a> {
-        let (local_v4, local_v6, vxlan_port) = (&self.local_v4, &self.local_v6, self.vxlan_port);
-        program::Maps { local_v4, local_v6, xsks, vxlan_port }
+        program::Maps {
+            local_v4: &self.local_v4,
+            local_v6: &self.local_v6,
+            services_v4: &self.services_v4,
+            services_v6: &self.services_v6,
+            xsks,
+            vxlan_port: self.vxlan_port,
+        }
     }
 }
 

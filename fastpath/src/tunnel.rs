@@ -6,6 +6,7 @@
 
 mod counters;
 pub(crate) mod path_mtu;
+pub(crate) mod reassembly;
 
 pub use counters::{TunnelCounter, TunnelCounters, TunnelTotals};
 pub use path_mtu::{LEARNED_FOR_NS, PathMtus};

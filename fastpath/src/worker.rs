@@ -126,6 +126,7 @@ impl Worker {
         let counters = shared.workers[index].counters.clone();
         let mut pipeline = Pipeline::new(shared.pool(), counters).of_worker(index as u16);
         pipeline.path_mtus = shared.path_mtus.clone();
+        pipeline.clients = shared.clients.clone();
         Worker {
             index,
             fib,

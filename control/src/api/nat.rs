@@ -1,6 +1,7 @@
 //! `show nat`: what packets are translated to, and how much of it is in use.
 
 use crate::status::Status;
+use margay_fastpath::nat::Class;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,6 +12,10 @@ use std::net::IpAddr;
 pub struct NatAnswer {
     /// Something is translated.
     pub enabled: bool,
+    /// Traffic of pods that leaves their pools is.
+    pub nat_outgoing: bool,
+    /// Addresses and ports of services that are served, by protocol.
+    pub frontends: usize,
     /// What packets look like outside.
     pub outside: Vec<OutsideAnswer>,
     /// Flows now, translated or not.
@@ -57,13 +62,18 @@ pub(crate) fn answer(status: &Status) -> NatAnswer {
         let class = rules.ranges.class(address.into());
         OutsideAnswer {
             address,
-            is_host: class.has(margay_fastpath::nat::Class::LOCAL),
+            is_host: class.has(Class::LOCAL),
             ports: [range.first, range.last],
             used: BTreeMap::new(),
         }
     });
-    let mut answer =
-        NatAnswer { enabled: true, outside: outside.collect(), ..NatAnswer::default() };
+    let mut answer = NatAnswer {
+        enabled: true,
+        nat_outgoing: rules.ranges.has_any(Class::INSIDE),
+        frontends: rules.services.as_ref().map_or(0, |services| services.frontends().count()),
+        outside: outside.collect(),
+        ..NatAnswer::default()
+    };
     for report in status.dataplane().nat().into_iter().flatten() {
         answer.flows += report.sessions;
         answer.flows_max += report.sessions_max;

@@ -1,6 +1,7 @@
 //! What the configuration says of translation, in Felix's words where it has them.
 
 use super::{Config, ConfigError, Environment};
+use ipnet::IpNet;
 use margay_fastpath::flow::Timeouts;
 use margay_fastpath::nat::{Filtering, PortRange};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -33,6 +34,8 @@ pub struct NatSettings {
     pub flows_per_source: u32,
     /// Serve the addresses of Services; else they are left to the kernel (kube-proxy).
     pub services: bool,
+    /// Networks of the host's addresses that NodePorts are served at; none said is all addresses.
+    pub node_port_addresses: Vec<IpNet>,
     /// Idle times in seconds, by the names of Linux's sysctls (`nf_conntrack_udp_timeout`, ...).
     pub timeouts: BTreeMap<String, u32>,
 }
@@ -47,6 +50,7 @@ impl Default for NatSettings {
             flows: 1 << 18,
             flows_per_source: 0,
             services: true,
+            node_port_addresses: Vec::new(),
             timeouts: BTreeMap::new(),
         }
     }

@@ -168,6 +168,11 @@ impl Publisher {
         &self.tables
     }
 
+    /// What publications translate now.
+    pub(crate) fn nat(&self) -> Option<&Rules> {
+        self.nat.as_deref()
+    }
+
     /// What the next publications translate.
     pub(crate) fn set_nat(&mut self, rules: Option<Rules>) {
         let generation = self.nat.as_ref().map_or(0, |rules| rules.generation);

@@ -4,12 +4,13 @@
 //! count, pools that are for load balancers only do not. A family without an outside address is not
 //! translated.
 
-use super::services;
+use super::services::{ServiceInputs, services};
 use crate::config::{Exclusions, NatSettings};
 use crate::model::Model;
 use ipnet::IpNet;
 use margay_fastpath::flow::Limits;
 use margay_fastpath::nat::{Class, PortRange, Ranges, Rules};
+use margay_fastpath::service::Services;
 use std::net::IpAddr;
 
 /// Everything that the rules follow from.
@@ -29,6 +30,8 @@ pub(crate) struct NatInputs<'a> {
     pub(crate) taken: &'a [u16],
     /// Workers of the packet path.
     pub(crate) workers: usize,
+    /// The services that there were before.
+    pub(crate) before: Option<&'a Services>,
 }
 
 /// The rules; `None` when there is nothing to translate. Their generation is 0.
@@ -36,8 +39,10 @@ pub(crate) fn rules(inputs: NatInputs) -> Option<Rules> {
     let pools = || inputs.model.pools.values().filter(|pool| !pool.load_balancer_only);
     let outside = outside(inputs);
     let has_outside = |net: &IpNet| outside.iter().any(|at| at.is_ipv4() == net.addr().is_ipv4());
-    let services = Some(inputs.settings.services).filter(|wanted| *wanted);
-    let services = services.and_then(|_| services::services(inputs.node, inputs.model));
+    let node_addresses = node_port_addresses(inputs);
+    let (node, before) = (inputs.node, inputs.before);
+    let wanted = ServiceInputs { node, node_addresses: &node_addresses, before };
+    let services = inputs.settings.services.then(|| services(wanted, inputs.model)).flatten();
     let is_inside = |net: &IpNet, nat_outgoing: bool| nat_outgoing && has_outside(net);
     if services.is_none() && !pools().any(|pool| is_inside(&pool.cidr, pool.nat_outgoing)) {
         return None;
@@ -56,6 +61,9 @@ pub(crate) fn rules(inputs: NatInputs) -> Option<Rules> {
     classes.extend(nodes.map(|node| (IpNet::from(node), Class::NODE)));
     classes.extend(inputs.local.iter().map(|own| (IpNet::from(*own), Class::LOCAL)));
     classes.extend(outside.iter().map(|at| (IpNet::from(*at), Class::OUTSIDE)));
+    let pods = inputs.model.endpoints.values().filter(|endpoint| endpoint.node == inputs.node);
+    let addresses = pods.flat_map(|endpoint| endpoint.addresses.iter());
+    classes.extend(addresses.map(|address| (IpNet::from(*address), Class::HERE)));
     let services = services.map(|(services, addresses)| {
         classes.extend(addresses);
         services
@@ -96,6 +104,20 @@ fn outside(inputs: NatInputs) -> Vec<IpAddr> {
     outside.sort_unstable();
     outside.dedup();
     outside
+}
+
+/// The host's addresses that NodePorts are served at: all, or those in the settings' networks; but
+/// never those of the loopback and of one link.
+fn node_port_addresses(inputs: NatInputs) -> Vec<IpAddr> {
+    let networks = &inputs.settings.node_port_addresses;
+    let is_wide = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    };
+    let is_said = |address: &IpAddr| {
+        networks.is_empty() || networks.iter().any(|network| network.contains(address))
+    };
+    inputs.local.iter().filter(|at| is_wide(at) && is_said(at)).copied().collect()
 }
 
 fn only_v4(address: &IpAddr) -> Option<std::net::Ipv4Addr> {

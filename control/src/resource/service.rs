@@ -24,8 +24,8 @@ pub struct Service {
     pub is_local: bool,
     /// internalTrafficPolicy is Local.
     pub is_internal_local: bool,
-    /// sessionAffinity is ClientIP.
-    pub affinity: bool,
+    /// With sessionAffinity ClientIP, for how long a client keeps its endpoint, in seconds.
+    pub affinity_s: Option<u32>,
     /// Its families are IPv4, IPv6.
     pub families: [bool; 2],
     /// Its ports.
@@ -41,6 +41,8 @@ pub struct ServicePort {
     pub protocol: u8,
     /// The number.
     pub port: u16,
+    /// The port of nodes' own addresses that stands for it, if it has one.
+    pub node_port: Option<u16>,
 }
 
 /// Addresses of one endpoint, and how it is.
@@ -102,16 +104,52 @@ struct ServiceSpec {
     external_traffic_policy: Option<String>,
     internal_traffic_policy: Option<String>,
     session_affinity: Option<String>,
+    session_affinity_config: Option<AffinityConfig>,
     ip_families: Option<Vec<String>>,
     ports: Option<Vec<PortDocument>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
+struct AffinityConfig {
+    #[serde(rename = "clientIP")]
+    client_ip: Option<ClientIp>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClientIp {
+    timeout_seconds: Option<u32>,
+}
+
+/// How long a client keeps its endpoint where nothing else is said, in seconds.
+const AFFINITY_S: u32 = 10_800;
+/// The longest that the Kubernetes API takes.
+const AFFINITY_MAX_S: u32 = 86_400;
+
+impl ServiceSpec {
+    fn affinity_s(&self) -> Result<Option<u32>, Invalid> {
+        if self.session_affinity.as_deref() != Some("ClientIP") {
+            return Ok(None);
+        }
+        let config = self.session_affinity_config.as_ref().and_then(|all| all.client_ip.as_ref());
+        let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(AFFINITY_S);
+        if (1..=AFFINITY_MAX_S).contains(&seconds) {
+            return Ok(Some(seconds));
+        }
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        let right = "from 1 to 86400";
+        Err(Invalid::new(field, format!("{seconds} seconds are too short or too long"), right))
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct PortDocument {
     name: Option<String>,
     protocol: Option<String>,
     port: Option<u16>,
+    node_port: Option<u16>,
 }
 
 /// Ports that have a number; TCP where nothing is said (Kubernetes' default). Protocols that
@@ -125,7 +163,8 @@ fn ports(documents: Option<Vec<PortDocument>>) -> Vec<ServicePort> {
             Some(_) => return None,
         };
         let name = document.name.unwrap_or_default();
-        Some(ServicePort { name, protocol, port: document.port? })
+        let node_port = document.node_port.filter(|port| *port != 0);
+        Some(ServicePort { name, protocol, port: document.port?, node_port })
     };
     documents.unwrap_or_default().into_iter().filter_map(port).collect()
 }
@@ -154,6 +193,7 @@ impl TryFrom<ServiceDocument> for Service {
     fn try_from(document: ServiceDocument) -> Result<Service, Invalid> {
         super::check_name(&document.metadata.name)?;
         let spec = document.spec;
+        let affinity_s = spec.affinity_s()?;
         let cluster = match spec.cluster_ips.filter(|list| !list.is_empty()) {
             Some(list) => list,
             None => spec.cluster_ip.into_iter().collect(),
@@ -189,7 +229,7 @@ impl TryFrom<ServiceDocument> for Service {
             wanted_load_balancer_ip: addresses("spec.loadBalancerIP", &wanted)?.pop(),
             is_local,
             is_internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-            affinity: spec.session_affinity.as_deref() == Some("ClientIP"),
+            affinity_s,
             families,
             ports: ports(spec.ports),
         })

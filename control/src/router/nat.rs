@@ -4,8 +4,9 @@
 use super::Router;
 use crate::kernel::own_ports;
 use crate::resolve::nat::{NatInputs, rules};
-use margay_fastpath::nat::{Class, Rules};
-use margay_fastpath::steering::NO_PORTS;
+use margay_fastpath::nat::Rules;
+use margay_fastpath::steering::{NO_PORTS, Steered};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 impl Router {
@@ -23,6 +24,7 @@ impl Router {
             ports,
             taken: &taken,
             workers: self.dataplane.worker_count(),
+            before: self.publisher.nat().and_then(|rules| rules.services.as_ref()),
         });
         let asks = self.model.pools.values().any(|pool| pool.nat_outgoing);
         if asks && ports.is_none() {
@@ -32,22 +34,24 @@ impl Router {
                 wanted.first, wanted.last
             )]);
         }
-        let steered = steered(&local, rules.as_ref());
+        let steered = steered(&local, self.tunnels.ends(), rules.as_ref());
         self.publisher.set_nat(rules);
-        if let Err(error) = self.devices.set_local(&steered, &self.tunnels.ends()) {
+        if let Err(error) = self.devices.steer(&steered) {
             self.note([error.to_string()]);
         }
     }
 }
 
-/// The host's addresses, each with the ports that are not its own.
-fn steered(
-    local: &[IpAddr],
-    rules: Option<&Rules>,
-) -> Vec<(IpAddr, margay_fastpath::nat::PortRange)> {
-    let ports = |address: IpAddr| {
-        let rules = rules.filter(|rules| rules.ranges.class(address.into()).has(Class::OUTSIDE));
+/// What of packets to the host's addresses is not its own.
+fn steered(local: &[IpAddr], tunnel_ends: Vec<IpAddr>, rules: Option<&Rules>) -> Steered {
+    let ports = |address: &IpAddr| {
+        let rules = rules.filter(|rules| rules.is_outside((*address).into()));
         rules.map_or(NO_PORTS, |rules| rules.ports)
     };
-    local.iter().map(|address| (*address, ports(*address))).collect()
+    let local: BTreeMap<_, _> = local.iter().map(|at| (*at, ports(at))).collect();
+    let frontends = rules.and_then(|rules| rules.services.as_ref()).into_iter();
+    let frontends = frontends.flat_map(|services| services.frontends());
+    let served = frontends.map(|at| (IpAddr::from(at.address), at.port, at.protocol));
+    let services = served.filter(|(at, ..)| local.contains_key(at)).collect();
+    Steered { local, tunnel_ends, services }
 }

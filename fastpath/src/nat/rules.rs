@@ -1,7 +1,8 @@
 //! What is translated: a snapshot of ranges of addresses, outside addresses and ports.
 //!
 //! Each range of addresses has a [`Class`], a set of bits. Ranges are disjoint and sorted, so the
-//! class of an address is a binary search over few numbers.
+//! class of an address is a binary search over few numbers; for IPv4 a table of all /16 knows most
+//! of them at once, so that packets that are nobody's here cost next to nothing.
 
 use crate::flow::{Address, Limits, Timeouts};
 use crate::service::Services;
@@ -11,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What an address is to translation: a set of bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct Class(pub u8);
+pub struct Class(pub u16);
 
 impl Class {
     /// In a pool.
@@ -28,6 +29,8 @@ impl Class {
     pub const FRONTEND: Class = Class(32);
     /// That of a service's endpoint.
     pub const BACKEND: Class = Class(64);
+    /// That of a pod of this node.
+    pub const HERE: Class = Class(128);
 
     /// Inside, and not the host's own (as the addresses of its tunnels are).
     #[inline]
@@ -42,11 +45,18 @@ impl Class {
     }
 }
 
+/// Bits of a class.
+const BITS: usize = 16;
+/// In [`Ranges::v4_top`]: addresses of the /16 have several classes.
+const SEVERAL: Class = Class(1 << (BITS - 1));
+
 /// The class of every address.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ranges {
     v4: Vec<(u32, Class)>,
     v6: Vec<(u128, Class)>,
+    /// By the upper half of an IPv4 address; empty without IPv4.
+    v4_top: Box<[Class]>,
 }
 
 impl Ranges {
@@ -66,16 +76,27 @@ impl Ranges {
         }
         let v4 =
             sweep(&v4).into_iter().filter_map(|(at, class)| Some((at.try_into().ok()?, class)));
-        Ranges { v4: v4.collect(), v6: sweep(&v6) }
+        let v4: Vec<(u32, Class)> = v4.collect();
+        Ranges { v4_top: top(&v4), v4, v6: sweep(&v6) }
+    }
+
+    /// True when some address has one of these bits.
+    pub fn has_any(&self, class: Class) -> bool {
+        let v6 = self.v6.iter().map(|(_, of)| of);
+        self.v4.iter().map(|(_, of)| of).chain(v6).any(|of| of.has(class))
     }
 
     /// The class of an address.
     #[inline]
     pub fn class(&self, address: Address) -> Class {
-        if address.is_v4() {
-            return at(&self.v4, address.v4_bits());
+        if !address.is_v4() {
+            return at(&self.v6, address.bits());
         }
-        at(&self.v6, address.bits())
+        let bits = address.v4_bits();
+        match self.v4_top.get((bits >> 16) as usize) {
+            Some(class) if *class != SEVERAL => *class,
+            _ => at(&self.v4, bits),
+        }
     }
 }
 
@@ -87,22 +108,42 @@ fn at<N: Ord + Copy>(ranges: &[(N, Class)], address: N) -> Class {
     }
 }
 
+/// The class of each /16, or [`SEVERAL`].
+fn top(ranges: &[(u32, Class)]) -> Box<[Class]> {
+    if ranges.is_empty() {
+        return Box::default();
+    }
+    let mut top = vec![Class::default(); 1 << 16].into_boxed_slice();
+    for (at, (first, class)) in ranges.iter().enumerate() {
+        let last = ranges.get(at + 1).map_or(u32::MAX, |(next, _)| next - 1);
+        let (begin, end) = ((first >> 16) as usize, (last >> 16) as usize);
+        top[begin..=end].fill(*class);
+        // Those at both ends may be shared; a range that begins there says so, too.
+        for (edge, is_whole) in [(begin, first & 0xffff == 0), (end, last & 0xffff == 0xffff)] {
+            if !is_whole {
+                top[edge] = SEVERAL;
+            }
+        }
+    }
+    top
+}
+
 /// Where the class changes, and to what: a sweep over the ends of all ranges, counting each bit.
 fn sweep(ranges: &[(u128, u128, Class)]) -> Vec<(u128, Class)> {
-    let mut changes: BTreeMap<u128, [i32; 8]> = BTreeMap::new();
+    let mut changes: BTreeMap<u128, [i32; BITS]> = BTreeMap::new();
     for (first, last, class) in ranges {
-        for bit in (0..8).filter(|bit| class.0 >> bit & 1 == 1) {
+        for bit in (0..BITS).filter(|bit| class.0 >> bit & 1 == 1) {
             changes.entry(*first).or_default()[bit] += 1;
             if let Some(after) = last.checked_add(1) {
                 changes.entry(after).or_default()[bit] -= 1;
             }
         }
     }
-    let mut counts = [0; 8];
+    let mut counts = [0; BITS];
     let mut swept: Vec<(u128, Class)> = Vec::new();
     for (at, change) in changes {
         counts.iter_mut().zip(change).for_each(|(count, by)| *count += by);
-        let bits = (0..8).filter(|bit| counts[*bit] > 0).fold(0, |bits, bit| bits | 1 << bit);
+        let bits = (0..BITS).filter(|bit| counts[*bit] > 0).fold(0, |bits, bit| bits | 1 << bit);
         if swept.last().map(|(_, class)| *class) != Some(Class(bits)) {
             swept.push((at, Class(bits)));
         }
@@ -229,7 +270,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_class_is_that_of_all_prefixes_around_an_address(
-            prefixes in proptest::collection::vec((any::<u8>(), 24u8..=32, 0u8..32), 0..12),
+            prefixes in proptest::collection::vec((any::<u8>(), 24u8..=32, 0u16..256), 0..12),
             wide in any::<bool>(),
         ) {
             let net = |at: u8, length: u8| match wide {
@@ -246,6 +287,31 @@ mod tests {
                 let around = prefixes.iter().filter(|(prefix, _)| prefix.contains(&address));
                 let expected = around.fold(0, |bits, (_, class)| bits | class.0);
                 prop_assert_eq!(ranges.class(address.into()), Class(expected));
+            }
+        }
+    }
+
+    proptest! {
+        /// The table of /16 says the same as the search.
+        #[test]
+        fn prefixes_around_the_steps_of_the_table_have_their_class(
+            prefixes in proptest::collection::vec((0u32..8, 12u8..=20, 0u16..256), 0..8),
+        ) {
+            let base = |at: u32| Ipv4Addr::from_bits(0x0a00_0000 + at * 0x8000);
+            let prefixes: Vec<(IpNet, Class)> = prefixes.iter()
+                .map(|(at, length, bits)| {
+                    let net = IpNet::new(base(*at).into(), *length).unwrap().trunc();
+                    (net, Class(*bits))
+                })
+                .collect();
+            let ranges = Ranges::new(&prefixes);
+            for step in 0..40u32 {
+                for address in [0x09ff_c000 + step * 0x2000, 0x09ff_c000 + step * 0x2000 - 1] {
+                    let address = IpAddr::from(Ipv4Addr::from_bits(address));
+                    let around = prefixes.iter().filter(|(net, _)| net.contains(&address));
+                    let expected = around.fold(0, |bits, (_, class)| bits | class.0);
+                    prop_assert_eq!(ranges.class(address.into()), Class(expected), "{}", address);
+                }
             }
         }
     }

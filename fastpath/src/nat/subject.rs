@@ -46,6 +46,17 @@ pub enum Part {
     },
 }
 
+/// The addresses of a parsed packet itself, also of an ICMP error; `None` when it is not IP.
+#[inline]
+pub(super) fn addresses(packet: &Packet) -> Option<(Address, Address)> {
+    let ip = packet.head().get(usize::from(packet.l3)..)?;
+    match ip.first()? >> 4 {
+        4 => ipv4::View::new(ip).map(|view| (view.src().into(), view.dst().into())),
+        6 => ipv6::View::new(ip).map(|view| (view.src().into(), view.dst().into())),
+        _ => None,
+    }
+}
+
 /// The subject of a parsed packet. `None` when it has none: it is not IP, IPv6 with a mapped IPv4
 /// address, which no wire carries, or an ICMP message that belongs to no flow.
 #[inline]

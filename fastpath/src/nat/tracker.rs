@@ -10,11 +10,14 @@ use super::fragments::{Found, Fragments};
 use super::ports::PortSet;
 use super::rewrite::{is_error_whole, translate, translate_error};
 use super::rules::{Class, Rules};
-use super::subject::{Part, subject};
+use super::subject::{Part, addresses, subject};
 use crate::drop_reason::DropReason;
 use crate::flow::{BATCH, Direction, FlowTable, Seen, SessionId, Signal, Tuple};
 use crate::packet::Packet;
+use crate::service::Clients;
 use ahash::{AHashMap, RandomState};
+use std::sync::Arc;
+use upkeep::MadeFor;
 
 mod begin;
 mod services;
@@ -98,8 +101,10 @@ pub struct Tracker {
     random: RandomState,
     draws: u64,
     generation: u64,
+    made_for: MadeFor,
     exhausted: u64,
     now_s: u32,
+    clients: Arc<Clients>,
     scratch: Option<Box<Scratch>>,
     /// Fragments whose first one has come: to be tracked and routed after the burst.
     pub released: Vec<Packet>,
@@ -124,8 +129,10 @@ impl Tracker {
             random: RandomState::with_seeds(seed, seed >> 7, !seed, seed.rotate_left(13)),
             draws: 0,
             generation: rules.generation,
+            made_for: MadeFor::of(rules),
             exhausted: 0,
             now_s,
+            clients: Arc::default(),
             scratch: Some(Box::new(Scratch {
                 asked: Vec::with_capacity(BATCH),
                 tuples: [Tuple::default(); BATCH],
@@ -134,6 +141,12 @@ impl Tracker {
             released: Vec::new(),
             expired: Vec::new(),
         })
+    }
+
+    /// Shares which endpoints clients of services have had.
+    #[must_use]
+    pub fn with_clients(self, clients: Arc<Clients>) -> Tracker {
+        Tracker { clients, ..self }
     }
 
     /// Tracks and rewrites up to [`BATCH`] parsed packets; `skip` tells which are none of its
@@ -179,20 +192,29 @@ impl Tracker {
         self.table.get(id).is_some_and(|session| session.arriving(direction) == *tuple)
     }
 
-    /// What is to be looked up for a packet, or what happens to it without.
+    /// What is to be looked up for a packet, or what happens to it without. Most packets that are
+    /// only forwarded leave by the first lines.
+    #[inline]
     fn prepare(&mut self, rules: &Rules, packet: &Packet, now_ns: u64) -> Result<Asked, Verdict> {
-        let subject = subject(packet).ok_or(Verdict::Go)?;
-        let (src, dst) = match subject.part {
-            Part::Error { src, dst } => (src, dst),
-            _ => (subject.tuple.src, subject.tuple.dst),
-        };
+        let (src, dst) = addresses(packet).ok_or(Verdict::Go)?;
         let (src, dst) = (rules.ranges.class(src), rules.ranges.class(dst));
-        let to_outside = dst.has(Class::OUTSIDE);
         let way = way_of(rules, src, dst);
-        let is_service = rules.services.is_some() && services::may_be(src, dst);
-        if way.is_none() && !is_service {
+        if way.is_none() && !services::may_be(src, dst) {
             return Err(Verdict::Go);
         }
+        self.ask(rules, packet, (dst, way), now_ns)
+    }
+
+    /// What is to be looked up for a packet that may be translated.
+    fn ask(
+        &mut self,
+        rules: &Rules,
+        packet: &Packet,
+        (dst, way): (Class, Option<Way>),
+        now_ns: u64,
+    ) -> Result<Asked, Verdict> {
+        let subject = subject(packet).ok_or(Verdict::Go)?;
+        let to_outside = dst.has(Class::OUTSIDE);
         let mut tuple = subject.tuple;
         match subject.part {
             Part::Cut => return Err(Verdict::Drop(DropReason::Truncated)),
@@ -211,7 +233,7 @@ impl Tracker {
         let is_error = matches!(subject.part, Part::Error { .. });
         let is_hosts = to_outside && !is_error && !is_for_nat(rules, dst, &tuple, subject.signal);
         let otherwise = way.filter(|_| !is_hosts);
-        let way = services::way_of(rules, src, &tuple).or(otherwise).ok_or(Verdict::Go)?;
+        let way = services::way_of(rules, &tuple).or(otherwise).ok_or(Verdict::Go)?;
         let owner = services::owner(rules, &tuple).or_else(|| {
             let port = if otherwise? == Way::Out { tuple.src_port } else { tuple.dst_port };
             Some(rules.owner(port))

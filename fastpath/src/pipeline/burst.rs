@@ -21,6 +21,8 @@ pub(super) enum Kind {
     Neighbor,
     /// An ICMP error about a tunnel's outer packet.
     TunnelError,
+    /// A fragment of what may be a tunnel's outer packet.
+    OuterFragment,
     /// To be dropped.
     Bad(DropReason),
     /// Another worker has its flow.

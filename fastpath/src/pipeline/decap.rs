@@ -3,7 +3,7 @@
 //! Tunnels are taken apart only when they end at this node's own address, come from a node that is
 //! known (or from an outside host that the configuration names), and came in from a network: what
 //! a pod sends is never taken apart, and by default not sent on either (Calico's rule). Outer
-//! fragments are not put together again; senders set DF. UDP's checksum over IPv4 is not verified,
+//! fragments from there are put together first. UDP's checksum over IPv4 is not verified,
 //! which RFC 7348 5 leaves open, for the inner packet has its own; over IPv6 it must be there and
 //! right, except behind a veth, where senders may leave it undone.
 
@@ -29,6 +29,8 @@ pub(super) enum Arrival {
     Packet(Result<Parsed, DropReason>),
     /// An ICMP error about an outer packet of ours.
     TunnelError,
+    /// A fragment of what may be an outer packet from a known node.
+    OuterFragment,
 }
 
 /// The outer IP header of a packet that is no later fragment.
@@ -113,6 +115,9 @@ impl Pipeline {
         if !outer.is_to(end) {
             return Arrival::Packet(Ok(parsed));
         }
+        if outer.is_fragment && may_be_tunnels(end, outer) {
+            return Arrival::OuterFragment;
+        }
         match kind {
             Some(kind) if ends(end, kind, outer.dst) => {
                 Arrival::Packet(self.decapsulate(view, port, packet, (outer, kind)))
@@ -188,6 +193,16 @@ fn ends(end: &TunnelEnd, kind: TunnelKind, dst: IpAddr) -> bool {
         TunnelKind::Ipip => end.ipip && dst.is_ipv4(),
         TunnelKind::Vxlan => end.vxlan[usize::from(dst.is_ipv6())].is_some(),
     }
+}
+
+/// Whether the fragment may be of a tunnel's packet; only the first one would tell.
+fn may_be_tunnels(end: &TunnelEnd, outer: Outer) -> bool {
+    let kind = match outer.protocol {
+        protocol::IPIP => TunnelKind::Ipip,
+        protocol::UDP => TunnelKind::Vxlan,
+        _ => return false,
+    };
+    ends(end, kind, outer.dst) && end.source(kind, outer.src).is_ok()
 }
 
 /// Takes the outer headers off, so that the packet begins with a link header again; the link

@@ -50,12 +50,13 @@ impl Pipeline {
             self.neighbor_failed(view, packet);
         }
         self.tick_flows(view);
+        self.tick_fragments(view);
         self.route_made(view);
     }
 
-    /// Packets that wait for link addresses now.
+    /// Packets that wait now: for link addresses, and fragments for others.
     pub fn held(&self) -> usize {
-        self.hold.len()
+        self.hold.len() + self.reassembly.waiting() + self.fragments_waiting()
     }
 
     pub(super) fn neighbor_failed(&mut self, view: View<'_>, packet: Packet) {

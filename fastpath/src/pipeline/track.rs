@@ -30,9 +30,7 @@ impl Pipeline {
         found: &mut Burst,
         burst: &mut [Packet],
     ) {
-        let Some(tracker) = tracker(&mut self.tracker, rules, self.worker, view.now_ns) else {
-            return;
-        };
+        let Some(tracker) = self.tracker_for(rules, view.now_ns) else { return };
         let mut verdicts = [Verdict::Go; BURST];
         for (at, verdict) in verdicts.iter_mut().enumerate().take(burst.len()) {
             if !found.is_routed(at) {
@@ -50,8 +48,7 @@ impl Pipeline {
     #[cold]
     pub(super) fn track_one(&mut self, view: View<'_>, mut packet: Packet) -> Option<Packet> {
         let Some(rules) = &view.tables.nat else { return Some(packet) };
-        let tracker = tracker(&mut self.tracker, rules, self.worker, view.now_ns);
-        let Some(tracker) = tracker else { return Some(packet) };
+        let Some(tracker) = self.tracker_for(rules, view.now_ns) else { return Some(packet) };
         let mut verdicts = [Verdict::Go];
         tracker.track(rules, std::slice::from_mut(&mut packet), &mut verdicts, view.now_ns);
         match verdicts[0] {
@@ -96,6 +93,10 @@ impl Pipeline {
             self.drop(view, packet, DropReason::FragmentQueueFull);
         }
         self.drop_expired(view);
+    }
+
+    pub(super) fn fragments_waiting(&self) -> usize {
+        self.tracker.as_ref().map_or(0, Tracker::fragments_waiting)
     }
 
     fn drop_expired(&mut self, view: View<'_>) {
@@ -143,6 +144,18 @@ impl Pipeline {
         self.tracker.as_ref()
     }
 
+    /// The tracker, made when it is first needed. `None` without address space for it: packets pass
+    /// untranslated then, as they would without rules.
+    #[inline]
+    fn tracker_for(&mut self, rules: &Rules, now_ns: u64) -> Option<&mut Tracker> {
+        if self.tracker.is_none() {
+            let seed = ahash::RandomState::new().hash_one(self.worker);
+            let made = Tracker::new(rules, self.worker, seed, now_ns).ok();
+            self.tracker = made.map(|tracker| tracker.with_clients(self.clients.clone()));
+        }
+        self.tracker.as_mut()
+    }
+
     /// Ends a flow, if it is still the one that is meant.
     pub(crate) fn end_flow(&mut self, id: SessionId, original: &crate::flow::Tuple) -> bool {
         self.tracker.as_mut().is_some_and(|tracker| tracker.end_if(id, original))
@@ -156,21 +169,6 @@ impl Pipeline {
             tracker.expired.drain(..).for_each(|packet| packet.free(&mut self.pool));
         }
     }
-}
-
-/// The tracker, made when it is first needed. `None` without address space for it: packets pass
-/// untranslated then, as they would without rules.
-fn tracker<'a>(
-    tracker: &'a mut Option<Tracker>,
-    rules: &Rules,
-    worker: u16,
-    now_ns: u64,
-) -> Option<&'a mut Tracker> {
-    if tracker.is_none() {
-        let seed = ahash::RandomState::new().hash_one(worker);
-        *tracker = Tracker::new(rules, worker, seed, now_ns).ok();
-    }
-    tracker.as_mut()
 }
 
 /// What a packet that was parsed before is.

@@ -4,8 +4,8 @@
 //! queue it came in on. Everything else passes: what is too short to judge, other protocols (ARP,
 //! VLAN tags), groups and broadcast, link-local and host-only destinations, neighbour discovery,
 //! and the host's own addresses; but of these, where tunnels end, IPIP and VXLAN are redirected,
-//! and ICMP errors that quote them; and the ports that are for translation. A queue without a
-//! socket passes as well. The program reads and never writes the packet.
+//! and ICMP errors that quote them; and the ports that are for translation or for services. A
+//! queue without a socket passes as well. The program reads and never writes the packet.
 
 use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
@@ -37,11 +37,14 @@ const CTX_RX_QUEUE: i16 = 16;
 /// The maps that the program uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Maps<'a> {
-    /// The host's IPv4 addresses, each with its flags, and its first and last port for
-    /// translation.
+    /// The host's IPv4 addresses, each with a [`value`].
     pub(super) local_v4: &'a Map,
     /// The host's IPv6 addresses.
     pub(super) local_v6: &'a Map,
+    /// IPv4 addresses of the host with ports and protocols of services.
+    pub(super) services_v4: &'a Map,
+    /// The same for IPv6.
+    pub(super) services_v6: &'a Map,
     /// The device's queues to their sockets.
     pub(super) xsks: &'a Map,
     /// UDP port of VXLAN.
@@ -52,6 +55,18 @@ pub(super) struct Maps<'a> {
 pub(super) const HOST: u32 = 1;
 /// Flag: tunnels end there.
 pub(super) const TUNNEL_END: u32 = 2;
+/// Flag: some of its ports are for translation or services.
+pub(super) const WORKERS: u32 = 4;
+
+/// Where things are in what the maps know of an address.
+pub(super) mod value {
+    /// Flags, 4 bytes.
+    pub(crate) const FLAGS: i16 = 0;
+    /// First port for translation, 2 bytes.
+    pub(crate) const FIRST_PORT: i16 = 4;
+    /// Last port for translation, 2 bytes.
+    pub(crate) const LAST_PORT: i16 = 6;
+}
 
 /// The encoded program.
 pub(super) fn assemble(maps: Maps<'_>) -> Result<Vec<Insn>, AsmError> {
@@ -69,11 +84,10 @@ fn write(maps: Maps<'_>) -> Assembler {
     ethernet(&mut asm);
     ipv4(&mut asm, maps.local_v4);
     tunnel::ipv4(&mut asm, maps.vxlan_port);
-    translated::ipv4(&mut asm);
+    translated::ipv4(&mut asm, maps.services_v4);
     ipv6(&mut asm, maps.local_v6);
     tunnel::ipv6(&mut asm, maps.vxlan_port);
-    translated::ipv6(&mut asm);
-    translated::judge(&mut asm);
+    translated::ipv6(&mut asm, maps.services_v6);
     verdicts(&mut asm, maps.xsks);
     asm
 }
@@ -93,7 +107,7 @@ fn need_or(asm: &mut Assembler, bytes: i32, label: &'static str) {
 /// R0 points to what is known of a host's address: goes to the label unless tunnels end at it, and
 /// else R2 and R3 are the packet again.
 fn unless_tunnels_end(asm: &mut Assembler, label: &'static str) {
-    asm.load(Size::W, R4, R0, 0);
+    asm.load(Size::W, R4, R0, value::FLAGS);
     asm.alu(Alu::And, R4, TUNNEL_END as i32);
     asm.jump_if(If::Eq, R4, 0, label);
     asm.load(Size::W, R2, R6, CTX_DATA);

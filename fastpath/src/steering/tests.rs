@@ -32,6 +32,11 @@ fn ipv6(dst: &str, next: u8, payload: &[u8]) -> Vec<u8> {
     frame(UNICAST, 0x86dd, &header)
 }
 
+fn steered(local: &[&str], range: PortRange) -> Steered {
+    let local = local.iter().map(|text| (text.parse().unwrap(), range)).collect();
+    Steered { local, ..Steered::default() }
+}
+
 /// A program whose slot for queue 0 of the loopback is taken by a socket.
 struct Bench {
     steering: Steering,
@@ -135,10 +140,7 @@ fn kept() -> Vec<(&'static str, Vec<u8>)> {
 fn every_branch_steers_as_it_should() {
     in_namespace(|| {
         let bench = Bench::new();
-        bench
-            .steering
-            .set_local(&LOCAL.map(|text| (text.parse().unwrap(), NO_PORTS)), &[])
-            .unwrap();
+        bench.steering.set(&steered(&LOCAL, NO_PORTS)).unwrap();
         for (name, packet) in forwarded().iter().chain(&kept()) {
             assert_eq!(bench.verdict(packet), XDP_PASS, "{name}, no socket");
         }
@@ -178,7 +180,15 @@ fn of_tunnels(v4: &str, v6: &str) -> Vec<(&'static str, Vec<u8>)> {
     let vxlan_v6 = ipv6("2001:db8::9", 17, &datagram(VXLAN_PORT))[14..].to_vec();
     let mut options = over_v4(v4, 4, &[]);
     options[14] = 0x46;
+    let fragment = |at: usize, value, payload: &[u8]| {
+        let mut bytes = over_v4(v4, 17, payload);
+        bytes[at] = value;
+        bytes
+    };
     vec![
+        ("first fragment", fragment(20, 0x20, &datagram(VXLAN_PORT))),
+        ("last fragment, of one byte", fragment(21, 1, &[0])),
+        ("fragment over IPv6", ipv6(v6, 44, &[17, 0, 0, 1, 0, 0, 0, 7])),
         ("IPIP", over_v4(v4, 4, &[])),
         ("IPIP with options", options),
         ("VXLAN", over_v4(v4, 17, &datagram(VXLAN_PORT))),
@@ -209,8 +219,6 @@ fn beside_tunnels(v4: &str, v6: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("other datagram", over_v4(v4, 17, &datagram(VXLAN_PORT + 1))),
         ("short datagram", over_v4(v4, 17, &datagram(VXLAN_PORT)[..7])),
         ("datagram behind options", change(vxlan(), 14, 0x46)),
-        ("first fragment", change(vxlan(), 20, 0x20)),
-        ("later fragment", change(vxlan(), 21, 1)),
         ("echo request", over_v4(v4, 1, &quoting(8, &ipip))),
         ("too big, of others", over_v4(v4, 1, &quoting(3, &dns))),
         ("unreachable, of TCP", over_v4(v4, 1, &quoting(3, &tcp))),
@@ -288,6 +296,30 @@ fn to_the_host() -> Vec<(&'static str, Vec<u8>, bool)> {
     ]
 }
 
+/// Ports for services in these tests.
+const NODE_PORTS: [u16; 2] = [30_000, 30_080];
+
+/// Packets to ports of the host's address that may be services', and whether the workers get them.
+fn to_node_ports() -> Vec<(&'static str, Vec<u8>, bool)> {
+    let mut packets = Vec::new();
+    for (name, protocol) in [("TCP", 6), ("UDP", 17), ("SCTP", 132)] {
+        for (port, is_ours) in [(29_999, false), (30_000, true), (30_001, false), (30_080, true)] {
+            let bytes = transport(port, 0);
+            packets.push((name, local_v4(protocol, 0x4000, &bytes), is_ours));
+            packets.push((name, ipv6(LOCAL[1], protocol, &bytes), is_ours));
+        }
+    }
+    packets.extend([
+        ("answer to a ping", local_v4(1, 0x4000, &icmp(0, 30_000)), false),
+        ("ping", local_v4(1, 0x4000, &icmp(8, 30_000)), false),
+        ("unreachable", local_v4(1, 0x4000, &icmp(3, 0)), true),
+        ("fragment", local_v4(17, 185, &transport(22, 0)), true),
+        ("v6 answer to a ping", ipv6(LOCAL[1], 58, &icmp(129, 30_000)), false),
+        ("v6 too big", ipv6(LOCAL[1], 58, &icmp(2, 0)), true),
+    ]);
+    packets
+}
+
 #[test]
 fn where_tunnels_end_their_packets_go_to_the_workers_and_nothing_else() {
     in_namespace(|| {
@@ -295,8 +327,10 @@ fn where_tunnels_end_their_packets_go_to_the_workers_and_nothing_else() {
         let [v4, v6] = LOCAL;
         let ends: Vec<IpAddr> =
             ["192.0.2.6", "2001:db8::6", v4, v6].iter().map(|text| text.parse().unwrap()).collect();
-        let local: Vec<_> = ends.iter().map(|address| (*address, NO_PORTS)).collect();
-        bench.steering.set_local(&local, &ends[2..]).unwrap();
+        let local: BTreeMap<_, _> = ends.iter().map(|address| (*address, NO_PORTS)).collect();
+        let mut steered = Steered { local, ..Steered::default() };
+        steered.tunnel_ends = ends[2..].to_vec();
+        bench.steering.set(&steered).unwrap();
         let _socket = bench.take_queue();
         for (name, packet) in of_tunnels(v4, v6) {
             assert_eq!(bench.verdict(&packet), XDP_REDIRECT, "{name}");
@@ -307,7 +341,8 @@ fn where_tunnels_end_their_packets_go_to_the_workers_and_nothing_else() {
         for (name, packet) in of_tunnels("192.0.2.6", "2001:db8::6") {
             assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}, where none ends");
         }
-        bench.steering.set_local(&local, &[]).unwrap();
+        steered.tunnel_ends.clear();
+        bench.steering.set(&steered).unwrap();
         for (name, packet) in of_tunnels(v4, v6) {
             assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}, where none ends any more");
         }
@@ -322,17 +357,30 @@ fn ports_for_translation_go_to_the_workers_and_the_hosts_own_stay() {
         let (_device, parts) = open(&bench.steering, &spec).unwrap();
         let socket = parts[0].poll_fd().unwrap();
         bench.xsks.update(&0u32.to_ne_bytes(), &socket.to_ne_bytes()).unwrap();
-        let set = |range| {
-            let local = LOCAL.map(|text| (text.parse().unwrap(), range));
-            bench.steering.set_local(&local, &[]).unwrap();
+        let set = |translation, ports: &[u16]| {
+            let services = LOCAL.iter().flat_map(|at| {
+                ports
+                    .iter()
+                    .flat_map(|port| [6, 17, 132].map(|kind| (at.parse().unwrap(), *port, kind)))
+            });
+            let services = services.collect();
+            bench.steering.set(&Steered { services, ..steered(&LOCAL, translation) }).unwrap();
         };
-        set(PORTS);
-        for (name, packet, is_ours) in to_the_host() {
-            let expected = if is_ours { XDP_REDIRECT } else { XDP_PASS };
-            assert_eq!(bench.verdict(&packet), expected, "{name}");
-        }
-        set(NO_PORTS);
-        for (name, packet, _) in to_the_host() {
+        let demand = |packets: Vec<(&str, Vec<u8>, bool)>, when: &str| {
+            for (name, packet, is_ours) in packets {
+                let expected = if is_ours { XDP_REDIRECT } else { XDP_PASS };
+                assert_eq!(bench.verdict(&packet), expected, "{name}, {when}");
+            }
+        };
+        set(PORTS, &[]);
+        demand(to_the_host(), "nothing is served");
+        set(NO_PORTS, &NODE_PORTS);
+        demand(to_node_ports(), "nothing is translated");
+        set(PORTS, &NODE_PORTS);
+        demand(to_node_ports(), "something is translated");
+        demand(to_the_host(), "something is served");
+        set(NO_PORTS, &[]);
+        for (name, packet, _) in to_the_host().into_iter().chain(to_node_ports()) {
             assert_eq!(bench.verdict(&packet), XDP_PASS, "{name}, nothing is translated");
         }
     });
@@ -342,8 +390,7 @@ fn ports_for_translation_go_to_the_workers_and_the_hosts_own_stay() {
 fn local_addresses_are_changed_in_place() {
     let bench = Bench::new();
     let set = |texts: &[&str]| {
-        let local = texts.iter().map(|text| (text.parse().unwrap(), NO_PORTS));
-        bench.steering.set_local(&local.collect::<Vec<_>>(), &[]).unwrap();
+        bench.steering.set(&steered(texts, NO_PORTS)).unwrap();
     };
     let in_v4 = |text: &str| {
         let key = text.parse::<Ipv4Addr>().unwrap().octets();

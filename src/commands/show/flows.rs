@@ -135,6 +135,8 @@ pub(super) fn nat(answer: &NatAnswer) -> Table {
         table.add_row([name.to_owned(), value]);
     };
     row("enabled", if answer.enabled { "yes" } else { "no" }.to_owned());
+    row("natOutgoing", if answer.nat_outgoing { "yes" } else { "no" }.to_owned());
+    row("frontends of services", answer.frontends.to_string());
     for outside in &answer.outside {
         let used: Vec<String> =
             outside.used.iter().map(|(name, count)| format!("{count} {name}")).collect();

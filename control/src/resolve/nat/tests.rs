@@ -35,6 +35,7 @@ fn resolve(model: &Model, settings: &NatSettings, ports: Option<PortRange>) -> O
         ports,
         taken: &taken,
         workers: 2,
+        before: None,
     })
 }
 

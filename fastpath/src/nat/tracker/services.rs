@@ -2,33 +2,30 @@
 //!
 //! A flow to a frontend is translated to its endpoint, and keeps it for as long as it lives, also
 //! when the endpoint gets no new flows any more. The client looks like the node where the answers
-//! would not come back by here otherwise: a client that is no pod, unless the service has local
-//! endpoints only, and an endpoint that asks its own service.
+//! would not come back by here otherwise: a client that is no pod of this node, unless the service
+//! has local endpoints only, and an endpoint that asks its own service.
 
 use super::begin::{Begun, refused};
 use super::{Asked, Tracker, Verdict, Way};
 use crate::drop_reason::DropReason;
 use crate::flow::{Direction, Refused, Tuple};
 use crate::nat::rules::{Class, Rules};
-use crate::service::{Choice, Endpoint};
+use crate::service::{Asker, Choice, Endpoint};
 
-/// Whether a packet between addresses of these classes may have to do with a service. Of pods all
-/// may: they may have been endpoints when the flow began.
+/// Whether a packet between addresses of these classes may have to do with a service.
 #[inline]
 pub(super) fn may_be(src: Class, dst: Class) -> bool {
-    const ENDPOINT: Class = Class(Class::BACKEND.0 | Class::POOL.0);
-    dst.has(Class::FRONTEND) || src.has(ENDPOINT)
+    dst.has(Class::FRONTEND) || src.has(Class::BACKEND)
 }
 
 /// The way of a packet to a service or perhaps from one; `None` for others.
 #[inline]
-pub(super) fn way_of(rules: &Rules, src: Class, tuple: &Tuple) -> Option<Way> {
+pub(super) fn way_of(rules: &Rules, tuple: &Tuple) -> Option<Way> {
     let services = rules.services.as_ref()?;
     if services.is_frontend(tuple) {
         return Some(Way::Service);
     }
-    let is_answer = src.has(Class::POOL) || services.is_from_backend(tuple);
-    is_answer.then_some(Way::Back)
+    services.is_from_backend(tuple).then_some(Way::Back)
 }
 
 /// The worker of a packet to a service, or to or from an endpoint: the client's port tells.
@@ -46,7 +43,13 @@ impl Tracker {
     /// A new flow to a service.
     pub(super) fn begin_service(&mut self, rules: &Rules, asked: &Asked) -> Begun {
         let tuple = asked.tuple;
-        let choice = rules.services.as_ref().and_then(|services| services.choose(&tuple));
+        let src = rules.ranges.class(tuple.src);
+        let asker = Asker {
+            is_pod: src.has(Class::POOL) && !src.has(Class::LOCAL),
+            clients: &self.clients,
+            now_s: self.now_s,
+        };
+        let choice = rules.services.as_ref().and_then(|services| services.choose(&tuple, asker));
         let (endpoint, masquerade) = match choice {
             Some(Choice::Endpoint { endpoint, masquerade }) => (endpoint, masquerade),
             Some(Choice::NoEndpoint) => {
@@ -59,8 +62,8 @@ impl Tracker {
         }
         let Endpoint { address, port, .. } = endpoint;
         let towards = Tuple { dst: address, dst_port: port, ..tuple };
-        let (src, dst) = (rules.ranges.class(tuple.src), rules.ranges.class(address));
-        let hides = masquerade && !src.has(Class::POOL)
+        let dst = rules.ranges.class(address);
+        let hides = masquerade && !src.has(Class::HERE)
             || address == tuple.src
             || rules.is_translated(src, dst);
         let outside = rules.outside_of(tuple.src).filter(|_| hides);

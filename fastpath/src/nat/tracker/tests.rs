@@ -34,7 +34,7 @@ pub(super) struct Bench {
 
 /// Pods in 10.1.0.0/16 and 2001:db8:1::/48; the outside address is 192.0.2.1 and not the host's.
 pub(super) fn rules() -> Rules {
-    let class = |text: &str, bits: u8| (text.parse().unwrap(), Class(bits));
+    let class = |text: &str, bits: u16| (text.parse().unwrap(), Class(bits));
     Rules {
         generation: 1,
         ranges: Ranges::new(&[

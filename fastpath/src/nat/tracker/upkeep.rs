@@ -2,14 +2,50 @@
 //! rules.
 
 use super::{Tracker, seconds};
-use crate::flow::{Counters, Session, SessionId, Tuple};
+use crate::flow::{Address, Counters, Session, SessionId, Tuple};
 use crate::nat::ports::PortUse;
 use crate::nat::rules::Rules;
 use crate::nat::subject::{Part, subject};
 use crate::packet::Packet;
+use crate::service::{Endpoint, Services};
 
 /// Sessions that one tick looks at.
 const EXPIRE_BUDGET: usize = 4096;
+
+/// What of the rules the flows depend on that there are. Rules change often; looking at all flows
+/// is for the few changes that concern them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MadeFor {
+    /// Outside addresses and their ports.
+    outside: u64,
+    /// Endpoints of services that take datagrams.
+    datagrams: u64,
+}
+
+impl MadeFor {
+    pub(super) fn of(rules: &Rules) -> MadeFor {
+        let addresses = rules.outside_v4.iter().map(|address| Address::from(*address));
+        let addresses = addresses.chain(rules.outside_v6.iter().map(|address| (*address).into()));
+        let addresses: Vec<_> =
+            addresses.map(|address| (address, rules.ranges.class(address))).collect();
+        let ports = (rules.ports.first, rules.ports.last, &rules.taken, rules.workers);
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        MadeFor {
+            outside: hasher.hash_one((addresses, ports)),
+            datagrams: rules.services.as_ref().map_or(0, Services::datagram_endpoints),
+        }
+    }
+}
+
+/// A flow of datagrams to an endpoint of a service that is none any more.
+fn is_left_alone(rules: &Rules, session: &Session) -> bool {
+    let Tuple { dst, dst_port, protocol, .. } = session.translated;
+    let endpoint = Endpoint { address: dst, port: dst_port, protocol };
+    let is_datagrams = protocol == margay_tunnels::wire::protocol::UDP;
+    let is_service = session.original.dst != dst || session.original.dst_port != dst_port;
+    let is_endpoint = |services: &Services| services.is_endpoint(&endpoint);
+    is_datagrams && is_service && !rules.services.as_ref().is_some_and(is_endpoint)
+}
 
 /// What a worker says of its translation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +96,11 @@ impl Tracker {
         }
     }
 
+    /// Fragments that wait now.
+    pub fn fragments_waiting(&self) -> usize {
+        self.fragments.waiting()
+    }
+
     /// Gives up all fragments, into [`Tracker::expired`], for the end of the worker.
     pub fn clear(&mut self) {
         self.fragments.clear(&mut self.expired);
@@ -67,17 +108,23 @@ impl Tracker {
     }
 
     /// Follows new rules. Flows that look like an address that is no outside address any more have
-    /// lost their answers, and end; others go on as they began (as Linux's do).
+    /// lost their answers, and end; so do flows of datagrams to endpoints that are no more, which
+    /// would never find another one. Others go on as they began (as Linux's do).
     pub(super) fn adopt(&mut self, rules: &Rules) {
         self.generation = rules.generation;
         self.table.set_timeouts(rules.timeouts.clone());
-        let lost = |session: &Session| {
+        let (before, now) = (self.made_for, MadeFor::of(rules));
+        self.made_for = now;
+        if before.datagrams != now.datagrams {
+            self.end_all(|session| is_left_alone(rules, session));
+        }
+        if before.outside == now.outside {
+            return;
+        }
+        self.end_all(|session| {
             let (was, is) = (session.original.src, session.translated.src);
             was != is && !rules.is_outside(is)
-        };
-        let lost: Vec<SessionId> =
-            self.table.iter().filter(|(_, session)| lost(session)).map(|(id, _)| id).collect();
-        lost.into_iter().for_each(|id| self.end(id));
+        });
         // Sets are made anew with the new range; what mappings have is taken in them.
         self.ports.clear();
         let mapped: Vec<_> = self
@@ -89,6 +136,12 @@ impl Tracker {
         for tuple in mapped {
             self.port_set(rules, tuple.src, tuple.protocol).take(tuple.src_port);
         }
+    }
+
+    fn end_all(&mut self, which: impl Fn(&Session) -> bool) {
+        let flows = self.table.iter().filter(|(_, session)| which(session));
+        let ended: Vec<SessionId> = flows.map(|(id, _)| id).collect();
+        ended.into_iter().for_each(|id| self.end(id));
     }
 
     /// Ends a flow if its number is still this one's.

@@ -357,6 +357,59 @@ fn only_known_nodes_known_networks_and_right_headers_come_out() {
     assert!(router.rx(1).1 > 5, "counted at the tunnel too");
 }
 
+/// An outer packet in fragments of at most 400 bytes, as senders that know no better cut it.
+fn cut(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let is_v4 = bytes[14] >> 4 == 4;
+    let header = if is_v4 { 34 } else { 54 };
+    let pieces: Vec<&[u8]> = bytes[header..].chunks(400).collect();
+    let build = |(at, piece): (usize, &&[u8])| {
+        let (more, offset) = (at + 1 < pieces.len(), at * 400);
+        let mut out = bytes[..header].to_vec();
+        if is_v4 {
+            let flag = if more { ipv4::MORE_FRAGMENTS } else { 0 };
+            let word = (offset / 8) as u16 | flag;
+            ipv4::set_fragment(&mut out[14..], (20 + piece.len()) as u16, 9, word);
+        } else {
+            out[18..20].copy_from_slice(&((piece.len() + 8) as u16).to_be_bytes());
+            let word = offset as u16 | u16::from(more);
+            let next = std::mem::replace(&mut out[20], 44);
+            out.extend([next, 0]);
+            out.extend(word.to_be_bytes());
+            out.extend([0, 0, 0, 9]);
+        }
+        out.extend(*piece);
+        out
+    };
+    pieces.iter().enumerate().map(build).collect()
+}
+
+#[test]
+fn outer_fragments_are_put_together_in_any_order() {
+    for kind in 0..KINDS.len() {
+        let mut router = Router::with_tunnels(1, 2);
+        let payload: Vec<u8> = (0..1200).map(|at| at as u8).collect();
+        let fragments = cut(&wrapped(kind, &inner_packet(&payload)));
+        assert!(fragments.len() > 3);
+        for turn in 0..fragments.len() {
+            let mut order = fragments.clone();
+            order.rotate_left(turn);
+            let last = order.pop().unwrap();
+            assert!(router.arrive(&order).is_empty());
+            let sent = router.arrive(&[last]);
+            assert_eq!((sent.len(), sent[0].0), (1, PODS), "kind {kind}");
+            assert_eq!(sent[0].1[42..], payload, "kind {kind}");
+        }
+        assert_eq!((router.drops(), router.rx(kind as u32).0), (0, fragments.len() as u64));
+        // Not whole in time.
+        assert!(router.arrive(&fragments[1..]).is_empty());
+        router.now_ns += crate::tunnel::reassembly::TIME_NS;
+        router.with(|pipeline, view| pipeline.tick(view));
+        let lost = fragments.len() as u64 - 1;
+        assert_eq!(router.dropped(DropReason::FragmentTimeout), lost);
+        router.assert_no_frame_missing();
+    }
+}
+
 #[test]
 fn rfc_8200_8_1_vxlan_over_ipv6_without_a_right_checksum_is_dropped() {
     let mut router = Router::with_tunnels(1, 2);

@@ -1,18 +1,20 @@
 //! The part for packets to an address where tunnels end: which of them are tunnels'.
 //!
-//! Redirected are IPIP, VXLAN by its port, and ICMP errors that quote either; whatever is not
-//! surely one of them goes on to the part for translation. IPv4 headers with options pass, but for
-//! IPIP, where the ports behind them do not matter; so do VXLAN's fragments and extension headers
-//! of IPv6.
+//! Redirected are IPIP, VXLAN by its port, fragments that may be VXLAN's, and ICMP errors that
+//! quote either; whatever is not surely one of them goes on to the part for translation. IPv4
+//! headers with options pass, but for IPIP, where the ports behind them do not matter; so do
+//! extension headers of IPv6, but for those of fragments.
 
 use super::{IP, IPV4_END, IPV6_END, IPV6_NEXT, need_or, network_order};
-use crate::sys::bpf::asm::{Alu, Assembler, If, Reg, Size};
+use crate::sys::bpf::asm::{Assembler, If, Reg, Size};
 use Reg::{R2, R4};
 
 const IPIP: i32 = 4;
 const UDP: i32 = 17;
 const ICMP: i32 = 1;
 const ICMPV6: i32 = 58;
+/// IPv6's header of fragments.
+const FRAGMENT: i32 = 44;
 const UDP_LEN: i32 = 8;
 const ICMP_LEN: i32 = 8;
 /// Version 4, no options.
@@ -61,10 +63,9 @@ pub(super) fn ipv4(asm: &mut Assembler, vxlan_port: u16) {
     asm.label("udp_v4");
     asm.load(Size::B, R4, R2, IP);
     asm.jump_if(If::Ne, R4, PLAIN, "translated_v4");
-    need_or(asm, IPV4_END + UDP_LEN, "translated_v4");
     asm.load(Size::H, R4, R2, IPV4_FRAGMENT);
-    asm.alu(Alu::And, R4, network_order(0x3fff));
-    asm.jump_if(If::Ne, R4, 0, "translated_v4");
+    asm.jump_if(If::Set, R4, network_order(0x3fff), "redirect");
+    need_or(asm, IPV4_END + UDP_LEN, "translated_v4");
     asm.load(Size::H, R4, R2, IPV4_DST_PORT);
     asm.jump_if(If::Eq, R4, network_order(vxlan_port), "redirect");
     asm.jump("translated_v4");
@@ -74,6 +75,7 @@ pub(super) fn ipv4(asm: &mut Assembler, vxlan_port: u16) {
 pub(super) fn ipv6(asm: &mut Assembler, vxlan_port: u16) {
     need_or(asm, IPV6_END + UDP_LEN, "translated_v6");
     asm.load(Size::B, R4, R2, IPV6_NEXT);
+    asm.jump_if(If::Eq, R4, FRAGMENT, "redirect");
     asm.jump_if(If::Eq, R4, UDP, "udp_v6");
     asm.jump_if(If::Ne, R4, ICMPV6, "translated_v6");
     need_or(asm, QUOTED_V6_END, "translated_v6");
