@@ -7,11 +7,10 @@ use anyhow::Result;
 use margay::lab::daemon::DaemonSpec;
 use margay::lab::measure::{IperfSpec, Load, iperf};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
-use margay::lab::network::Encap;
 use margay::lab::node::{Node, Router};
 use margay::lab::pod::{Attachment, PodSpec};
 use margay::lab::scope::Scope;
-use margay::lab::store::Store;
+use margay::lab::store::{Pool, Store};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,8 +52,8 @@ fn plug_uplink(edge: &Namespace, tor: &Namespace) -> Result<()> {
 fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64> {
     let scope = Scope::new()?;
     let store = Store::create(&scope.directory().join("store"))?;
-    store.put_pool("pool-v4", "10.65.0.0/16".parse()?, 20, Encap::None)?;
-    store.put_pool("pool-v6", "fd65::/48".parse()?, 116, Encap::None)?;
+    store.put_pool("pool-v4", Pool { block_size: 20, ..Pool::new("10.65.0.0/16".parse()?) })?;
+    store.put_pool("pool-v6", Pool { block_size: 116, ..Pool::new("fd65::/48".parse()?) })?;
     store.put_node("edge1", "172.30.0.1/24".parse()?, "fd30::1/64".parse()?)?;
     let (edge, tor) = (scope.namespace("edge1")?, scope.namespace("tor")?);
     plug_uplink(&edge, &tor)?;

@@ -10,13 +10,15 @@
 //! the leftovers of killed ones), [`namespace`] (commands, links, addresses), [`node`] with
 //! [`store`], [`pod`] and [`daemon`] (a router, margay or the kernel), [`tor`] with [`bird`],
 //! [`network`] (the picture above), [`measure`] and [`conversation`] (ping, iperf3, traceroute,
-//! counters, TCP), [`steps`] with [`learnt`], and [`report`] (what `margay lab` does and prints).
+//! counters, TCP), [`greeter`] (who answers whom), [`steps`] with [`learnt`] and [`translated`],
+//! and [`report`] (what `margay lab` does and prints).
 //! The machine's own network is never touched: links are made inside namespaces, at both ends.
 
 pub mod bgp;
 pub mod bird;
 pub mod conversation;
 pub mod daemon;
+pub mod greeter;
 pub mod learnt;
 pub mod measure;
 pub mod namespace;
@@ -30,3 +32,4 @@ pub mod scope;
 pub mod steps;
 pub mod store;
 pub mod tor;
+pub mod translated;

@@ -24,7 +24,7 @@ use super::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use super::node::{Node, Router};
 use super::pod::{Attachment, PodSpec};
 use super::scope::Scope;
-use super::store::Store;
+use super::store::{Pool, Store};
 use super::tor::{HOST, Peer, Tor};
 
 /// How many bytes the MTU of the pod with the narrow link is below the others'.
@@ -33,6 +33,9 @@ pub const NARROW: u32 = 100;
 pub const FABRIC: &str = "fabric0";
 /// The node's device towards the top of rack.
 pub const UPLINK: &str = "uplink0";
+
+/// The nodes' own addresses, those between them, IPv4 first.
+pub const NODE_ADDRESSES: [[&str; 2]; 2] = [["172.30.0.1", "fd30::1"], ["172.30.0.2", "fd30::2"]];
 
 /// How packets between nodes are carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -116,16 +119,12 @@ impl Network {
         let tor = scope.namespace("tor")?;
         let outside = scope.namespace("outside")?;
         let store = Store::create(&scope.directory().join("store"))?;
-        store.put_pool("pool-v4", net("10.65.0.0/16")?, 20, spec.encap)?;
-        let encap_v6 = if spec.encap.carries_v6() { spec.encap } else { Encap::None };
-        store.put_pool("pool-v6", net("fd65::/48")?, 116, encap_v6)?;
+        put_pools(&store, spec.encap, false)?;
         let node = |number: u8| -> Result<Node> {
             let namespace = scope.namespace(&format!("edge{number}"))?;
-            store.put_node(
-                &format!("edge{number}"),
-                net(&format!("172.30.0.{number}/24"))?,
-                net(&format!("fd30::{number}/64"))?,
-            )?;
+            let [v4, v6] = NODE_ADDRESSES[usize::from(number) - 1];
+            let (v4, v6) = (net(&format!("{v4}/24"))?, net(&format!("{v6}/64"))?);
+            store.put_node(&format!("edge{number}"), v4, v6)?;
             Node::new(number, namespace, spec.router.clone(), store.clone())
         };
         let nodes = [node(1)?, node(2)?];
@@ -164,6 +163,16 @@ impl Network {
     /// Its namespaces and its directory.
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// The datastore of the nodes.
+    pub fn store(&self) -> Result<Store> {
+        Store::create(&self.scope.directory().join("store"))
+    }
+
+    /// Writes the pools anew, with `natOutgoing` or without.
+    pub fn put_pools(&self, nat_outgoing: bool) -> Result<()> {
+        put_pools(&self.store()?, self.spec.encap, nat_outgoing)
     }
 
     /// The outside host's addresses, IPv4 first.
@@ -225,6 +234,10 @@ impl Network {
                 default(node.namespace(), &v4, &v6)?;
             }
             let (v4, v6) = (format!("172.31.{number}.1"), format!("fd31:{number}::1"));
+            // The nodes' own addresses are no networks that BGP tells of.
+            for (own, via) in NODE_ADDRESSES[at].iter().zip([&v4, &v6]) {
+                self.tor.route(IpNet::from(own.parse::<IpAddr>()?), via.parse()?)?;
+            }
             if !self.spec.bgp {
                 for (block, via) in node.blocks()?.into_iter().zip([v4, v6]) {
                     self.tor.route(block, via.parse()?)?;
@@ -265,6 +278,14 @@ impl Network {
         }
         Ok(())
     }
+}
+
+fn put_pools(store: &Store, encap: Encap, nat_outgoing: bool) -> Result<()> {
+    let pool = Pool { block_size: 20, encap, nat_outgoing, ..Pool::new(net("10.65.0.0/16")?) };
+    store.put_pool("pool-v4", pool)?;
+    let encap = if encap.carries_v6() { encap } else { Encap::None };
+    let pool = Pool { block_size: 116, encap, nat_outgoing, ..Pool::new(net("fd65::/48")?) };
+    store.put_pool("pool-v6", pool)
 }
 
 fn net(text: &str) -> Result<IpNet> {

@@ -15,6 +15,7 @@ use super::pod::Pod;
 use super::process;
 use super::report::{Report, Step};
 use super::tor::{Peer, Tor};
+use super::translated;
 
 /// MTUs of the networks that are built, in bytes.
 const MTUS: [u32; 2] = [1500, 9000];
@@ -132,6 +133,12 @@ impl Run<'_> {
         self.step("traceroute names both routers", |_| traceroute(network))?;
         self.step("packet larger than the next link, fragments allowed", |_| fragments(network))?;
         self.step("packet larger than the next link, fragments forbidden", |_| too_big(network))?;
+        if network.spec().bgp {
+            self.step("natOutgoing: pods look like their node outside", |_| {
+                translated::outgoing(network)
+            })?;
+            self.step("a service leads to its endpoints", |_| translated::service(network))?;
+        }
         self.loads(network, mtu)?;
         if learnt::has_bird(network) {
             self.bird(network)?;

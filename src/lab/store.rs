@@ -17,6 +17,29 @@ use super::pod::{Attachment, Pod};
 /// The Kubernetes namespace that the lab's pods are said to be in.
 pub const POD_NAMESPACE: &str = "lab";
 
+/// An address pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool {
+    /// Its range.
+    pub cidr: IpNet,
+    /// Prefix length of its blocks.
+    pub block_size: u8,
+    /// How its blocks on other nodes are reached.
+    pub encap: Encap,
+    /// So only where the node is in another subnet.
+    pub cross_subnet: bool,
+    /// Its pods look like their node outside.
+    pub nat_outgoing: bool,
+}
+
+impl Pool {
+    /// One with Calico's size of blocks, and nothing else.
+    pub fn new(cidr: IpNet) -> Pool {
+        let block_size = if cidr.addr().is_ipv4() { 26 } else { 122 };
+        Pool { cidr, block_size, encap: Encap::None, cross_subnet: false, nat_outgoing: false }
+    }
+}
+
 /// A directory of resources.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -42,36 +65,58 @@ impl Store {
         self.put("Node", name, &json!({ "name": name }), &json!({ "bgp": bgp }))
     }
 
-    /// Writes an address pool without NAT, whose blocks are always reached by `encap`.
-    pub fn put_pool(&self, name: &str, cidr: IpNet, block_size: u8, encap: Encap) -> Result<()> {
-        self.write_pool((name, false), cidr, block_size, encap)
-    }
-
-    /// Writes an address pool without encapsulation, and with NAT-outgoing if that is asked for.
-    pub fn put_pool_with_nat(
-        &self,
-        name: &str,
-        cidr: IpNet,
-        block_size: u8,
-        nat_outgoing: bool,
-    ) -> Result<()> {
-        self.write_pool((name, nat_outgoing), cidr, block_size, Encap::None)
-    }
-
-    fn write_pool(
-        &self,
-        (name, nat_outgoing): (&str, bool),
-        cidr: IpNet,
-        block_size: u8,
-        encap: Encap,
-    ) -> Result<()> {
-        let mode = |kind| if encap == kind { "Always" } else { "Never" };
+    /// Writes an address pool.
+    pub fn put_pool(&self, name: &str, pool: Pool) -> Result<()> {
+        let always = if pool.cross_subnet { "CrossSubnet" } else { "Always" };
+        let mode = |kind| if pool.encap == kind { always } else { "Never" };
         let (ipip, vxlan) = (mode(Encap::Ipip), mode(Encap::Vxlan));
         let spec = json!({
-            "cidr": cidr, "blockSize": block_size, "ipipMode": ipip, "vxlanMode": vxlan,
-            "natOutgoing": nat_outgoing, "nodeSelector": "all()",
+            "cidr": pool.cidr, "blockSize": pool.block_size, "ipipMode": ipip, "vxlanMode": vxlan,
+            "natOutgoing": pool.nat_outgoing, "nodeSelector": "all()",
         });
         self.put("IPPool", name, &json!({ "name": name }), &spec)
+    }
+
+    /// Writes a service and its endpoints, pods with the names of their nodes. `ports` are its own
+    /// and theirs.
+    pub fn put_service(
+        &self,
+        name: &str,
+        addresses: [IpAddr; 2],
+        ports: (u16, u16),
+        endpoints: &[(&str, &Pod)],
+    ) -> Result<()> {
+        let metadata = json!({ "name": name, "namespace": POD_NAMESPACE });
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {
+                "type": "ClusterIP", "clusterIP": addresses[0], "clusterIPs": addresses,
+                "ports": [{ "port": ports.0, "targetPort": ports.1 }],
+            },
+        });
+        write_yaml(&self.path("Service", name), &service)?;
+        for (at, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+            let name_of_slice = format!("{name}-{}", family.to_lowercase());
+            let members = endpoints
+                .iter()
+                .map(|(node, pod)| json!({ "addresses": [pod.addresses()[at]], "nodeName": node }));
+            let slice = json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {
+                    "name": name_of_slice, "namespace": POD_NAMESPACE,
+                    "labels": { "kubernetes.io/service-name": name },
+                },
+                "addressType": family, "ports": [{ "port": ports.1, "protocol": "TCP" }],
+                "endpoints": members.collect::<Vec<_>>(),
+            });
+            write_yaml(&self.path("EndpointSlice", &name_of_slice), &slice)?;
+        }
+        Ok(())
+    }
+
+    /// Writes that nodes mesh and advertise these ranges of services' addresses.
+    pub fn put_service_ranges(&self, ranges: &[IpNet]) -> Result<()> {
+        let ranges: Vec<Value> = ranges.iter().map(|net| json!({ "cidr": net })).collect();
+        let spec = json!({ "nodeToNodeMeshEnabled": true, "serviceClusterIPs": ranges });
+        self.put("BGPConfiguration", "default", &json!({ "name": "default" }), &spec)
     }
 
     /// Writes the AS of a node whose addresses are these.

@@ -8,6 +8,7 @@
 mod bgp;
 mod churn;
 mod cleanup;
+mod cluster;
 mod crash;
 mod frames;
 mod kernel;

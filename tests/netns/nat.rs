@@ -12,7 +12,6 @@ use margay::lab::measure::{PingSpec, ping};
 use margay::lab::namespace::Namespace;
 use margay::lab::network::{Network, NetworkSpec};
 use margay::lab::process;
-use margay::lab::store::Store;
 
 /// The server's addresses; the second one is added for the probe.
 const SERVERS: [&str; 2] = ["198.51.100.10", "198.51.100.11"];
@@ -113,12 +112,6 @@ fn seen(socket: &UdpSocket, server: SocketAddr) -> SocketAddr {
     String::from_utf8(answer).unwrap().parse().unwrap()
 }
 
-fn set_nat(network: &Network, on: bool) {
-    let store = Store::create(&network.scope().directory().join("store")).unwrap();
-    store.put_pool_with_nat("pool-v4", "10.65.0.0/16".parse().unwrap(), 20, on).unwrap();
-    store.put_pool_with_nat("pool-v6", "fd65::/48".parse().unwrap(), 116, on).unwrap();
-}
-
 /// Waits until the daemons translate, or no longer do.
 fn wait_for_nat(network: &mut Network, on: bool) {
     for node in &mut network.nodes {
@@ -131,17 +124,9 @@ fn wait_for_nat(network: &mut Network, on: bool) {
     }
 }
 
-/// The usual network, whose outside knows the ways to the nodes themselves too.
+/// The usual network, with a second address outside.
 fn start(workers: u32) -> Network {
     let network = Network::start(NetworkSpec { workers, ..crate::margay(1500) }).unwrap();
-    for (node, via) in [
-        ("172.30.0.1/32", "172.31.1.1"),
-        ("172.30.0.2/32", "172.31.2.1"),
-        ("fd30::1/128", "fd31:1::1"),
-        ("fd30::2/128", "fd31:2::1"),
-    ] {
-        network.tor.route(node.parse().unwrap(), via.parse().unwrap()).unwrap();
-    }
     network.outside.ip(&format!("addr add {}/24 dev eth0", SERVERS[1])).unwrap();
     network
 }
@@ -167,7 +152,7 @@ fn outside_sees_the_node_with_nat_outgoing_and_the_pod_without() {
         .flat_map(|(node, own)| node.pods().iter().map(move |pod| (pod.clone(), own)))
         .collect();
     for on in [false, true, false] {
-        set_nat(&network, on);
+        network.put_pools(on).unwrap();
         wait_for_nat(&mut network, on);
         for (pod, (node_v4, node_v6)) in &pods {
             let expected = |own: IpAddr, node: &str| if on { node.parse().unwrap() } else { own };
@@ -193,7 +178,7 @@ fn outside_sees_the_node_with_nat_outgoing_and_the_pod_without() {
         }
     }
     // The nodes' own pings do not suffer.
-    set_nat(&network, true);
+    network.put_pools(true).unwrap();
     wait_for_nat(&mut network, true);
     let node = network.nodes[0].namespace();
     let result = ping(node, PingSpec::to(SERVERS[0].parse().unwrap())).unwrap();
@@ -204,7 +189,7 @@ fn outside_sees_the_node_with_nat_outgoing_and_the_pod_without() {
 fn large_datagrams_pass_in_fragments() {
     let Some(_turn) = crate::turn(&[]) else { return };
     let mut network = start(1);
-    set_nat(&network, true);
+    network.put_pools(true).unwrap();
     wait_for_nat(&mut network, true);
     let _server = Server::start(&network.outside);
     for name in ["veth-a", "tap-a"] {
@@ -224,7 +209,7 @@ fn the_translation_behaves_as_rfc_4787_asks_seen_from_a_pod() {
     let Some(_turn) = crate::turn(&[]) else { return };
     // Two workers, so that most flows are handed over.
     let mut network = start(2);
-    set_nat(&network, true);
+    network.put_pools(true).unwrap();
     wait_for_nat(&mut network, true);
     let _server = Server::start(&network.outside);
     let [one, other] =

@@ -21,7 +21,7 @@ use margay::lab::process::{self, Process};
 use margay::lab::requirements::{self, Tool};
 use margay::lab::scope::Scope;
 use margay::lab::steps;
-use margay::lab::store::Store;
+use margay::lab::store::{Pool, Store};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -185,9 +185,11 @@ impl Rig {
 fn store(scope: &Scope, encap: Encap) -> Store {
     let store = Store::create(&scope.directory().join("store")).unwrap();
     let net = |text: &str| text.parse().unwrap();
-    store.put_pool("pool-v4", net("10.65.0.0/16"), 20, encap).unwrap();
-    let encap_v6 = if encap.carries_v6() { encap } else { Encap::None };
-    store.put_pool("pool-v6", net("fd65::/48"), 116, encap_v6).unwrap();
+    let pool = Pool { block_size: 20, encap, ..Pool::new(net("10.65.0.0/16")) };
+    store.put_pool("pool-v4", pool).unwrap();
+    let encap = if encap.carries_v6() { encap } else { Encap::None };
+    let pool = Pool { block_size: 116, encap, ..Pool::new(net("fd65::/48")) };
+    store.put_pool("pool-v6", pool).unwrap();
     store.put_node("edge1", net("172.30.1.1/24"), net("fd30:1::1/64")).unwrap();
     store.put_node("far", net("172.30.2.2/24"), net("fd30:2::2/64")).unwrap();
     store.put_affinity("far", net("10.65.32.0/20")).unwrap();

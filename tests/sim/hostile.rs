@@ -9,7 +9,7 @@ use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, ipv6};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A small generator of random numbers (xorshift64*), so that a seed means the same everywhere.
 struct Random(u64);
@@ -209,7 +209,7 @@ fn datagram(ingress: usize, dst: IpAddr) -> Vec<u8> {
             [&link(ethernet::IPV4)[..], &ip].concat()
         }
         IpAddr::V6(dst) => {
-            let src = "2001:db8:ff::9".parse().unwrap();
+            let src = Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 9);
             [&link(ethernet::IPV6)[..], &ipv6::header(src, dst, 17, 64, 8)].concat()
         }
     };
