@@ -8,12 +8,14 @@
 mod bgp;
 mod environment;
 mod nat;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tunnels;
 
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
+pub use store::{StoreConfig, StoreKind};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -94,26 +96,6 @@ pub struct Config {
     pub ip: Option<IpAddr>,
     /// The same for IPv6.
     pub ip6: Option<IpAddr>,
-}
-
-/// Kind and place of the datastore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-pub struct StoreConfig {
-    /// Only `local` so far: a directory of Calico YAML.
-    #[serde(rename = "type")]
-    pub kind: StoreKind,
-    /// The directory.
-    pub path: PathBuf,
-}
-
-/// Kinds of datastore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum StoreKind {
-    /// A directory of Calico YAML or JSON, watched live.
-    #[default]
-    Local,
 }
 
 /// Threads of the packet path.
@@ -215,12 +197,6 @@ impl Default for Config {
     }
 }
 
-impl Default for StoreConfig {
-    fn default() -> StoreConfig {
-        StoreConfig { kind: StoreKind::Local, path: "/etc/margay/store".into() }
-    }
-}
-
 impl Default for MetricsConfig {
     fn default() -> MetricsConfig {
         MetricsConfig { host: String::new(), port: 9091 }
@@ -306,6 +282,7 @@ impl Config {
         self.check_workers()?;
         self.tunnels.check()?;
         self.nat.check()?;
+        self.store.check()?;
         self.static_routes.iter().enumerate().try_for_each(|(at, route)| route.check(at))
     }
 

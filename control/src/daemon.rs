@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::kernel::{self, sysctl, watch};
 use crate::router::Router;
 use crate::status::Status;
-use crate::store::directory::Directory;
+use crate::store::Store;
+use crate::store::datastore::Datastore;
+use crate::tunnel_addresses::TunnelAddresses;
 use crate::{api, bird, health, metrics, store};
 use margay_fastpath::dataplane::{Dataplane, DataplaneConfig, Event};
 use margay_fastpath::fib::FibWriter;
@@ -106,10 +108,12 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
             .map_err(|error| DaemonError::of("health")(&error))?,
     ];
     let handle = kernel::connect().map_err(|error| DaemonError::of("kernel")(&error))?;
+    let store = Store::open(&config.store).map_err(|error| DaemonError::of("datastore")(&error))?;
     let inputs = Inputs {
         kernel: watch::start(watch::RECEIVE_BUFFER)
             .map_err(|error| DaemonError::of("kernel")(&error))?,
-        store: store::watch::start(Directory::new(&config.store.path)),
+        store: store.watch(),
+        tunnel_addresses: TunnelAddresses::start(&store, &config.node_name, status.clone()),
         events: forward(events).map_err(|error| DaemonError::of("thread")(&error))?,
     };
     let mut router = Router::new(config, (dataplane, writer), handle, status.clone())
@@ -124,6 +128,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
 struct Inputs {
     kernel: watch::Watch,
     store: mpsc::Receiver<store::watch::Batch>,
+    tunnel_addresses: TunnelAddresses,
     events: mpsc::Receiver<Event>,
 }
 
@@ -182,7 +187,11 @@ async fn take(router: &mut Router, inputs: &mut Inputs) -> Result<(), DaemonErro
                 inputs.kernel.resync();
             }
         }
-        batch = inputs.store.recv() => router.take_store(batch.ok_or_else(|| lost("store"))?),
+        batch = inputs.store.recv() => {
+            let batch = batch.ok_or_else(|| lost("store"))?;
+            inputs.tunnel_addresses.changed(&batch.events);
+            router.take_store(batch);
+        }
         Some(event) = inputs.events.recv() => router.take_event(event, Instant::now()),
         output = router.next_bgp() => router.take_bgp(output),
     }

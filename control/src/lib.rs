@@ -1,7 +1,8 @@
 //! Desired state, time and I/O: what the packet path should do, and how the world hears of it.
 //!
 //! [`daemon`] runs it all. An update's way: [`store`] and [`kernel`] -> [`router`] -> [`model`] ->
-//! [`resolve`] (pure) -> [`publish`]; [`status`] and [`api`] tell of it.
+//! [`resolve`] (pure) -> [`publish`]; [`status`] and [`api`] tell of it. [`ipam`] gives addresses
+//! out, by way of a [`store`].
 
 pub mod api;
 pub mod bgp;
@@ -12,6 +13,7 @@ pub mod daemon;
 mod devices;
 mod health;
 mod http;
+pub mod ipam;
 pub mod kernel;
 mod metrics;
 pub mod model;
@@ -26,5 +28,6 @@ mod scratch;
 mod status;
 pub mod store;
 mod sys;
+mod tunnel_addresses;
 mod unix_socket;
 pub mod yaml;

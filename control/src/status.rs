@@ -82,6 +82,7 @@ pub(crate) struct Status {
     snapshot: ArcSwap<Snapshot>,
     dataplane: Arc<Dataplane>,
     bgp: ArcSwapOption<Handle>,
+    ipam_fault: ArcSwapOption<String>,
     start: Instant,
     turned_ms: AtomicU64,
 }
@@ -98,6 +99,7 @@ impl Status {
             snapshot: ArcSwap::from_pointee(snapshot),
             dataplane,
             bgp: ArcSwapOption::empty(),
+            ipam_fault: ArcSwapOption::empty(),
             start: Instant::now(),
             turned_ms: AtomicU64::new(0),
         }
@@ -121,6 +123,16 @@ impl Status {
     /// BGP's thread runs from now on, or no longer.
     pub(crate) fn set_bgp(&self, handle: Option<Arc<Handle>>) {
         self.bgp.store(handle);
+    }
+
+    /// Why this node has no addresses for its tunnels, if so.
+    pub(crate) fn ipam_fault(&self) -> Option<Arc<String>> {
+        self.ipam_fault.load_full()
+    }
+
+    /// Allocation has failed, or works again.
+    pub(crate) fn set_ipam_fault(&self, fault: Option<String>) {
+        self.ipam_fault.store(fault.map(Arc::new));
     }
 
     /// The packet path.

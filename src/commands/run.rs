@@ -3,7 +3,7 @@
 //! Settings: built-in default < file < Calico's environment names < flags. Logs go to standard
 //! error; `RUST_LOG` selects them.
 
-use margay_control::config::Config;
+use margay_control::config::{Config, StoreKind};
 use margay_control::daemon;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,7 +50,11 @@ impl Run {
         let file = self.config.clone();
         let variable = |name: &str| std::env::var(name).ok();
         let config = Config::load(file.as_deref(), &variable, |config| self.apply(config))?;
-        tracing::info!(node = %config.node_name, store = %config.store.path.display(), "starting");
+        let store = match config.store.kind {
+            StoreKind::Local => config.store.path.display().to_string(),
+            StoreKind::Etcd => config.store.endpoints().collect::<Vec<_>>().join(","),
+        };
+        tracing::info!(node = %config.node_name, %store, "starting");
         daemon::run(config, daemon::termination())?;
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
@@ -61,7 +65,7 @@ impl Run {
             config.node_name = name;
         }
         if let Some(path) = self.store {
-            config.store.path = path;
+            (config.store.kind, config.store.path) = (StoreKind::Local, path);
         }
         if !self.uplinks.is_empty() {
             config.uplinks = self.uplinks;

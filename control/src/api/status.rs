@@ -1,5 +1,6 @@
 //! `show status`.
 
+use crate::clock;
 use crate::kernel::export;
 use crate::status::{Snapshot, Status};
 use crate::store::Report;
@@ -26,6 +27,9 @@ pub struct StatusAnswer {
     pub uptime_seconds: u64,
     /// The store.
     pub store: Report,
+    /// How old what is known of the store is, while the store does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_stale_seconds: Option<u64>,
     /// Open ports.
     pub ports_open: usize,
     /// Ports that wait for their device.
@@ -118,6 +122,11 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
         errors: errors_of(status, &snapshot),
         uptime_seconds: status.uptime().as_secs(),
         store: snapshot.store.clone(),
+        store_stale_seconds: snapshot
+            .store
+            .lost
+            .as_ref()
+            .map(|lost| clock::now().saturating_sub(lost.since)),
         ports_open: open,
         ports_waiting: snapshot.ports.len() - open,
         endpoints: snapshot.endpoints.len(),
@@ -144,6 +153,7 @@ fn errors_of(status: &Status, snapshot: &Snapshot) -> Vec<String> {
     let plan = snapshot.bgp_plan.faults.iter().map(|fault| format!("BGP: {fault}"));
     let kernel = snapshot.kernel_learned.as_ref().and_then(|kernel| kernel.counts().last_error);
     let kernel = kernel.map(|error| format!("BGP in the kernel: {error}"));
-    let bgp = own.chain(plan).chain(listen).chain(kernel);
+    let ipam = status.ipam_fault().map(|fault| format!("IPAM: {fault}"));
+    let bgp = own.chain(plan).chain(listen).chain(kernel).chain(ipam);
     snapshot.errors.iter().cloned().chain(bgp).collect()
 }

@@ -10,13 +10,7 @@ use std::str::FromStr;
 /// Lets the variables override what the file says.
 pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(), ConfigError> {
     let text = |name: &str| environment(name).filter(|value| !value.is_empty());
-    if let Some(kind) = text("DATASTORE_TYPE").or_else(|| text("FELIX_DATASTORETYPE"))
-        && kind != "local"
-    {
-        let what = format!("datastore '{kind}' is not supported");
-        let hint = "set it to 'local' and name the directory as store.path or with --store";
-        return Err(ConfigError::new("DATASTORE_TYPE", what, hint));
-    }
+    config.store.apply(environment)?;
     if let Some(name) = text("NODENAME").or_else(|| text("FELIX_FELIXHOSTNAME")) {
         config.node_name = name;
     }

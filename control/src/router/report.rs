@@ -45,10 +45,12 @@ impl Router {
             }
             _ => None,
         });
-        let unread = (!self.store_known).then(|| match self.store.faults.first() {
-            Some(fault) => format!("store: {fault}"),
-            None => "the store has not been read yet".to_owned(),
-        });
+        let unread =
+            (!self.store_known).then(|| match (&self.store.lost, self.store.faults.first()) {
+                (Some(lost), _) => format!("store: {}", lost.why),
+                (None, Some(fault)) => format!("store: {fault}"),
+                (None, None) => "the store has not been read yet".to_owned(),
+            });
         let unseen = (!self.kernel_seen).then(|| "the kernel has not answered yet".to_owned());
         unread.into_iter().chain(unseen).chain(missing).collect()
     }

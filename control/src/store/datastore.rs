@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 /// A datastore.
 ///
-/// Its implementer: [`super::embedded::Embedded`].
+/// Its implementers: [`super::embedded::Embedded`], [`super::etcd::Etcd`].
 pub trait Datastore: Send + Sync {
     /// All documents of a kind, by namespace and name, and what of them cannot be read.
     fn list(&self, kind: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;

@@ -129,7 +129,7 @@ impl Directory {
         wanted.keys().for_each(|key| *resources.entry(key.kind.clone()).or_default() += 1);
         faults.sort();
         faults.truncate(FAULTS_MAX);
-        self.report = Report { files: self.files.len(), resources, faults };
+        self.report = Report { files: self.files.len(), resources, faults, ..Report::default() };
         for event in &events {
             match event {
                 Event::Put(key, resource) => {

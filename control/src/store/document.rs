@@ -180,6 +180,19 @@ pub(super) fn syntax_fault(file: &str, before: u64, error: &serde_saphyr::Error)
     }
 }
 
+/// The typed form of a document; an error names the field and what would be right.
+pub(crate) fn resource(
+    kind: &str,
+    value: &serde_json::Value,
+) -> Result<Resource, (String, String)> {
+    typed(kind, &Source::Item { value, line: 0 }).map_err(|failure| match failure {
+        Failure::Shape(_, what) => (what, "see Calico's reference".to_owned()),
+        Failure::Value(invalid) => {
+            (format!("{}: {}", invalid.field, invalid.what), invalid.mend.to_owned())
+        }
+    })
+}
+
 /// Limits of one document, instead of the parser's smaller ones: a list may hold a cluster.
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
     let options = serde_saphyr::options! {

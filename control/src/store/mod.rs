@@ -1,17 +1,24 @@
 //! The datastore: where Calico's resources are, read and written through [`datastore::Datastore`].
 //!
 //! The embedded store ([`embedded`]) is a directory of Calico YAML or JSON: [`directory`] turns its
-//! content into events, [`watch`] says when to look again. What cannot be used loses nothing: what
-//! it said before stays in force, and the fault is reported with its place and mend.
+//! content into events, [`watch`] says when to look again. [`etcd`] is Calico's own. What cannot
+//! be used loses nothing: what it said before stays in force, and the fault is reported with its
+//! place and mend.
 
+mod any;
 pub mod datastore;
 pub mod directory;
 mod document;
 pub mod embedded;
+pub mod etcd;
+pub mod save;
 #[cfg(test)]
 pub(crate) mod tests;
 mod text;
 pub mod watch;
+
+pub use any::Store;
+pub(crate) use document::resource as typed;
 
 use crate::resource::{Key, Resource};
 use serde::{Deserialize, Serialize};
@@ -36,6 +43,19 @@ pub struct Report {
     pub resources: BTreeMap<String, usize>,
     /// Faults, by file and line.
     pub faults: Vec<Fault>,
+    /// Why what is known is old; none while the store answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+}
+
+/// A store that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lost {
+    /// When it was heard last, in seconds since 1970.
+    pub since: u64,
+    /// What became of the last try.
+    pub why: String,
 }
 
 /// Something in the store that cannot be used.

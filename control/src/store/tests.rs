@@ -1,4 +1,5 @@
 pub(crate) mod contract;
+pub(crate) mod memory;
 
 use super::directory::Directory;
 use super::*;

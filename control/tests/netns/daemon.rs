@@ -6,7 +6,7 @@ use margay_control::api::endpoints::EndpointAnswer;
 use margay_control::api::ports::PortAnswer;
 use margay_control::api::routes::RouteAnswer;
 use margay_control::api::status::StatusAnswer;
-use margay_control::config::Config;
+use margay_control::config::{Config, StoreConfig};
 use margay_control::daemon;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ use tokio::sync::oneshot;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A daemon, with a folder for its store and socket.
-struct Daemon {
+pub(crate) struct Daemon {
     folder: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Daemon {
-    fn folder() -> PathBuf {
+    pub(crate) fn folder() -> PathBuf {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("margay-daemon-{}-{number}", std::process::id());
@@ -34,6 +34,11 @@ impl Daemon {
     }
 
     fn start(folder: &Path, keep_routes: bool) -> Daemon {
+        let store = StoreConfig { path: folder.join("store"), ..StoreConfig::default() };
+        Daemon::start_on(folder, keep_routes, store)
+    }
+
+    pub(crate) fn start_on(folder: &Path, keep_routes: bool, store: StoreConfig) -> Daemon {
         let config = Config {
             node_name: "me".to_owned(),
             uplinks: vec!["up0".to_owned()],
@@ -41,14 +46,8 @@ impl Daemon {
             keep_routes,
             frames: 8192,
             large_frames: 64,
+            store,
             ..Config::default()
-        };
-        let config = Config {
-            store: margay_control::config::StoreConfig {
-                path: folder.join("store"),
-                ..config.store.clone()
-            },
-            ..config
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let body = move || daemon::run(config, async { drop(stopped.await) }).unwrap();
@@ -61,7 +60,11 @@ impl Daemon {
     }
 
     /// Waits for a state of the whole daemon.
-    fn until(&self, what: &str, reached: impl Fn(&StatusAnswer) -> bool) -> StatusAnswer {
+    pub(crate) fn until(
+        &self,
+        what: &str,
+        reached: impl Fn(&StatusAnswer) -> bool,
+    ) -> StatusAnswer {
         let end = Instant::now() + LIMIT;
         loop {
             let status = client::get(&self.folder.join("margay.sock"), "/v1/status");
@@ -73,7 +76,7 @@ impl Daemon {
         }
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         drop(self.stop.take());
         self.thread.take().unwrap().join().unwrap();
     }
@@ -89,11 +92,11 @@ fn http(port: u16, path: &str) -> (u16, String) {
     (code, text.split_once("\r\n\r\n").unwrap().1.to_owned())
 }
 
-const NETWORK: &str = "ip link add up0 type veth peer name far0; ip link set up0 up; \
+pub(crate) const NETWORK: &str = "ip link add up0 type veth peer name far0; ip link set up0 up; \
     ip link set far0 up; ip addr add 192.0.2.1/24 dev up0; \
     ip link add cali1 type veth peer name pod1; ip link set cali1 up; ip link set pod1 up";
 
-const STORE: &str = "\
+pub(crate) const STORE: &str = "\
 kind: Node
 metadata: {name: you}
 spec: {bgp: {ipv4Address: 192.0.2.2/24}}
@@ -112,7 +115,7 @@ spec: {node: me, pod: one, interfaceName: cali1, ipNetworks: [10.65.0.1/32]}
 ";
 
 /// False, and said so, where the kernel lacks what a daemon needs.
-fn machine_can() -> bool {
+pub(crate) fn machine_can() -> bool {
     let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
     let can = protocols.contains("XDP") && Path::new("/dev/net/tun").exists();
     if !can {
@@ -121,7 +124,7 @@ fn machine_can() -> bool {
     can
 }
 
-fn own_routes() -> String {
+pub(crate) fn own_routes() -> String {
     sh("ip route show proto 158")
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod daemon;
+mod etcd;
 mod kernel;
 
 use std::process::Command;

@@ -24,7 +24,7 @@ pub(super) fn status(answer: &StatusAnswer) -> Table {
         ("live", yes_no(answer.live).to_owned()),
         ("ready", yes_no(answer.ready).to_owned()),
         ("uptime", format!("{} s", answer.uptime_seconds)),
-        ("store", format!("{} files: {}", answer.store.files, store.join(", "))),
+        ("store", format!("{} files or keys: {}", answer.store.files, store.join(", "))),
         ("ports", format!("{} open, {} waiting", answer.ports_open, answer.ports_waiting)),
         ("endpoints", answer.endpoints.to_string()),
         ("routes", format!("{} IPv4, {} IPv6", answer.routes_v4, answer.routes_v6)),
@@ -51,8 +51,13 @@ pub(super) fn status(answer: &StatusAnswer) -> Table {
     }
     let faults = answer.faults.iter().map(|fault| ["fault".to_owned(), fault.clone()]);
     let errors = answer.errors.iter().map(|error| ["error".to_owned(), error.clone()]);
+    let stale = answer.store.lost.iter().map(|lost| {
+        let seconds = answer.store_stale_seconds.unwrap_or_default();
+        let text = format!("stale for {seconds} s, the last state is in force: {}", lost.why);
+        ["store".to_owned(), text]
+    });
     let store = answer.store.faults.iter().map(|fault| ["store".to_owned(), fault.to_string()]);
-    table.add_rows(faults.chain(errors).chain(store));
+    table.add_rows(faults.chain(errors).chain(stale).chain(store));
     table
 }
 

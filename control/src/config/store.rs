@@ -1,0 +1,141 @@
+//! Kind and place of the datastore.
+//!
+//! etcd's settings have the names that Calico's own files give them, and its variables
+//! (`ETCD_ENDPOINTS` and the like, also with `CALICO_` or `FELIX_` before them). Where endpoints
+//! are given and no kind is, the store is etcd, as with Calico.
+
+use super::ConfigError;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Kind and place of the datastore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct StoreConfig {
+    /// A directory, or etcd.
+    #[serde(rename = "type", alias = "datastoreType")]
+    pub kind: StoreKind,
+    /// The directory.
+    pub path: PathBuf,
+    /// URLs of etcd's members, by commas.
+    pub etcd_endpoints: String,
+    /// User of etcd; empty for none.
+    pub etcd_username: String,
+    /// The user's password.
+    #[serde(skip_serializing)]
+    pub etcd_password: String,
+    /// Key of the client's certificate (PEM).
+    pub etcd_key_file: Option<PathBuf>,
+    /// The client's certificate (PEM).
+    pub etcd_cert_file: Option<PathBuf>,
+    /// Authority that the members' certificates are checked with (PEM); the system's without it.
+    #[serde(rename = "etcdCACertFile")]
+    pub etcd_ca_cert_file: Option<PathBuf>,
+}
+
+/// Kinds of datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StoreKind {
+    /// A directory of Calico YAML or JSON, watched live.
+    #[default]
+    Local,
+    /// etcd v3.
+    #[serde(rename = "etcdv3", alias = "etcd")]
+    Etcd,
+}
+
+impl Default for StoreConfig {
+    fn default() -> StoreConfig {
+        StoreConfig {
+            kind: StoreKind::Local,
+            path: "/etc/margay/store".into(),
+            etcd_endpoints: String::new(),
+            etcd_username: String::new(),
+            etcd_password: String::new(),
+            etcd_key_file: None,
+            etcd_cert_file: None,
+            etcd_ca_cert_file: None,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// The URLs of etcd's members, one by one.
+    pub fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.etcd_endpoints.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
+
+    /// Lets Calico's variables override what the file says.
+    pub fn apply(
+        &mut self,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(), ConfigError> {
+        let text = |name: &str| {
+            let names = [format!("CALICO_{name}"), name.to_owned(), format!("FELIX_{name}")];
+            let felix = format!("FELIX_{}", name.replace('_', ""));
+            let mut names = names.into_iter().chain([felix]);
+            names.find_map(|name| environment(&name).filter(|value| !value.is_empty()))
+        };
+        if text("ETCD_DISCOVERY_SRV").is_some() {
+            let hint = "name the members in ETCD_ENDPOINTS";
+            return Err(ConfigError::new("ETCD_DISCOVERY_SRV", "it is not supported", hint));
+        }
+        for (name, setting) in [
+            ("ETCD_ENDPOINTS", &mut self.etcd_endpoints),
+            ("ETCD_USERNAME", &mut self.etcd_username),
+            ("ETCD_PASSWORD", &mut self.etcd_password),
+        ] {
+            if let Some(value) = text(name) {
+                *setting = value;
+            }
+        }
+        for (names, setting) in [
+            (["ETCD_KEY_FILE", "ETCD_KEY_FILE"], &mut self.etcd_key_file),
+            (["ETCD_CERT_FILE", "ETCD_CERT_FILE"], &mut self.etcd_cert_file),
+            (["ETCD_CA_CERT_FILE", "ETCD_CA_FILE"], &mut self.etcd_ca_cert_file),
+        ] {
+            if let Some(file) = names.into_iter().find_map(text) {
+                *setting = Some(file.into());
+            }
+        }
+        match text("DATASTORE_TYPE").as_deref() {
+            Some("local") => self.kind = StoreKind::Local,
+            Some("etcdv3") => self.kind = StoreKind::Etcd,
+            None if text("ETCD_ENDPOINTS").is_some() => self.kind = StoreKind::Etcd,
+            None => {}
+            Some(kind) => {
+                let what = format!("datastore '{kind}' is not supported");
+                let hint = "'etcdv3' with ETCD_ENDPOINTS, or 'local' with the directory as \
+                            store.path or --store";
+                return Err(ConfigError::new("DATASTORE_TYPE", what, hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what single fields cannot say.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.kind != StoreKind::Etcd {
+            return Ok(());
+        }
+        let place = "store.etcdEndpoints";
+        let hint = "URLs such as https://10.0.0.1:2379,https://10.0.0.2:2379";
+        let mut endpoints = self.endpoints().peekable();
+        if endpoints.peek().is_none() {
+            return Err(ConfigError::new(place, "no endpoints of etcd", hint));
+        }
+        let is_url = |name: &&str| name.starts_with("http://") || name.starts_with("https://");
+        if let Some(bad) = endpoints.find(|name| !is_url(name)) {
+            return Err(ConfigError::new(place, format!("'{bad}' is no URL"), hint));
+        }
+        match self.etcd_key_file.is_some() == self.etcd_cert_file.is_some() {
+            true => Ok(()),
+            false => {
+                let what = "a client certificate and its key come together";
+                let hint = "set both etcdCertFile and etcdKeyFile, or none";
+                Err(ConfigError::new("store.etcdCertFile", what, hint))
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Keeps this node's addresses inside of tunnels, where the store is one that nodes share.
+//!
+//! Looks when pools or the Node change, and from time to time, as others may have taken an address
+//! away. In a directory addresses are what people write: nothing is allocated there. While the
+//! cluster is locked (ClusterInformation `datastoreReady: false`) nothing is written.
+
+use crate::ipam::{Ipam, IpamError};
+use crate::resource::Key;
+use crate::status::Status;
+use crate::store::datastore::{Datastore, StoreError};
+use crate::store::{Event, Store};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Time between two looks without a change.
+const POLL: Duration = Duration::from_secs(60);
+/// Time until another try after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+/// The lock that Calico's own programs take while they allocate on this host.
+const LOCK: &str = "/var/run/calico/ipam.lock";
+/// Longest wait for it.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// The task, and how to wake it.
+#[derive(Debug)]
+pub(crate) struct TunnelAddresses {
+    node: String,
+    wake: Arc<Notify>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl TunnelAddresses {
+    /// Starts the task, if the store is a shared one.
+    pub(crate) fn start(store: &Store, node: &str, status: Arc<Status>) -> TunnelAddresses {
+        let wake = Arc::new(Notify::new());
+        let shared = matches!(store, Store::Etcd(_));
+        let body = keep(store.clone(), node.to_owned(), status, wake.clone());
+        let task = shared.then(|| tokio::spawn(body));
+        TunnelAddresses { node: node.to_owned(), wake, task }
+    }
+
+    /// Wakes the task if these changes concern it.
+    pub(crate) fn changed(&self, events: &[Event]) {
+        let concerns = |event: &Event| {
+            let (Event::Put(key, _) | Event::Remove(key)) = event;
+            key.kind == "IPPool" || key.kind == "Node" && key.name == self.node
+        };
+        if events.iter().any(concerns) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for TunnelAddresses {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn keep(store: Store, node: String, status: Arc<Status>, wake: Arc<Notify>) {
+    loop {
+        let outcome = look(&store, &node).await;
+        let wait = if outcome.is_ok() { POLL } else { RETRY };
+        match outcome {
+            Ok(changes) => {
+                changes.iter().for_each(|change| tracing::info!("IPAM: {change}"));
+                status.set_ipam_fault(None);
+            }
+            Err(error) => status.set_ipam_fault(Some(error.to_string())),
+        }
+        let _ = tokio::time::timeout(wait, wake.notified()).await;
+    }
+}
+
+async fn look(store: &Store, node: &str) -> Result<Vec<String>, IpamError> {
+    let key = Key {
+        kind: "ClusterInformation".to_owned(),
+        namespace: String::new(),
+        name: "default".to_owned(),
+    };
+    match store.get(&key).await {
+        Ok(cluster) if cluster.spec()["datastoreReady"] == false => {
+            let what = "the datastore is locked: ClusterInformation's datastoreReady is false";
+            return Err(IpamError::Invalid(what.to_owned()));
+        }
+        Ok(_) | Err(StoreError::NotFound(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let _turn = lock().await;
+    Ipam::new(store).ensure_tunnel_addresses(node).await
+}
+
+/// The host's lock, where there is one; allocation goes on without it after a while.
+async fn lock() -> Option<nix::fcntl::Flock<std::fs::File>> {
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(LOCK).ok()?;
+    let end = tokio::time::Instant::now() + LOCK_WAIT;
+    loop {
+        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Some(lock),
+            Err(_) if tokio::time::Instant::now() > end => return None,
+            Err((unlocked, _)) => file = unlocked,
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
