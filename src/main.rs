@@ -6,6 +6,8 @@
 mod commands;
 
 use clap::Parser;
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// A userspace router for Calico networks.
@@ -16,8 +18,18 @@ struct Arguments {
     command: commands::Command,
 }
 
+/// The command line; a binary called `calicoctl` is `margay ctl`.
+fn words() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.first().and_then(|word| Path::new(word).file_name());
+    if name.is_some_and(|name| name == "calicoctl") {
+        words.insert(1, "ctl".into());
+    }
+    words
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(words());
     match arguments.command.execute() {
         Ok(status) => status,
         Err(error) => {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod capture;
+mod ctl;
 mod decode;
 mod eval;
 mod lab;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     Capture(capture::Capture),
+    Ctl(ctl::Ctl),
     /// Decode one message or frame into JSON.
     Decode(decode::Decode),
     /// Evaluate a selector against labels.
@@ -33,6 +35,7 @@ impl Command {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Capture(capture) => capture.execute(),
+            Command::Ctl(ctl) => ctl.execute(),
             Command::Decode(decode) => decode.execute(),
             Command::Eval(eval) => eval.execute(),
             Command::Lab(lab) => lab.execute(),
