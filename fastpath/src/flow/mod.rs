@@ -20,4 +20,4 @@ pub use table::{BATCH, Counters, FlowTable, Limits, Refused, Removed, Seen};
 pub use timeouts::{NAT_QUERY_MIN_S, NAT_TCP_TRANSITORY_MIN_S, NAT_UDP_MIN_S, Timeouts};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

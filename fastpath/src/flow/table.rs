@@ -34,7 +34,7 @@ const PROMOTE_AT: usize = 1 << 15;
 pub struct Limits {
     /// Sessions at most.
     pub sessions: usize,
-    /// Sessions that one source address may have; 0 is no limit.
+    /// Sessions that one source address may have in this table; 0 is no limit.
     pub per_source: u32,
 }
 

@@ -4,7 +4,7 @@ use super::protocol::{self, Signal, State};
 use super::*;
 use std::net::Ipv4Addr;
 
-mod tcp_history;
+pub(crate) mod tcp_history;
 
 /// SplitMix64.
 pub(super) struct Random(pub(super) u64);

@@ -215,6 +215,10 @@ impl Tracker {
     ) -> Result<Asked, Verdict> {
         let subject = subject(packet).ok_or(Verdict::Go)?;
         let to_outside = dst.has(Class::OUTSIDE);
+        let way = match subject.part {
+            Part::Error { .. } => way_of_error(rules, &subject.tuple).or(way),
+            _ => way,
+        };
         let mut tuple = subject.tuple;
         match subject.part {
             Part::Cut => return Err(Verdict::Drop(DropReason::Truncated)),
@@ -302,6 +306,13 @@ fn way_of(rules: &Rules, src: Class, dst: Class) -> Option<Way> {
         return Some(Way::Out);
     }
     rules.is_translated(dst, src).then_some(Way::Through)
+}
+
+/// An error goes the way of the answers to the packet that it quotes, also when a router tells it
+/// whose own address is not translated (RFC 5508 REQ-5).
+#[cold]
+fn way_of_error(rules: &Rules, quoted: &Tuple) -> Option<Way> {
+    way_of(rules, rules.ranges.class(quoted.dst), rules.ranges.class(quoted.src))
 }
 
 /// Whether a packet to an outside address may be for a mapping: questions of ICMP never are, and of

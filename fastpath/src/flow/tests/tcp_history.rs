@@ -11,7 +11,7 @@ const RST: u8 = 4;
 const ACK: u8 = 16;
 
 /// The state after all these packets, of which the first began the session.
-fn state_of(history: &[(Direction, u8)]) -> State {
+pub(crate) fn state_of(history: &[(Direction, u8)]) -> State {
     let reset = history.iter().any(|(_, flags)| flags & RST != 0);
     if reset {
         return State::TcpClose;

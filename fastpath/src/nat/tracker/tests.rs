@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 mod fragments;
 mod icmp;
+mod model;
 mod random;
 mod rfc4787;
 mod rfc5382;
