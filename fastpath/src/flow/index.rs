@@ -87,12 +87,30 @@ impl Index {
         self.words.prefetch(self.home(hash) * WORDS);
     }
 
+    /// The ways of a bucket whose tag is this one, four of 16 bits in each number. Above a way that
+    /// fits there may be others that do not.
+    #[inline(always)]
+    fn fitting(&self, bucket: usize, tag: u32) -> [u64; 3] {
+        const LOW: u64 = 0x0001_0001_0001_0001;
+        const HIGH: u64 = LOW << 15;
+        let wanted = u64::from(tag) * LOW;
+        let word = |at: usize| u64::from(self.load(bucket, TAGS + at));
+        let four = [word(0) | word(1) << 32, word(2) | word(3) << 32, word(4)];
+        let zero = four.map(|tags| {
+            let differ = tags ^ wanted;
+            differ.wrapping_sub(LOW) & !differ & HIGH
+        });
+        // The last number has two ways only.
+        [zero[0], zero[1], zero[2] & 0xffff_ffff]
+    }
+
     /// The first number with this hash's tag: probably the one, to be prefetched.
     #[inline]
     pub(super) fn hint(&self, hash: u64) -> Option<u32> {
-        let (bucket, tag) = (self.home(hash), Self::tag_of(hash));
-        let way = (0..WAYS).find(|way| self.tag(bucket, *way) == tag)?;
-        Some(self.load(bucket, way))
+        let bucket = self.home(hash);
+        let fitting = self.fitting(bucket, Self::tag_of(hash));
+        let at = fitting.iter().position(|ways| *ways != 0)?;
+        Some(self.load(bucket, at * 4 + fitting[at].trailing_zeros() as usize / 16))
     }
 
     /// The number with this hash for which `is_it` holds.
@@ -106,9 +124,13 @@ impl Index {
     fn place(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<(usize, usize)> {
         let (mut at, tag) = (self.home(hash), Self::tag_of(hash));
         for _ in 0..MAX_PROBES {
-            for way in 0..WAYS {
-                if self.tag(at, way) == tag && is_it(self.load(at, way)) {
-                    return Some((at, way));
+            for (first, mut ways) in self.fitting(at, tag).into_iter().enumerate() {
+                while ways != 0 {
+                    let way = first * 4 + ways.trailing_zeros() as usize / 16;
+                    if self.tag(at, way) == tag && is_it(self.load(at, way)) {
+                        return Some((at, way));
+                    }
+                    ways &= ways - 1;
                 }
             }
             if self.load(at, PASSED_ON) == 0 {
@@ -124,8 +146,9 @@ impl Index {
         let home = self.home(hash);
         let free = (0..MAX_PROBES.min(self.mask + 1)).find_map(|step| {
             let at = (home + step) & self.mask;
-            let way = (0..WAYS).find(|way| self.tag(at, *way) == 0)?;
-            Some((step, at, way))
+            let free = self.fitting(at, 0);
+            let four = free.iter().position(|ways| *ways != 0)?;
+            Some((step, at, four * 4 + free[four].trailing_zeros() as usize / 16))
         });
         let Some((steps, at, way)) = free else { return false };
         for step in 0..steps {

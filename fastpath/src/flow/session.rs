@@ -29,9 +29,9 @@ impl Direction {
     }
 }
 
-/// Two lines of the cache.
+/// Two lines of the cache, which some processors fetch together when they are a pair.
 #[derive(Debug, Clone)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub struct Session {
     /// As the one who began sends.
     pub original: Tuple,

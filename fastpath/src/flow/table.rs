@@ -12,7 +12,7 @@ use super::protocol::{self, Signal};
 use super::session::{Direction, Place, Session, SessionId};
 use super::timeouts::Timeouts;
 use super::wheel::{Linked, Links, NONE, Wheel};
-use crate::sys::table::prefetch;
+use crate::sys::table::{prefer_huge_pages, prefetch};
 use ahash::{AHashMap, RandomState};
 use std::hash::{BuildHasher, Hasher};
 
@@ -108,6 +108,7 @@ pub struct FlowTable {
     sources: AHashMap<Address, u32>,
     hand: usize,
     counters: Counters,
+    changes: u64,
 }
 
 impl FlowTable {
@@ -119,8 +120,10 @@ impl FlowTable {
         seed: u64,
         now_s: u32,
     ) -> std::io::Result<FlowTable> {
+        let slab = Slab(Vec::with_capacity(limits.sessions));
+        prefer_huge_pages(&slab.0);
         Ok(FlowTable {
-            slab: Slab(Vec::with_capacity(limits.sessions)),
+            slab,
             free: NONE,
             live: 0,
             index: Index::new(limits.sessions * 4)?,
@@ -131,7 +134,14 @@ impl FlowTable {
             sources: AHashMap::new(),
             hand: 0,
             counters: Counters::default(),
+            changes: 0,
         })
+    }
+
+    /// Grows when a session begins or ends: what was found before is as it was while it does not.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Sessions now.
@@ -182,21 +192,34 @@ impl FlowTable {
             *hash = self.hash(Key::Tuple, tuple);
             self.index.prefetch(*hash);
         }
-        for hash in &hashes[..tuples.len().min(BATCH)] {
-            if let Some(session) = self.index.hint(*hash).and_then(|id| self.slot(id)) {
-                prefetch(session);
-                prefetch(&session.last_seen_s);
+        let mut hints = [None; BATCH];
+        for (hint, hash) in hints.iter_mut().zip(&hashes).take(tuples.len()) {
+            *hint = self.index.hint(*hash);
+            if let Some(number) = *hint {
+                self.prefetch_slot(number & keys::NUMBER);
             }
         }
-        for ((found, tuple), hash) in out.iter_mut().zip(tuples).zip(hashes) {
-            *found = self.find_hashed(hash, tuple);
+        for (at, (found, tuple)) in out.iter_mut().zip(tuples).enumerate() {
+            *found = match hints[at] {
+                Some(number) if self.has_tuple(number, tuple) => Some(keys::parts(number)),
+                _ => self.find_hashed(hashes[at], tuple),
+            };
+        }
+    }
+
+    /// Both lines of a session.
+    #[inline]
+    fn prefetch_slot(&self, id: u32) {
+        if let Some(session) = self.slab.0.get(id as usize) {
+            prefetch(session);
+            prefetch(&session.last_seen_s);
         }
     }
 
     #[inline]
     fn find_hashed(&self, hash: u64, tuple: &Tuple) -> Option<(SessionId, Direction)> {
         let number = self.index.find(hash, |number| self.has_tuple(number, tuple))?;
-        Some((SessionId(number & keys::NUMBER), keys::direction(number)))
+        Some(keys::parts(number))
     }
 
     #[inline]
@@ -342,6 +365,8 @@ impl FlowTable {
     pub fn expire(&mut self, now_s: u32, budget: usize, mut ended: impl FnMut(Removed)) -> bool {
         for _ in 0..budget {
             let Some(id) = self.wheel.due(now_s) else { return true };
+            // Its neighbour in the list is looked at next.
+            self.prefetch_slot(self.slab.0[id as usize].wheel.next);
             let id = SessionId(id);
             if self.end_of(&self.slab.0[id.0 as usize]) > now_s {
                 self.rewind(id);
@@ -360,8 +385,13 @@ impl FlowTable {
         let mut hasher = self.hasher.build_hasher();
         let ports = u64::from(tuple.src_port) << 32 | u64::from(tuple.dst_port) << 16;
         hasher.write_u64(ports | u64::from(tuple.protocol) << 8 | key as u64);
-        hasher.write_u128(tuple.src.bits());
-        hasher.write_u128(tuple.dst.bits());
+        if tuple.src.is_v4() {
+            let (src, dst) = (tuple.src.v4_bits(), tuple.dst.v4_bits());
+            hasher.write_u64(u64::from(src) << 32 | u64::from(dst));
+        } else {
+            hasher.write_u128(tuple.src.bits());
+            hasher.write_u128(tuple.dst.bits());
+        }
         hasher.finish()
     }
 

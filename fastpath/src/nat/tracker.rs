@@ -67,6 +67,8 @@ struct Asked {
     signal: Signal,
     part: Part,
     bytes: u32,
+    /// Its destination, or that of what an error quotes, is an outside address.
+    to_outside: bool,
     /// The outside address is the host's own: what is nobody's is the host's.
     local: bool,
 }
@@ -179,13 +181,29 @@ impl Tracker {
         }
         self.table.find_batch(&scratch.tuples[..count], &mut scratch.found[..count]);
         for (asked, found) in scratch.asked.iter().zip(&scratch.found) {
+            if found.is_none() && asked.settled() == Way::Out {
+                self.prefetch_new(rules, &asked.tuple);
+            }
+        }
+        let changes = self.table.changes();
+        for (asked, found) in scratch.asked.iter().zip(&scratch.found) {
+            let mut found = *found;
             // A packet before this one may have begun its flow, or ended it.
-            let found = found.filter(|found| self.still_is(*found, &asked.tuple));
-            let found = found.or_else(|| self.table.find(&asked.tuple));
+            if self.table.changes() != changes {
+                found = found.filter(|found| self.still_is(*found, &asked.tuple));
+                found = found.or_else(|| self.table.find(&asked.tuple));
+            }
             let packet = &mut packets[asked.at];
             verdicts[asked.at] = self.carry_out(rules, packet, asked, found, now_ns);
         }
         self.scratch = Some(scratch);
+    }
+
+    /// Fetches what a new flow will need, if it keeps its port.
+    fn prefetch_new(&self, rules: &Rules, tuple: &Tuple) {
+        if let Some(src) = rules.outside_of(tuple.src) {
+            self.table.prefetch_new(tuple, &Tuple { src, ..*tuple });
+        }
     }
 
     fn still_is(&self, (id, direction): (SessionId, Direction), tuple: &Tuple) -> bool {
@@ -246,8 +264,12 @@ impl Tracker {
             return Err(Verdict::HandOver(owner));
         }
         let bytes = (packet.len() - usize::from(packet.l3)) as u32;
+        let to_outside = match is_error {
+            true => rules.ranges.class(tuple.dst).has(Class::OUTSIDE),
+            false => to_outside,
+        };
         let (signal, part, local) = (subject.signal, subject.part, dst.has(Class::LOCAL));
-        Ok(Asked { at: 0, way, otherwise, tuple, signal, part, bytes, local })
+        Ok(Asked { at: 0, way, otherwise, tuple, signal, part, bytes, to_outside, local })
     }
 
     fn carry_out(
@@ -273,8 +295,11 @@ impl Tracker {
         let Some(session) = self.table.get(id) else { return Verdict::Go };
         let leaving = session.leaving(direction);
         let verdict = rewrite(packet, asked, &leaving);
-        let is_hairpin =
-            asked.settled() == Way::Out && rules.ranges.class(leaving.dst).has(Class::OUTSIDE);
+        let to_outside = match leaving.dst == asked.tuple.dst {
+            true => asked.to_outside,
+            false => rules.ranges.class(leaving.dst).has(Class::OUTSIDE),
+        };
+        let is_hairpin = asked.settled() == Way::Out && to_outside;
         if is_hairpin { self.once_more(rules, packet, now_ns) } else { verdict }
     }
 

@@ -56,6 +56,20 @@ impl WordTable {
     }
 }
 
+/// Asks for huge pages behind a list, its unused capacity included: parts that nobody has touched
+/// still take none. Without effect where the kernel has no huge pages.
+pub(crate) fn prefer_huge_pages<T>(list: &Vec<T>) {
+    const PAGE: usize = 4096;
+    let start = list.as_ptr().cast::<libc::c_void>().cast_mut();
+    let skipped = start.align_offset(PAGE);
+    let bytes = (list.capacity() * size_of::<T>()).saturating_sub(skipped) / PAGE * PAGE;
+    if bytes >= HUGE_PAGE {
+        // SAFETY: the whole pages from there on are inside the list's own allocation, and the
+        // advice changes no byte of them.
+        unsafe { libc::madvise(start.wrapping_byte_add(skipped), bytes, libc::MADV_HUGEPAGE) };
+    }
+}
+
 /// Asks the processor to load the first line of a value soon.
 #[inline]
 pub(crate) fn prefetch<T: ?Sized>(value: &T) {
@@ -112,6 +126,16 @@ mod tests {
         for (number, &at) in places.iter().enumerate() {
             assert_eq!(table[at].load(Ordering::Relaxed), number as u32);
         }
+    }
+
+    #[test]
+    fn a_list_with_huge_pages_keeps_its_bytes() {
+        let mut list = Vec::with_capacity(3 << 20);
+        list.extend(0..9u64);
+        prefer_huge_pages(&list);
+        list.extend(9..3 << 20);
+        assert!(list.iter().copied().eq(0..3 << 20));
+        prefer_huge_pages(&Vec::<u64>::new());
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub(super) enum Key {
     Outside,
 }
 
+/// The session of a number, and the direction of the key.
+#[inline]
+pub(super) fn parts(number: u32) -> (SessionId, Direction) {
+    (SessionId(number & NUMBER), direction(number))
+}
+
 #[inline]
 pub(super) fn direction(number: u32) -> Direction {
     if number & REPLY == 0 { Direction::Original } else { Direction::Reply }

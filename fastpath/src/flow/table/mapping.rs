@@ -25,6 +25,18 @@ fn to_nowhere(src: Address, src_port: u16, protocol: u8) -> Tuple {
 }
 
 impl FlowTable {
+    /// Fetches what a new session with these tuples and its mapping are looked up by, beside the
+    /// original tuple.
+    pub fn prefetch_new(&self, original: &Tuple, translated: &Tuple) {
+        let inside = to_nowhere(original.src, original.src_port, original.protocol);
+        let outside = to_nowhere(translated.src, translated.src_port, translated.protocol);
+        let keys =
+            [(Key::Inside, inside), (Key::Tuple, translated.reversed()), (Key::Outside, outside)];
+        for (key, tuple) in keys {
+            self.index.prefetch(self.hash(key, &tuple));
+        }
+    }
+
     /// A session of the mapping of this inside endpoint.
     pub fn mapping_of(&self, address: Address, port: u16, protocol: u8) -> Option<SessionId> {
         let wanted = to_nowhere(address, port, protocol);

@@ -29,6 +29,7 @@ impl FlowTable {
 
     pub(super) fn take_slot(&mut self, session: Session) -> SessionId {
         self.live += 1;
+        self.changes += 1;
         if self.live == PROMOTE_AT {
             self.index.promote();
         }
@@ -38,11 +39,13 @@ impl FlowTable {
         }
         let id = self.free;
         self.free = std::mem::replace(&mut self.slab.0[id as usize], session).ring.next;
+        self.prefetch_slot(self.free);
         SessionId(id)
     }
 
     pub(super) fn release_slot(&mut self, id: SessionId) -> Session {
         self.live -= 1;
+        self.changes += 1;
         let slot = &mut self.slab.0[id.0 as usize];
         let session = slot.clone();
         slot.place = Place::Free;

@@ -190,18 +190,18 @@ impl Tracker {
 
     /// The inside port itself if it is free (RFC 4787 4.2.1), else a random one (RFC 6056).
     fn take_port(&mut self, rules: &Rules, outside: Address, tuple: &Tuple) -> Option<u16> {
-        let start = self.draw() as u16;
-        let (wanted, range) = (tuple.src_port, rules.ports_of(outside));
-        let set = self.port_set(rules, outside, tuple.protocol);
-        if range.contains(wanted) && set.take(wanted) {
+        let wanted = tuple.src_port;
+        if self.port_set(rules, outside, tuple.protocol).take(wanted) {
             return Some(wanted);
         }
-        set.take_any(start, wanted)
+        let start = self.draw() as u16;
+        self.port_set(rules, outside, tuple.protocol).take_any(start, wanted)
     }
 
     pub(super) fn port_set(&mut self, rules: &Rules, outside: Address, number: u8) -> &mut PortSet {
-        let (class, worker) = (rules.ranges.class(outside), self.worker);
+        let worker = self.worker;
         self.ports.entry((outside, number)).or_insert_with(|| {
+            let class = rules.ranges.class(outside);
             PortSet::new(rules.ports_of(outside), |port| {
                 rules.owner(port) == worker && rules.is_for_nat(class, port)
             })
