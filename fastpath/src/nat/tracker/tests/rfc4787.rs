@@ -1,7 +1,7 @@
 //! RFC 4787, NAT behavioural requirements for unicast UDP, clause by clause.
 //!
 //! REQ-10 (application gateways off by default) holds by having none; REQ-7 (addresses of both
-//! realms overlap) is not supported; REQ-13 (DF) and REQ-14 are tested with fragments.
+//! realms overlap) is not supported; REQ-14 is tested with fragments.
 
 use super::*;
 
@@ -150,6 +150,19 @@ fn req_12_an_icmp_error_does_not_end_the_mapping() {
         bench.send(&error).unwrap();
     }
     assert_eq!(bench.udp(SERVERS[0], &outside.to_string()), Ok((to(SERVERS[0]), to(POD))));
+}
+
+#[test]
+fn req_13_a_packet_that_is_too_big_is_told_to_the_pod() {
+    let mut bench = Bench::new(rules());
+    bench.udp("10.1.0.4:4000", SERVERS[0]).unwrap();
+    let big = udp(POD, SERVERS[0], &[7; 1400]);
+    let sent = bench.send(&big).unwrap();
+    let error = icmp::unreachable([203, 0, 113, 7], [192, 0, 2, 1], 4, &sent[14..]);
+    let told = bench.send(&error).unwrap();
+    assert_eq!(endpoints(&told).1.ip(), to(POD).ip());
+    assert_eq!(told[40..42], error[40..42], "the MTU stays what it is");
+    assert_eq!(icmp::quote_of(&told, 20)[14..], big[14..14 + 28]);
 }
 
 #[test]

@@ -112,6 +112,21 @@ fn req_8_hairpins_work_and_show_the_outside_source() {
 }
 
 #[test]
+fn req_9_an_icmp_error_about_the_connection_reaches_the_pod() {
+    let mut bench = Bench::new(rules());
+    bench.tcp(("10.1.0.4:4000", SERVER), SYN).unwrap();
+    let syn = tcp(POD, SERVER, SYN);
+    let sent = bench.send(&syn).unwrap();
+    assert_ne!(endpoints(&sent).0.port(), 4000, "so there is a port to be put back");
+    for code in [1, 3, 4] {
+        let error = icmp::unreachable([203, 0, 113, 7], [192, 0, 2, 1], code, &sent[14..]);
+        let error = bench.send(&error).unwrap();
+        assert_eq!(endpoints(&error).1.ip(), to(POD).ip());
+        assert_eq!(icmp::quote_of(&error, 20)[14..], syn[14..14 + 28]);
+    }
+}
+
+#[test]
 fn req_10_an_icmp_error_does_not_end_the_connection() {
     let mut bench = Bench::new(rules());
     connected(&mut bench);

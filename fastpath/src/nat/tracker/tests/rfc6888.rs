@@ -1,7 +1,8 @@
 //! RFC 6888, common requirements for carrier-grade NATs, as far as they are of the data plane.
 //!
 //! REQ-1 is RFC 4787, 5382 and 5508. Not met: REQ-8 (ports rest for 120 s before they are given to
-//! somebody else) and REQ-12 (a log of mappings).
+//! somebody else), REQ-11 D where the whole table is full (flows that nobody has answered give way
+//! then, as Linux's do), and REQ-12 (a log of mappings).
 
 use super::*;
 
@@ -17,6 +18,16 @@ fn req_2_outside_addresses_are_paired() {
         let syn = bench.tcp((&format!("10.1.0.5:{}", 4000 + port), SERVER), 2);
         assert_eq!(syn.unwrap().0.ip(), one);
     }
+}
+
+#[test]
+fn req_3_outside_addresses_need_not_be_neighbours() {
+    let outside_v4: Vec<_> = [3, 9, 14].map(|host| Ipv4Addr::new(192, 0, 2, host)).to_vec();
+    let mut bench = Bench::new(Rules { outside_v4: outside_v4.clone(), ..rules() });
+    let seen: std::collections::BTreeSet<IpAddr> = (1..60)
+        .map(|host| bench.udp(&format!("10.1.0.{host}:4000"), SERVER).unwrap().0.ip())
+        .collect();
+    assert_eq!(seen, outside_v4.into_iter().map(IpAddr::from).collect());
 }
 
 #[test]
@@ -56,6 +67,26 @@ fn req_5_a_full_table_keeps_what_is_established() {
     }
     let answer = bench.tcp((SERVER, &outside.to_string()), 16);
     assert_eq!(answer, Ok((to(SERVER), to(client))));
+}
+
+#[test]
+fn req_11_without_a_port_the_packet_is_dropped_and_no_mapping_makes_room() {
+    let ports = PortRange { first: 61_000, last: 61_015 };
+    let mut bench = Bench::new(Rules { ports, ..host_rules() });
+    let mut mapped = Vec::new();
+    for host in 1..=40 {
+        let pod = format!("10.1.0.{host}:4000");
+        match bench.udp(&pod, SERVER) {
+            Ok((outside, _)) => mapped.push((pod, outside)),
+            refused => {
+                assert_eq!(refused, Err(Verdict::Drop(DropReason::NatPortsExhausted)));
+            }
+        }
+    }
+    assert_eq!(mapped.len(), 16);
+    for (pod, outside) in mapped {
+        assert_eq!(bench.udp(SERVER, &outside.to_string()), Ok((to(SERVER), to(&pod))));
+    }
 }
 
 #[test]
