@@ -149,7 +149,9 @@ impl Pipeline {
             self.parse(view, port, (burst, &mut found), |_, dst| dst == end);
         }
         self.end_lap(Stage::Parse, count);
-        if let Some(rules) = &view.tables.nat {
+        if let Some(rules) = &view.tables.nat
+            && found.may_concern(&rules.ranges, burst)
+        {
             self.track(view, rules, &mut found, burst);
             self.end_lap(Stage::Flow, count);
         }

@@ -278,12 +278,23 @@ fn path_mtus_are_found_both_ways() {
             IperfSpec { client: &pod, server: &rig.far, target: far, load: Load::Tcp, seconds: 1 };
         steps::run_load(spec).unwrap();
     }
-    // Without DF a packet is cut before it goes in, and arrives.
+    // Without DF a packet is cut before it goes in, and arrives. The far kernel's own device knows
+    // nothing of the path yet: its first answer is in outer fragments.
+    rig.far.ip("route flush cache").unwrap();
     let spec = PingSpec { size: 1430, ..PingSpec::to(FAR_POD[0].parse().unwrap()) };
-    // The far kernel's own device loses the first answer, and learns the path by that.
-    measure::ping(&pod, spec).unwrap();
+    let before = fragments_made(&rig.far);
     let result = measure::ping(&pod, spec).unwrap();
     assert_eq!(result.received, result.sent, "{}\n{}", result.text, rig.drops());
+    assert!(fragments_made(&rig.far) > before, "no answer was in fragments");
+}
+
+/// IPv4 fragments that a namespace's kernel has made.
+fn fragments_made(namespace: &Namespace) -> u64 {
+    let text = namespace.read("/proc/net/snmp").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("Ip:"));
+    let [names, values] = [lines.next().unwrap(), lines.next().unwrap()];
+    let at = names.split(' ').position(|name| name == "FragCreates").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Each range of addresses has a [`Class`], a set of bits. Ranges are disjoint and sorted, so the
 //! class of an address is a binary search over few numbers; for IPv4 a table of all /16 knows most
-//! of them at once, so that packets that are nobody's here cost next to nothing.
+//! of them at once, and a set of bits, one for each /16, tells packets that are nobody's here.
 
 use crate::flow::{Address, Limits, Timeouts};
 use crate::service::Services;
@@ -32,6 +32,10 @@ impl Class {
     /// That of a pod of this node.
     pub const HERE: Class = Class(128);
 
+    /// Packets between addresses without any of these are not translated, nor are their answers.
+    const ASKED: Class =
+        Class(Class::INSIDE.0 | Class::OUTSIDE.0 | Class::FRONTEND.0 | Class::BACKEND.0);
+
     /// Inside, and not the host's own (as the addresses of its tunnels are).
     #[inline]
     pub fn is_pod(self) -> bool {
@@ -57,6 +61,10 @@ pub struct Ranges {
     v6: Vec<(u128, Class)>,
     /// By the upper half of an IPv4 address; empty without IPv4.
     v4_top: Box<[Class]>,
+    /// A bit for each /16 in which an address has one of [`Class::ASKED`]; empty without IPv4.
+    v4_asked: Box<[u64]>,
+    /// The same for all of IPv6.
+    v6_asked: bool,
 }
 
 impl Ranges {
@@ -77,7 +85,30 @@ impl Ranges {
         let v4 =
             sweep(&v4).into_iter().filter_map(|(at, class)| Some((at.try_into().ok()?, class)));
         let v4: Vec<(u32, Class)> = v4.collect();
-        Ranges { v4_top: top(&v4), v4, v6: sweep(&v6) }
+        let v6 = sweep(&v6);
+        Ranges {
+            v4_top: top(&v4),
+            v4_asked: asked(&v4),
+            v6_asked: v6.iter().any(|(_, class)| class.has(Class::ASKED)),
+            v4,
+            v6,
+        }
+    }
+
+    /// False for most IPv4 packets that are neither translated nor an answer to one that is.
+    #[inline]
+    pub(crate) fn may_concern_v4(&self, src: u32, dst: u32) -> bool {
+        let bit = |address: u32| {
+            let word = self.v4_asked.get((address >> 22) as usize);
+            word.map_or(0, |word| word >> (address >> 16 & 63) & 1)
+        };
+        bit(src) | bit(dst) != 0
+    }
+
+    /// False when no IPv6 packet is translated.
+    #[inline]
+    pub(crate) fn may_concern_v6(&self) -> bool {
+        self.v6_asked
     }
 
     /// True when some address has one of these bits.
@@ -106,6 +137,18 @@ fn at<N: Ord + Copy>(ranges: &[(N, Class)], address: N) -> Class {
         0 => Class::default(),
         after => ranges[after - 1].1,
     }
+}
+
+fn asked(ranges: &[(u32, Class)]) -> Box<[u64]> {
+    if ranges.is_empty() {
+        return Box::default();
+    }
+    let mut bits = vec![0u64; 1 << 10].into_boxed_slice();
+    for (at, (first, _)) in ranges.iter().enumerate().filter(|(_, (_, of))| of.has(Class::ASKED)) {
+        let last = ranges.get(at + 1).map_or(u32::MAX, |(next, _)| next - 1);
+        (first >> 16..=last >> 16).for_each(|top| bits[top as usize / 64] |= 1 << (top % 64));
+    }
+    bits
 }
 
 /// The class of each /16, or [`SEVERAL`].
@@ -311,6 +354,10 @@ mod tests {
                     let around = prefixes.iter().filter(|(net, _)| net.contains(&address));
                     let expected = around.fold(0, |bits, (_, class)| bits | class.0);
                     prop_assert_eq!(ranges.class(address.into()), Class(expected), "{}", address);
+                    let IpAddr::V4(own) = address else { unreachable!() };
+                    let asks = ranges.may_concern_v4(own.to_bits(), 0x0101_0101);
+                    prop_assert_eq!(asks, ranges.may_concern_v4(0x0101_0101, own.to_bits()));
+                    prop_assert!(asks || !Class(expected).has(Class::ASKED), "{}", address);
                 }
             }
         }

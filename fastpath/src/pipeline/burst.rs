@@ -2,9 +2,12 @@
 
 use crate::drop_reason::DropReason;
 use crate::fib::Fib;
+use crate::nat::Ranges;
+use crate::packet::Packet;
 use crate::parse::Parsed;
 use crate::port::{BURST, PortId};
 use crate::tables::TargetId;
+use margay_tunnels::wire::ethernet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// No target: for packets that are not routed.
@@ -94,6 +97,23 @@ impl Burst {
     #[inline]
     pub(super) fn is_routed(&self, at: usize) -> bool {
         matches!(self.kinds[at], Kind::V4 | Kind::V6)
+    }
+
+    /// False when surely no packet of the burst has to do with translation: most bursts are done
+    /// with it here.
+    #[inline]
+    pub(super) fn may_concern(&self, ranges: &Ranges, burst: &[Packet]) -> bool {
+        const ADDRESSES: usize = ethernet::HEADER_LEN + 12;
+        let of_v4 = |packet: &Packet| {
+            let bytes = packet.head().get(ADDRESSES..).and_then(|rest| rest.first_chunk::<8>());
+            let both = bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes));
+            ranges.may_concern_v4((both >> 32) as u32, both as u32)
+        };
+        burst.iter().zip(&self.kinds).any(|(packet, kind)| match kind {
+            Kind::V4 => of_v4(packet),
+            Kind::V6 => ranges.may_concern_v6(),
+            _ => false,
+        })
     }
 
     /// Looks all destinations up, each family as one batch, and puts the targets in the order of

@@ -1,7 +1,7 @@
 //! Where translation stands in a packet's way: after parsing, before the route.
 //!
-//! Only snapshots with something to translate come here. Packets that margay makes itself pass here
-//! too, since an ICMP error about a translated packet is for the one who sent the original.
+//! Only bursts with a packet that may be translated come here. Packets that margay makes itself
+//! pass here too: an ICMP error about a translated packet is for the one who sent the original.
 
 use super::burst::{Burst, Kind};
 use super::{Pipeline, View};
