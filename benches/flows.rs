@@ -1,7 +1,8 @@
 //! Flows and translation in memory, without a kernel: one worker's pipeline with up to 4M flows.
 //!
 //! ```text
-//! cargo bench -p margay-fastpath --bench flows -- [--flows 65536,1048576] [--per-endpoint N] [--repeats N]
+//! cargo bench -p margay-fastpath --bench flows -- \
+//!     [--flows 65536,1048576] [--per-endpoint N] [--repeats N]
 //! ```
 //!
 //! For each number of flows: new flows a second into an empty table and into one whose flows have
