@@ -5,6 +5,7 @@
 //! here grows with the members of a set. [`crate::compile`] makes snapshots; whoever holds one
 //! may use it as long as he likes, and from as many threads.
 
+mod open;
 mod program;
 mod trie;
 
@@ -29,7 +30,7 @@ pub struct Handle(pub(crate) u32);
 pub struct Classes([u32; 2]);
 
 /// A verdict, and where it comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Outcome {
     /// What happens.
     pub verdict: Verdict,

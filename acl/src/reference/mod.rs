@@ -258,3 +258,28 @@ impl Explanation {
         Explanation { verdict, origin, reasons: Vec::new(), logged: Vec::new(), staged: None }
     }
 }
+
+/// The sets and ranges by which the rule that an origin names matches a packet; none for other
+/// origins.
+pub fn reasons(
+    model: &Model,
+    origin: &Origin,
+    direction: Direction,
+    packet: &Packet,
+) -> Vec<Reason> {
+    let ingress = direction == Direction::Ingress;
+    let rule = match origin {
+        Origin::Rule { policy, index, .. } => model.policies.get(&**policy).and_then(|policy| {
+            let rules = if ingress { &policy.ingress } else { &policy.egress };
+            rules.as_ref()?.get(*index)
+        }),
+        Origin::ProfileRule { profile, index } => {
+            model.profiles.get(&**profile).and_then(|profile| {
+                let rules = if ingress { &profile.ingress } else { &profile.egress };
+                rules.get(*index)
+            })
+        }
+        _ => None,
+    };
+    rule.and_then(|rule| matching::matches(model, rule, packet)).unwrap_or_default()
+}
