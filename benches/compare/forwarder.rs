@@ -50,6 +50,7 @@ fn port(name: &str, mac: Mac) -> PortEntry {
         answers_neighbors: false,
         icmp_source_v4: None,
         icmp_source_v6: None,
+        sources: None,
         up: true,
     }
 }

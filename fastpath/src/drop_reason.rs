@@ -94,11 +94,17 @@ pub enum DropReason {
     TunnelError,
     /// The service has no endpoint that may be used.
     ServiceNoEndpoint,
+    /// The egress rules of the endpoint that sends deny the flow.
+    PolicyEgress,
+    /// The ingress rules of the endpoint that would receive it deny the flow.
+    PolicyIngress,
+    /// Pods may not send to the host itself.
+    EndpointToHost,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 45] = [
+    pub const ALL: [DropReason; 48] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -144,6 +150,9 @@ impl DropReason {
         DropReason::TunnelFromWorkload,
         DropReason::TunnelError,
         DropReason::ServiceNoEndpoint,
+        DropReason::PolicyEgress,
+        DropReason::PolicyIngress,
+        DropReason::EndpointToHost,
     ];
 
     /// How many reasons there are.
@@ -197,6 +206,9 @@ impl DropReason {
             DropReason::TunnelFromWorkload => "tunnel-from-workload",
             DropReason::TunnelError => "tunnel-error",
             DropReason::ServiceNoEndpoint => "service-no-endpoint",
+            DropReason::PolicyEgress => "policy-egress",
+            DropReason::PolicyIngress => "policy-ingress",
+            DropReason::EndpointToHost => "policy-endpoint-to-host",
         }
     }
 }

@@ -143,7 +143,9 @@ impl Pipeline {
         let end = &view.tables.tunnel_end;
         if port.workload {
             let watch = end.guard();
-            self.parse(view, port, (burst, &mut found), |head, _| watch.concerns(head));
+            self.parse(view, port, (burst, &mut found), |head, _| {
+                watch.concerns(head) || !port.lets_plain_v4(head)
+            });
         } else {
             let end = end.v4;
             self.parse(view, port, (burst, &mut found), |_, dst| dst == end);
@@ -198,6 +200,10 @@ impl Pipeline {
             Some(dst) => Ok(Parsed::V4(dst)),
             None => parse_any(packet, port.mac, &mut self.pool),
         };
+        let is_routed = matches!(parsed, Ok(Parsed::V4(_) | Parsed::V6(_)));
+        if is_routed && is_spoofed(port, packet) {
+            return found.note(at, Err(DropReason::Spoofed));
+        }
         let arrival = match parsed {
             Ok(Parsed::V6(dst)) if !port.workload && dst != end.v6 => Arrival::Packet(parsed),
             Ok(parsed) => self.inspect(view, port, packet, parsed),
@@ -346,6 +352,12 @@ impl Pipeline {
             tap.copy(packet, packet.in_port, Point::Rx, view.now_ns);
         }
     }
+}
+
+/// True when a workload speaks for somebody else.
+#[inline(always)]
+fn is_spoofed(port: &PortEntry, packet: &Packet) -> bool {
+    port.sources.as_ref().is_some_and(|sources| !sources.allow(packet))
 }
 
 fn look_up_one(fib: &Fib, packet: &Packet) -> TargetId {

@@ -283,6 +283,7 @@ fn made_up_host() -> PortEntry {
         answers_neighbors: true,
         icmp_source_v4: None,
         icmp_source_v6: None,
+        sources: None,
         up: true,
     }
 }

@@ -5,7 +5,9 @@
 //! packet takes two table reads after the FIB.
 
 use crate::nat::Rules;
+use crate::policy::Policy;
 use crate::port::PortId;
+use crate::sources::Sources;
 use crate::tunnel::{Tunnel, TunnelEnd, TunnelId};
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -86,6 +88,16 @@ pub struct PortEntry {
     pub icmp_source_v6: Option<Ipv6Addr>,
     /// Administratively and physically up.
     pub up: bool,
+    /// Sources that packets from there may have; `None` for any.
+    pub sources: Option<Sources>,
+}
+
+impl PortEntry {
+    /// True when a frame with plain IPv4 has a source that packets from the port may have.
+    #[inline]
+    pub fn lets_plain_v4(&self, head: &[u8]) -> bool {
+        self.sources.as_ref().is_none_or(|sources| sources.allow_plain_v4(head))
+    }
 }
 
 /// The snapshot.
@@ -107,6 +119,8 @@ pub struct Tables {
     pub host: Option<AdjacencyId>,
     /// What is translated; `None` where nothing is, and then no flow is tracked.
     pub nat: Option<Arc<Rules>>,
+    /// Who may talk to whom; `None` while every endpoint is open.
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl Tables {

@@ -81,6 +81,7 @@ fn tables(ports: u8, workers: u16, resolved: bool) -> Tables {
         answers_neighbors: false,
         icmp_source_v4: Some([10, 0, n, 1].into()),
         icmp_source_v6: None,
+        sources: None,
         up: true,
     };
     let adjacency = |n: u8| Adjacency {

@@ -45,6 +45,7 @@ fn port(name: &str, mtu: u16) -> Option<PortEntry> {
         answers_neighbors: name == "tap",
         icmp_source_v4: Some([10, 1, 0, 1].into()),
         icmp_source_v6: Some("fd00::1".parse().unwrap()),
+        sources: None,
         up: true,
     })
 }

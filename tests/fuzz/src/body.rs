@@ -67,6 +67,7 @@ fn entry(at: usize) -> PortEntry {
         answers_neighbors,
         icmp_source_v4: Some(Ipv4Addr::new(192, 0, 2, 1 + at as u8)),
         icmp_source_v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1 + at as u16)),
+        sources: None,
         up: true,
     }
 }

@@ -1,0 +1,286 @@
+//! Policy as the packet path reads it: who is behind which port, and the compiled rules.
+//!
+//! One immutable snapshot, published with the others. Only packets from or to an endpoint that is
+//! not open to everything are tracked for it; of a flow the first packet is judged: by the egress
+//! rules of the endpoint that it comes from, and the ingress rules of the one that it goes to
+//! (Calico's "Configure policy": traffic between two pods of a node passes both). What the host
+//! itself sends to its pods is always let in.
+
+use crate::drop_reason::DropReason;
+use crate::flow::{Address, Tuple};
+use crate::port::PortId;
+use ahash::{AHashMap, AHashSet};
+use ipnet::IpNet;
+use margay_acl::classifier::{Classifier, Handle, Outcome};
+use margay_acl::packet::{Packet, Transport, protocol};
+use margay_acl::{Direction, Stage, Verdict};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What is behind a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seat {
+    /// A network, or nothing.
+    #[default]
+    Network,
+    /// The host's own stack.
+    Host,
+    /// The endpoint of this number.
+    Endpoint(u32),
+}
+
+/// A workload of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name, for people.
+    pub name: Arc<str>,
+    /// How the classifier calls it; without, policy does not know it, and nothing passes.
+    pub handle: Option<Handle>,
+    /// Everything passes in both directions.
+    pub open: bool,
+}
+
+/// What becomes of packets of pods to the host itself, after their egress rules (Felix's
+/// `defaultEndpointToHostAction`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ToHost {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They pass.
+    Accept,
+}
+
+/// The snapshot.
+#[derive(Debug)]
+pub struct Policy {
+    generation: u32,
+    classifier: Arc<Classifier>,
+    endpoints: Vec<Endpoint>,
+    /// By port.
+    seats: Vec<Seat>,
+    /// Workloads' addresses, with the endpoint that has each.
+    places: AHashMap<Address, u32>,
+    /// Wider ranges behind workloads, the longest first.
+    ranges: Vec<(IpNet, u32)>,
+    /// Addresses of endpoints that are not open.
+    guarded: AHashSet<Address>,
+    /// The host's own addresses.
+    local: AHashSet<Address>,
+    to_host: ToHost,
+    rejudges: bool,
+}
+
+/// Snapshots are equal when nothing has been published between them.
+impl PartialEq for Policy {
+    fn eq(&self, other: &Policy) -> bool {
+        self.generation == other.generation
+    }
+}
+
+impl Eq for Policy {}
+
+/// Everything that a snapshot is made of.
+#[derive(Debug)]
+pub struct Layout<'a> {
+    /// Differs from that of the snapshot before.
+    pub generation: u32,
+    /// The rules.
+    pub classifier: Arc<Classifier>,
+    /// This node's workloads; others call them by their place here.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports with what is behind them.
+    pub seats: &'a [(PortId, Seat)],
+    /// Addresses and ranges of endpoints.
+    pub behind: &'a [(IpNet, u32)],
+    /// The host's own addresses.
+    pub local: &'a [IpAddr],
+    /// What pods may send to the host.
+    pub to_host: ToHost,
+    /// Flows are judged anew when policy changes.
+    pub rejudges: bool,
+}
+
+/// The first packet of a flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Question {
+    /// The port that it came in by; [`PortId::NONE`] when that is not known.
+    pub in_port: PortId,
+    /// Its source before source NAT, its destination behind destination NAT.
+    pub tuple: Tuple,
+    /// Code of an ICMP message.
+    pub icmp_code: u8,
+    /// It is not from an address of its own: only the destination's rules count.
+    pub is_translated: bool,
+}
+
+/// One endpoint's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ruling {
+    /// The endpoint's number.
+    pub endpoint: u32,
+    /// Its direction.
+    pub direction: Direction,
+    /// The classifier's outcome, of the same snapshot.
+    pub outcome: Outcome,
+}
+
+/// What is decided of a first packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judgement {
+    /// By direction, of those who were asked.
+    pub rulings: [Option<Ruling>; 2],
+    /// Why it is dropped.
+    pub dropped: Option<DropReason>,
+}
+
+impl Policy {
+    /// Makes a snapshot.
+    pub fn new(layout: Layout<'_>) -> Policy {
+        let Layout { endpoints, behind, .. } = layout;
+        let mut seats = Vec::new();
+        for (port, seat) in layout.seats {
+            let at = usize::from(port.0);
+            seats.resize(seats.len().max(at + 1), Seat::Network);
+            seats[at] = *seat;
+        }
+        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let (alone, wide): (Vec<_>, Vec<_>) = behind.iter().partition(|(net, _)| single(net));
+        let places: AHashMap<Address, u32> =
+            alone.into_iter().map(|(net, at)| (net.addr().into(), at)).collect();
+        let mut ranges = wide;
+        ranges.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+        let is_open = |at: u32| endpoints.get(at as usize).is_some_and(|one| one.open);
+        let guarded = places.iter().filter(|(_, at)| !is_open(**at)).map(|(address, _)| *address);
+        Policy {
+            generation: layout.generation,
+            classifier: layout.classifier,
+            guarded: guarded.collect(),
+            endpoints,
+            seats,
+            places,
+            ranges,
+            local: layout.local.iter().map(|address| Address::from(*address)).collect(),
+            to_host: layout.to_host,
+            rejudges: layout.rejudges,
+        }
+    }
+
+    /// True when another snapshot would decide the same, whatever its generation is.
+    pub fn says_the_same(&self, other: &Policy) -> bool {
+        Arc::ptr_eq(&self.classifier, &other.classifier)
+            && (&self.endpoints, &self.seats) == (&other.endpoints, &other.seats)
+            && (&self.places, &self.ranges) == (&other.places, &other.ranges)
+            && (&self.local, self.to_host) == (&other.local, other.to_host)
+            && self.rejudges == other.rejudges
+    }
+
+    /// Which snapshot this is.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// True when flows are judged anew by each snapshot.
+    #[inline]
+    pub fn rejudges(&self) -> bool {
+        self.rejudges
+    }
+
+    /// The compiled rules.
+    pub fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// An endpoint by its number.
+    pub fn endpoint(&self, at: u32) -> Option<&Endpoint> {
+        self.endpoints.get(at as usize)
+    }
+
+    #[inline]
+    fn is_open(&self, at: u32) -> bool {
+        self.endpoint(at).is_some_and(|endpoint| endpoint.open)
+    }
+
+    /// What is behind a port.
+    #[inline]
+    pub fn seat(&self, port: PortId) -> Seat {
+        self.seats.get(usize::from(port.0)).copied().unwrap_or_default()
+    }
+
+    /// Whether a packet may have to do with an endpoint that is not open.
+    #[inline]
+    pub fn concerns(&self, in_port: PortId, dst: Address) -> bool {
+        match self.seat(in_port) {
+            Seat::Endpoint(at) if !self.is_open(at) => true,
+            _ => self.guarded.contains(&dst) || !self.ranges.is_empty() && self.is_behind(dst),
+        }
+    }
+
+    #[cold]
+    fn is_behind(&self, dst: Address) -> bool {
+        self.endpoint_of(dst).is_some_and(|at| !self.is_open(at))
+    }
+
+    /// The endpoint that an address leads to.
+    pub fn endpoint_of(&self, address: Address) -> Option<u32> {
+        self.places.get(&address).copied().or_else(|| {
+            let address = IpAddr::from(address);
+            let found = self.ranges.iter().find(|(net, _)| net.contains(&address));
+            found.map(|(_, at)| *at)
+        })
+    }
+
+    /// Judges the first packet of a flow.
+    pub fn judge(&self, question: &Question) -> Judgement {
+        let mut judgement = Judgement { rulings: [None; 2], dropped: None };
+        judgement.dropped = self.ask_both(question, &mut judgement.rulings).err();
+        judgement
+    }
+
+    fn ask_both(
+        &self,
+        question: &Question,
+        rulings: &mut [Option<Ruling>; 2],
+    ) -> Result<(), DropReason> {
+        let Question { in_port, tuple, is_translated, .. } = *question;
+        let packet = as_policy_sees(question);
+        let classes = self.classifier.classes(&packet);
+        let mut ask = |at: u32, direction: Direction, denied: DropReason| {
+            let handle = self.endpoint(at).and_then(|endpoint| endpoint.handle);
+            let handle = handle.ok_or(DropReason::UnknownEndpoint)?;
+            let place = (handle, Stage::Normal, direction);
+            let outcome = self.classifier.decide(place, &packet, classes);
+            rulings[direction as usize] = Some(Ruling { endpoint: at, direction, outcome });
+            if outcome.verdict == Verdict::Allow { Ok(()) } else { Err(denied) }
+        };
+        let from = if is_translated { Seat::Network } else { self.seat(in_port) };
+        if let Seat::Endpoint(at) = from {
+            ask(at, Direction::Egress, DropReason::PolicyEgress)?;
+            if self.to_host == ToHost::Drop && self.local.contains(&tuple.dst) {
+                return Err(DropReason::EndpointToHost);
+            }
+        }
+        let is_hosts = from == Seat::Host && self.local.contains(&tuple.src);
+        match self.endpoint_of(tuple.dst).filter(|_| !is_hosts) {
+            Some(at) => ask(at, Direction::Ingress, DropReason::PolicyIngress),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A flow's name in policy's words. The type of an ICMP question stands in the place of its port.
+fn as_policy_sees(question: &Question) -> Packet {
+    let Tuple { src, dst, src_port, dst_port, protocol } = question.tuple;
+    let transport = if protocol::is_icmp(protocol) {
+        Transport::Icmp { kind: dst_port as u8, code: question.icmp_code }
+    } else if protocol::has_ports(protocol) {
+        Transport::Ports { source: src_port, destination: dst_port }
+    } else {
+        Transport::Absent
+    };
+    Packet { source: src.into(), destination: dst.into(), protocol, transport }
+}
+
+#[cfg(test)]
+mod tests;
