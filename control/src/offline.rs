@@ -13,15 +13,18 @@ use crate::publish::tunnels;
 use crate::resolve::bgp::{BgpPlan, LocalFacts};
 use crate::resolve::tunnels::{Tunnel, TunnelPlan};
 use crate::resolve::{self, Hop, Inputs, Target as Wanted};
+use crate::resource::workload_endpoint::WorkloadEndpoint;
+use crate::store::Event;
 use crate::store::directory::Directory;
 use ipnet::IpNet;
 use margay_fastpath::ecmp;
 use margay_fastpath::fib::{Fib, FibError, FibWriter};
 use margay_fastpath::port::PortId;
 use margay_fastpath::proxy_neighbor::GATEWAY_MAC;
+use margay_fastpath::sources::Sources;
 use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
 use margay_fastpath::tunnel::{MAX_TUNNELS, Tunnel as TunnelEntry, TunnelId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -71,30 +74,16 @@ pub struct Offline {
 
 /// Reads a directory of resources, and plans the BGP that `node` would have.
 pub fn bgp(store: &Path, node: &str, facts: &LocalFacts) -> Result<BgpPlan, OfflineError> {
-    let model = read(store)?;
+    let (model, _) = read(store)?;
     check_node(&model, node)?;
     Ok(resolve::bgp::plan(&model, node, facts))
 }
 
 /// Reads a directory of resources, and makes the packet path that `node` would have.
 pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
-    let model = read(store)?;
+    let (model, _) = read(store)?;
     check_node(&model, node)?;
-    let interfaces = model.local_endpoints(node).map(|(_, endpoint)| endpoint.interface.as_str());
-    let names: Vec<Arc<str>> = std::iter::once(UPLINK).chain(interfaces).map(Arc::from).collect();
-    let mirror = made_up_kernel(&model, node, &names);
-    let attached: BTreeSet<Arc<str>> = names.iter().cloned().collect();
-    let plan = TunnelPlan::of(&model, node, &Default::default(), MTU);
-    let wanted = resolve::resolve(Inputs {
-        node,
-        model: &model,
-        mirror: &mirror,
-        static_routes: &[],
-        host_device: HOST_DEVICE,
-        attached: &attached,
-        bgp: None,
-        tunnels: &plan,
-    });
+    let Plan { names, wanted, tunnels: plan } = Plan::of(&model, node);
     let (mut writer, fib) = FibWriter::with_limits(Default::default())?;
     let mut tables = Tables { ports: ports(&model, node, &names), ..Tables::default() };
     tables.targets.push(Target::NoRoute);
@@ -111,7 +100,42 @@ pub fn build(store: &Path, node: &str) -> Result<Offline, OfflineError> {
     Ok(Offline { tables, writer, fib })
 }
 
-fn check_node(model: &Model, node: &str) -> Result<(), OfflineError> {
+/// What a node would do, before anything is numbered.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Names of its ports.
+    pub(crate) names: Vec<Arc<str>>,
+    /// Its routes.
+    pub(crate) wanted: resolve::Wanted,
+    /// Its tunnels.
+    pub(crate) tunnels: TunnelPlan,
+}
+
+impl Plan {
+    /// Resolves what a store says of a node, without a kernel.
+    pub(crate) fn of(model: &Model, node: &str) -> Plan {
+        let endpoints = model.local_endpoints(node);
+        let interfaces = endpoints.map(|(_, endpoint)| endpoint.interface.as_str());
+        let names: Vec<Arc<str>> =
+            std::iter::once(UPLINK).chain(interfaces).map(Arc::from).collect();
+        let mirror = made_up_kernel(model, node, &names);
+        let attached: BTreeSet<Arc<str>> = names.iter().cloned().collect();
+        let tunnels = TunnelPlan::of(model, node, &Default::default(), MTU);
+        let wanted = resolve::resolve(Inputs {
+            node,
+            model,
+            mirror: &mirror,
+            static_routes: &[],
+            host_device: HOST_DEVICE,
+            attached: &attached,
+            bgp: None,
+            tunnels: &tunnels,
+        });
+        Plan { names, wanted, tunnels }
+    }
+}
+
+pub(crate) fn check_node(model: &Model, node: &str) -> Result<(), OfflineError> {
     if model.nodes.contains_key(node) {
         return Ok(());
     }
@@ -120,13 +144,15 @@ fn check_node(model: &Model, node: &str) -> Result<(), OfflineError> {
     Err(OfflineError::Node { name: node.to_owned(), known })
 }
 
-fn read(store: &Path) -> Result<Model, OfflineError> {
+/// The resources of a directory, as a model and as they came.
+pub(crate) fn read(store: &Path) -> Result<(Model, Vec<Event>), OfflineError> {
     let mut directory = Directory::new(store);
     let mut model = Model::default();
-    directory.scan().into_iter().for_each(|event| model.apply(event));
+    let events = directory.scan();
+    events.iter().cloned().for_each(|event| model.apply(event));
     match directory.report().faults.first() {
         Some(fault) => Err(OfflineError::Store(fault.to_string())),
-        None => Ok(model),
+        None => Ok((model, events)),
     }
 }
 
@@ -167,6 +193,9 @@ fn kernel_route(table: Table, prefix: IpNet, kind: RouteKind) -> KernelRoute {
 
 fn ports(model: &Model, node: &str, names: &[Arc<str>]) -> Vec<Option<PortEntry>> {
     let own = model.nodes.get(node).cloned().unwrap_or_default();
+    let endpoints = model.local_endpoints(node);
+    let endpoints: BTreeMap<&str, &WorkloadEndpoint> =
+        endpoints.map(|(_, endpoint)| (endpoint.interface.as_str(), endpoint)).collect();
     let entry = |name: &Arc<str>| PortEntry {
         name: name.to_string(),
         mac: GATEWAY_MAC,
@@ -177,6 +206,9 @@ fn ports(model: &Model, node: &str, names: &[Arc<str>]) -> Vec<Option<PortEntry>
         answers_neighbors: **name != *UPLINK,
         icmp_source_v4: own.ipv4.map(|net| net.addr()),
         icmp_source_v6: own.ipv6.map(|net| net.addr()),
+        sources: endpoints
+            .get(&**name)
+            .map(|endpoint| Sources::new(endpoint.addresses.iter().map(|own| IpNet::from(*own)))),
         up: true,
     };
     names.iter().map(|name| Some(entry(name))).collect()

@@ -11,6 +11,7 @@ mod replay;
 mod run;
 mod show;
 mod top;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Run(run::Run),
     Show(show::Show),
     Top(top::Top),
+    Trace(trace::Trace),
 }
 
 impl Command {
@@ -43,6 +45,7 @@ impl Command {
             Command::Run(run) => run.execute(),
             Command::Show(show) => show.execute(),
             Command::Top(top) => top.execute(),
+            Command::Trace(trace) => trace.execute(),
         }
     }
 }

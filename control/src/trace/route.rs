@@ -1,0 +1,112 @@
+//! The route of a traced packet on one node, and what it meets there: next hop, tunnel, translation.
+
+use super::answer::{Answer, EncapAnswer, Rewrite, StageAnswer};
+use super::{Case, text};
+use crate::model::Model;
+use crate::offline::{Plan, UPLINK};
+use crate::resolve::table::Table;
+use crate::resolve::tunnels::{Tunnel, TunnelPlan};
+use crate::resolve::{Hop, Target};
+use std::net::IpAddr;
+
+/// A node's routes.
+#[derive(Debug)]
+pub(super) struct Network {
+    node: String,
+    table: Table,
+    pub(super) plan: TunnelPlan,
+    /// The node's own address, IPv4 and IPv6.
+    own: [Option<IpAddr>; 2],
+}
+
+impl Network {
+    pub(super) fn of(model: &Model, node: &str) -> Network {
+        let Plan { wanted, tunnels, .. } = Plan::of(model, node);
+        let resource = model.nodes.get(node).cloned().unwrap_or_default();
+        Network {
+            node: node.to_owned(),
+            table: wanted.table,
+            plan: tunnels,
+            own: [
+                resource.ipv4.map(|net| net.addr().into()),
+                resource.ipv6.map(|net| net.addr().into()),
+            ],
+        }
+    }
+
+    /// Looks the destination up; true when the host itself gets the packet.
+    pub(super) fn route(&self, case: &Case, answer: &mut Answer) -> Result<bool, &'static str> {
+        let destination = case.packet.destination;
+        let found = self.table.lookup(destination);
+        let (outcome, detail, dropped) = match found.map(|entry| &entry.route.target) {
+            Some(Target::Local) => ("deliver", "to the host itself".to_owned(), None),
+            Some(Target::Blackhole) => (
+                "drop",
+                "a block of this node without that address".to_owned(),
+                Some("route-blackhole"),
+            ),
+            Some(Target::Prohibit) => ("drop", "prohibited".to_owned(), Some("route-prohibit")),
+            Some(Target::OnLink(port)) => {
+                answer.egress_port = Some(port.to_string());
+                answer.next_hop = Some(text(destination));
+                ("forward", format!("on the link of {port}"), None)
+            }
+            Some(Target::Via(hops)) => ("forward", via(hops, answer), None),
+            Some(Target::Unreachable) if case.to.endpoint.is_none() => {
+                ("drop", "nothing leads there".to_owned(), Some("route-unreachable"))
+            }
+            Some(Target::Unreachable) | None => {
+                answer.egress_port = Some(UPLINK.to_owned());
+                let what = "no route in the store: the host's default route is assumed";
+                ("assumed", what.to_owned(), None)
+            }
+        };
+        let detail = format!("{destination}: {detail}");
+        let stage = StageAnswer::plain("route", outcome, detail);
+        answer.stages.push(StageAnswer { node: self.node.clone(), ..stage });
+        match dropped {
+            Some(reason) => Err(reason),
+            None => Ok(outcome == "deliver"),
+        }
+    }
+
+    /// NAT-outgoing, as IPPools ask for it: from a pool that has it, to no pool.
+    pub(super) fn translate_source(&self, model: &Model, case: &Case, answer: &mut Answer) {
+        let (source, destination) = (case.packet.source, case.packet.destination);
+        let pools = || model.pools.values();
+        let inside = pools().any(|pool| pool.nat_outgoing && pool.cidr.contains(&source));
+        let outside = !pools().any(|pool| pool.cidr.contains(&destination));
+        let here = case.from.endpoint.as_ref().is_some_and(|from| from.node == self.node);
+        let Some(own) = self.own[usize::from(source.is_ipv6())] else { return };
+        if inside && outside && here {
+            let detail = format!("{source} looks like {own}");
+            answer.stages.push(StageAnswer::plain("snat", "rewrite", detail));
+            let rewrite = answer.rewrite.get_or_insert_with(Rewrite::default);
+            rewrite.src_ip = Some(text(own));
+        }
+    }
+}
+
+fn via(hops: &[Hop], answer: &mut Answer) -> String {
+    let Some(first) = hops.first() else { return "no next hop".to_owned() };
+    answer.egress_port = Some(first.port.to_string());
+    answer.next_hop = Some(text(first.address));
+    answer.encap = first.tunnel.as_deref().map(encap);
+    let through = first
+        .tunnel
+        .as_ref()
+        .map_or_else(String::new, |tunnel| format!(" in a tunnel to {}", tunnel.remote));
+    let others = match hops.len() {
+        1 => String::new(),
+        count => format!(", one of {count} ways"),
+    };
+    format!("via {} on {}{through}{others}", first.address, first.port)
+}
+
+fn encap(tunnel: &Tunnel) -> EncapAnswer {
+    EncapAnswer {
+        kind: if tunnel.vxlan.is_some() { "vxlan" } else { "ipip" }.to_owned(),
+        remote: text(tunnel.remote),
+        vni: tunnel.vxlan.as_ref().map(|vxlan| vxlan.vni.get()),
+    }
+}
