@@ -9,6 +9,7 @@ mod bgp;
 mod environment;
 mod nat;
 mod store;
+mod policy;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -16,6 +17,7 @@ mod tunnels;
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use store::{StoreConfig, StoreKind};
+pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -82,6 +84,8 @@ pub struct Config {
     pub tunnels: TunnelSettings,
     /// Translation, and the flows that it tracks.
     pub nat: NatSettings,
+    /// Policy, as far as the datastore does not say it.
+    pub policy: PolicySettings,
     /// Packet frames of 4096 bytes for all ports together, at least [`FRAMES_MIN`].
     pub frames: usize,
     /// Frames of 72 KiB for super-packets of TAPs.
@@ -186,6 +190,7 @@ impl Default for Config {
             bgp: BgpSettings::default(),
             tunnels: TunnelSettings::default(),
             nat: NatSettings::default(),
+            policy: PolicySettings::default(),
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),

@@ -95,7 +95,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let (dataplane, events) =
         Dataplane::start(&layout, fib).map_err(|error| DaemonError::of("packet path")(&error))?;
     let dataplane = Arc::new(dataplane);
-    let status = Arc::new(Status::new(&config.node_name, dataplane.clone()));
+    let status = Arc::new(Status::new(&config, dataplane.clone()));
     let api = api::server::start(&config.socket, status.clone())
         .map_err(|error| DaemonError::of("socket")(&error))?;
     let bird = bird::start(config.bgp.bird_sockets.as_deref(), &status);

@@ -4,6 +4,7 @@ use crate::resource::bgp_configuration::BgpConfiguration;
 use crate::resource::bgp_filter::BgpFilter;
 use crate::resource::bgp_peer::BgpPeer;
 use crate::resource::block::{BlockAffinity, IpamBlock};
+use crate::resource::host_endpoint::HostEndpoint;
 use crate::resource::ip_pool::IpPool;
 use crate::resource::node::Node;
 use crate::resource::secret::Secret;
@@ -39,6 +40,8 @@ pub struct Model {
     pub endpoint_slices: BTreeMap<(String, String), EndpointSlice>,
     /// Secrets by namespace and name.
     pub secrets: BTreeMap<(String, String), Secret>,
+    /// Interfaces of nodes, by name.
+    pub host_endpoints: BTreeMap<String, HostEndpoint>,
 }
 
 impl Model {
@@ -68,7 +71,11 @@ impl Model {
                 drop(self.endpoint_slices.insert((namespace, name), *slice));
             }
             Resource::Secret(secret) => drop(self.secrets.insert((namespace, name), secret)),
-            Resource::Other => {}
+            Resource::HostEndpoint(endpoint) => {
+                drop(self.host_endpoints.insert(name, *endpoint));
+            }
+            // Policy has a model of its own.
+            Resource::Policy(_) | Resource::Other => {}
         }
     }
 
@@ -86,6 +93,7 @@ impl Model {
             "Service" => drop(self.services.remove(&in_namespace())),
             "EndpointSlice" => drop(self.endpoint_slices.remove(&in_namespace())),
             "Secret" => drop(self.secrets.remove(&in_namespace())),
+            "HostEndpoint" => drop(self.host_endpoints.remove(&key.name)),
             _ => {}
         }
     }

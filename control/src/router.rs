@@ -7,6 +7,7 @@
 pub(crate) mod bgp;
 mod nat;
 mod neighbors;
+pub(crate) mod policy;
 mod port_entries;
 mod report;
 mod tunnels;
@@ -50,6 +51,8 @@ pub(crate) struct Router {
     tunnels: TunnelPlan,
     /// What is wrong with them.
     tunnel_faults: Vec<String>,
+    policies: policy::SharedPolicies,
+    policy_faults: Vec<String>,
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
@@ -82,6 +85,8 @@ impl Router {
             bgp: Bgp::new(),
             tunnels: TunnelPlan::default(),
             tunnel_faults: Vec::new(),
+            policies: status.policies().clone(),
+            policy_faults: Vec::new(),
             config,
             dataplane,
             devices,
@@ -103,9 +108,13 @@ impl Router {
 
     /// The store changed.
     pub(crate) fn take_store(&mut self, batch: Batch) {
-        self.dirty |= !self.store_known || !batch.events.is_empty();
+        self.dirty |= !self.store_known;
         self.bgp.replan();
-        batch.events.into_iter().for_each(|event| self.model.apply(event));
+        for event in batch.events {
+            self.dirty |= !policy::is_only_policy(&self.model, &event);
+            policy::lock(&self.policies).apply(&event);
+            self.model.apply(event);
+        }
         (self.store, self.store_known) = (batch.report, batch.known);
         self.untold = true;
     }
@@ -172,6 +181,7 @@ impl Router {
         }
         let begin = Instant::now();
         self.dirty |= self.bgp.retry().is_some_and(|retry| retry <= now);
+        let policy_changed = self.commit_policy();
         let wanted_ports = resolve::ports::wanted(&self.config, &self.model);
         let mut plan = self.ports.plan(&wanted_ports, &self.mirror, now);
         if !plan.close.is_empty() {
@@ -189,6 +199,8 @@ impl Router {
                 routes::reconcile(&self.handle, &wanted.kernel_routes, &mut self.mirror).await;
             self.note(refused.iter().map(ToString::to_string));
             self.follow_tunnels().await;
+        } else if policy_changed {
+            self.publish_policy();
         }
         self.work_bgp(now);
         self.answer(now);
@@ -299,8 +311,14 @@ impl Router {
             bgp: policies.as_ref(),
             tunnels: &self.tunnels,
         });
-        self.port_entries =
-            port_entries::build(&self.config, &self.model, &self.mirror, &self.ports);
+        self.port_entries = port_entries::build(
+            &self.config,
+            &self.model,
+            &self.mirror,
+            &self.ports,
+            &wanted.routes,
+        );
+        self.resolve_policy(&wanted.routes);
         let known = self.unresolved();
         let before = self.publisher.routes().clone();
         self.bgp.resolved(std::mem::take(&mut wanted.table));

@@ -4,13 +4,16 @@
 //! never wait for the control loop.
 
 use crate::bgp::Handle;
+use crate::config::Config;
 use crate::kernel::{Neighbor, export};
+use crate::policy::Policies;
 use crate::resolve::Route;
 use crate::resolve::bgp::BgpPlan;
 use crate::resolve::ports::PortKind;
 use crate::resolve::tunnels::TunnelPlan;
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::router::bgp::SharedRoutes;
+use crate::router::policy::SharedPolicies;
 use crate::store;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
@@ -19,8 +22,8 @@ use margay_fastpath::port::PortId;
 use margay_fastpath::tables::PortEntry;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A worker whose loop has not turned for so long is stuck.
@@ -83,15 +86,17 @@ pub(crate) struct Status {
     dataplane: Arc<Dataplane>,
     bgp: ArcSwapOption<Handle>,
     ipam_fault: ArcSwapOption<String>,
+    policies: SharedPolicies,
     start: Instant,
     turned_ms: AtomicU64,
 }
 
 impl Status {
     /// Before the first step.
-    pub(crate) fn new(node: &str, dataplane: Arc<Dataplane>) -> Status {
+    pub(crate) fn new(config: &Config, dataplane: Arc<Dataplane>) -> Status {
+        let policies = Policies::new(Some(&config.node_name), config.policy.settings());
         let snapshot = Snapshot {
-            node: node.to_owned(),
+            node: config.node_name.clone(),
             not_ready: vec!["nothing has been read yet".to_owned()],
             ..Snapshot::default()
         };
@@ -100,6 +105,7 @@ impl Status {
             dataplane,
             bgp: ArcSwapOption::empty(),
             ipam_fault: ArcSwapOption::empty(),
+            policies: Arc::new(Mutex::new(policies)),
             start: Instant::now(),
             turned_ms: AtomicU64::new(0),
         }
@@ -133,6 +139,9 @@ impl Status {
     /// Allocation has failed, or works again.
     pub(crate) fn set_ipam_fault(&self, fault: Option<String>) {
         self.ipam_fault.store(fault.map(Arc::new));
+    /// Policy, as far as the control loop has it.
+    pub(crate) fn policies(&self) -> &SharedPolicies {
+        &self.policies
     }
 
     /// The packet path.

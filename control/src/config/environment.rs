@@ -26,6 +26,7 @@ pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(),
     bgp(config, environment)?;
     tunnels(config, environment)?;
     super::nat::apply(config, environment)?;
+    super::policy::apply(config, environment)?;
     metrics_and_health(config, environment)
 }
 

@@ -1,4 +1,4 @@
-//! Scenarios of `tests/cases/policy`: resources in `resources.yaml`, and one question a line in
+//! Scenarios of `tests/cases/policy`: a store with `resources.yaml`, and one question a line in
 //! `checks.txt`, which the reference evaluator and the classifier must both answer as written:
 //!
 //! `ENDPOINT DIRECTION[.STAGE] PROTOCOL SOURCE[:PORT] DESTINATION[:PORT|:TYPE.CODE] VERDICT BY`
@@ -9,8 +9,9 @@
 //! follow where a rule has logged, or staged policies would decide.
 
 use super::*;
-use margay_acl::compile::Compiler;
-use margay_acl::model::{Failsafe, Model, Settings};
+use crate::scratch;
+use crate::store::directory::Directory;
+use margay_acl::model::Failsafe;
 use margay_acl::origin::Origin;
 use margay_acl::packet::{Packet, Transport, protocol};
 use margay_acl::reference::evaluate;
@@ -48,24 +49,31 @@ fn settings() -> Settings {
 }
 
 /// What the resources of a case say.
-fn updates(case: &Path) -> Vec<Update> {
-    let text = std::fs::read_to_string(case.join("resources.yaml")).unwrap();
-    let mut updates = built_in();
-    updates.push(Update::Settings(settings()));
-    let mut slices = Vec::new();
-    for document in text.split("\n---\n") {
-        let value: Value = serde_saphyr::from_str(document)
-            .unwrap_or_else(|error| panic!("{}: {error}\n{document}", case.display()));
-        if value["kind"] == "EndpointSlice" {
-            slices.push(value);
-            continue;
-        }
-        let update = update(&value, NODE);
-        let update = update.unwrap_or_else(|fault| panic!("{}: {fault}", case.display()));
-        updates.push(update.unwrap_or_else(|| panic!("{document} means nothing")));
+fn events(case: &Path) -> Vec<Event> {
+    let mut directory = Directory::new(case);
+    let events = directory.scan();
+    assert_eq!(directory.report().faults, [], "{}", case.display());
+    events
+}
+
+fn policies<'a>(events: impl IntoIterator<Item = &'a Event>) -> Policies {
+    let mut policies = Policies::new(Some(NODE), settings());
+    events.into_iter().for_each(|event| policies.apply(event));
+    assert!(policies.commit());
+    assert_eq!(policies.faults(), Vec::<String>::new());
+    policies
+}
+
+fn protocol_number(text: &str) -> u8 {
+    match text {
+        "tcp" => protocol::TCP,
+        "udp" => protocol::UDP,
+        "sctp" => protocol::SCTP,
+        "icmp" => protocol::ICMP,
+        "icmpv6" => protocol::ICMP6,
+        "udplite" => protocol::UDP_LITE,
+        number => number.parse().unwrap_or_else(|_| panic!("{number} is no protocol")),
     }
-    updates.extend(services(&slices).unwrap());
-    updates
 }
 
 struct Check {
@@ -122,8 +130,7 @@ fn check(model: &Model, line: &str) -> Check {
         "untracked" => Stage::Untracked,
         other => panic!("{other} is no stage"),
     };
-    let number = protocol.parse().map_or(Value::from(*protocol), |number: u8| number.into());
-    let protocol = calico::protocol_number("protocol", &number).unwrap();
+    let protocol = protocol_number(protocol);
     let ((source, source_port), (destination, what)) = (split(source), split(destination));
     let port = |text: Option<&str>| text.map_or(40_000, |text| text.parse().unwrap());
     let transport = if protocol::is_icmp(protocol) {
@@ -166,22 +173,13 @@ fn short(origin: &Origin) -> String {
     }
 }
 
-fn compiled(updates: impl IntoIterator<Item = Update>) -> Compiler {
-    let mut compiler = Compiler::new();
-    for update in updates {
-        compiler.apply(update).unwrap();
-    }
-    compiler.commit().unwrap();
-    compiler
-}
-
 #[test]
 fn scenarios_are_decided_as_written_by_reference_and_classifier() {
     let (mut checked, mut wrong) = (0, Vec::new());
     for case in cases() {
-        let updates = updates(&case);
-        let forward = compiled(updates.clone());
-        let backward = compiled(updates.into_iter().rev());
+        let events = events(&case);
+        let forward = policies(&events);
+        let backward = policies(events.iter().rev());
         let model = forward.model();
         let text = std::fs::read_to_string(case.join("checks.txt")).unwrap();
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -198,9 +196,9 @@ fn scenarios_are_decided_as_written_by_reference_and_classifier() {
                 let place = case.file_name().unwrap().display();
                 wrong.push(format!("{place}: {line}\n    is {:?} {by}", why.verdict));
             }
-            for compiler in [&forward, &backward] {
-                let snapshot = compiler.snapshot();
-                let handle = compiler.handle(endpoint).unwrap();
+            for policies in [&forward, &backward] {
+                let snapshot = policies.classifier();
+                let handle = policies.handle(endpoint).unwrap();
                 let outcome = snapshot.classify(handle, *stage, *direction, packet);
                 let origin = snapshot.origin(&outcome);
                 assert_eq!((outcome.verdict, origin), (why.verdict, &why.origin), "{line}");
@@ -211,6 +209,15 @@ fn scenarios_are_decided_as_written_by_reference_and_classifier() {
     }
     assert!(wrong.is_empty(), "{} of {checked} are wrong:\n{}", wrong.len(), wrong.join("\n"));
     assert!(checked >= SCENARIOS, "{checked} scenarios");
+}
+
+/// The faults of a store that has one file with this text.
+fn faults(text: &str) -> Vec<String> {
+    let folder = scratch::Directory::new("policy");
+    folder.write("a.yaml", text);
+    let mut directory = Directory::new(folder.path());
+    directory.scan();
+    directory.report().faults.iter().map(|fault| fault.what.clone()).collect()
 }
 
 #[test]
@@ -238,24 +245,107 @@ fn what_the_api_does_not_allow_is_told_with_its_field() {
     for (spec, expected) in cases {
         let text =
             format!("{{kind: GlobalNetworkPolicy, metadata: {{name: p}}, spec: {{{spec}}}}}");
-        let value: Value = serde_saphyr::from_str(&text).unwrap();
-        let fault = update(&value, NODE).unwrap_err().to_string();
-        assert!(fault.starts_with(expected), "{spec}: {fault}");
+        let faults = faults(&text);
+        let expected = format!("GlobalNetworkPolicy p: {expected}");
+        assert!(faults.len() == 1 && faults[0].starts_with(&expected), "{spec}: {faults:?}");
     }
 }
 
 #[test]
 fn names_of_both_generations_are_one_name() {
     let name = |text: &str| {
-        let value: Value = serde_saphyr::from_str(text).unwrap();
-        match update(&value, NODE).unwrap() {
-            Some(Update::Policy(key, _)) => key.name,
-            other => panic!("{other:?}"),
-        }
+        let folder = scratch::Directory::new("policy");
+        folder.write("a.yaml", text);
+        let keys: Vec<Key> = Directory::new(folder.path())
+            .scan()
+            .into_iter()
+            .map(|event| match event {
+                Event::Put(key, _) | Event::Remove(key) => key,
+            })
+            .collect();
+        assert_eq!(keys.len(), 1, "{text}");
+        keys[0].name.clone()
     };
     assert_eq!(name("{kind: GlobalNetworkPolicy, metadata: {name: default.p}}"), "p");
     assert_eq!(name("{kind: GlobalNetworkPolicy, metadata: {name: p}, spec: {tier: t}}"), "p");
     let annotated = "{kind: GlobalNetworkPolicy, metadata: {name: t.p, annotations: \
         {projectcalico.org/metadata: '{\"name\":\"p\"}'}}, spec: {tier: t}}";
     assert_eq!(name(annotated), "p");
+}
+
+#[test]
+fn both_network_policies_of_one_name_are_two() {
+    let folder = scratch::Directory::new("policy");
+    for (file, version) in [("a.yaml", "networking.k8s.io/v1"), ("b.yaml", "projectcalico.org/v3")]
+    {
+        let metadata = "metadata: {name: p, namespace: n}";
+        folder.write(file, &format!("{{apiVersion: {version}, kind: NetworkPolicy, {metadata}}}"));
+    }
+    let events = events(folder.path());
+    assert_eq!(policies(&events).model().policies.len(), 2);
+}
+
+/// Endpoint `n/e` of this node, with these lines in its spec.
+fn endpoint(spec: &str) -> String {
+    format!(
+        "{{kind: WorkloadEndpoint, metadata: {{name: e, namespace: n}}, spec: {{node: {NODE}, \
+         interfaceName: cali1, ipNetworks: [10.0.0.1/32], {spec}}}}}"
+    )
+}
+
+fn verdict_of_endpoint(text: &str) -> Verdict {
+    let folder = scratch::Directory::new("policy");
+    folder.write("a.yaml", text);
+    let policies = policies(&events(folder.path()));
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    let packet = Packet {
+        source: address,
+        destination: "10.0.0.1".parse().unwrap(),
+        protocol: protocol::TCP,
+        transport: Transport::Ports { source: 1, destination: 2 },
+    };
+    let handle = policies.handle("n/e").unwrap();
+    policies.classifier().classify(handle, Stage::Normal, Direction::Ingress, &packet).verdict
+}
+
+#[test]
+fn a_namespace_that_the_store_does_not_have_is_implied() {
+    for (spec, expected) in [
+        ("orchestrator: k8s", Verdict::Allow),
+        ("profiles: [kns.n]", Verdict::Allow),
+        ("profiles: [ksa.n.a, kns.n]", Verdict::Allow),
+        ("profiles: []", Verdict::Deny),
+        ("profiles: [ksa.n.a]", Verdict::Deny),
+        ("profiles: [other, kns.n]", Verdict::Deny),
+        ("orchestrator: openstack", Verdict::Deny),
+        ("profiles: [projectcalico-default-allow]", Verdict::Allow),
+    ] {
+        assert_eq!(verdict_of_endpoint(&endpoint(spec)), expected, "{spec}");
+    }
+    let text = endpoint("profiles: [kns.n]")
+        + "\n---\n{kind: Profile, metadata: {name: kns.n}, spec: {ingress: [{action: Deny}]}}";
+    assert_eq!(verdict_of_endpoint(&text), Verdict::Deny);
+}
+
+#[test]
+fn what_is_beyond_a_limit_is_named_and_the_rest_applies() {
+    let rules = "{action: Allow},".repeat(1025);
+    let folder = scratch::Directory::new("policy");
+    folder.write(
+        "a.yaml",
+        &format!(
+            "{{kind: GlobalNetworkPolicy, metadata: {{name: p}}, spec: {{ingress: [{rules}]}}}}"
+        ),
+    );
+    folder.write("b.yaml", "{kind: GlobalNetworkPolicy, metadata: {name: q}}");
+    let mut policies = Policies::new(Some(NODE), settings());
+    events(folder.path()).iter().for_each(|event| policies.apply(event));
+    assert!(policies.commit());
+    let faults = policies.faults();
+    let expected = "policy: GlobalNetworkPolicy p: p//GlobalNetworkPolicy: 1025 rules";
+    assert!(faults.len() == 1 && faults[0].starts_with(expected), "{faults:?}");
+    assert_eq!(policies.model().policies.len(), 1);
+    folder.write("a.yaml", "{kind: GlobalNetworkPolicy, metadata: {name: p}}");
+    events(folder.path()).iter().for_each(|event| policies.apply(event));
+    assert_eq!(policies.faults(), Vec::<String>::new());
 }

@@ -8,6 +8,7 @@
 
 pub(crate) mod ids;
 mod learned;
+mod policy;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tunnels;
@@ -23,6 +24,7 @@ use margay_fastpath::dataplane::Dataplane;
 use margay_fastpath::ecmp::{self, Member};
 use margay_fastpath::fib::{FibError, FibWriter};
 use margay_fastpath::nat::Rules;
+use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::tables::{
     Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target as Entry, TargetId,
@@ -120,6 +122,9 @@ pub(crate) struct Publisher {
     nat: Option<Arc<Rules>>,
     /// Of the rules that were made last.
     generation: u64,
+    policy: Option<Arc<Policy>>,
+    /// Of the policy that was made last.
+    policy_generation: u32,
     seed: u64,
 }
 
@@ -154,6 +159,8 @@ impl Publisher {
             tables: Tables::default(),
             nat: None,
             generation: 0,
+            policy: None,
+            policy_generation: 0,
             seed: stable_hash(node),
         }
     }
@@ -316,6 +323,7 @@ impl Publisher {
             adjacencies,
             host: host.map(|at| AdjacencyId(at as u32)),
             nat: self.nat.clone(),
+            policy: self.policy.clone(),
         };
         if tables == self.tables {
             return true;

@@ -35,6 +35,7 @@ fn port(id: u16, name: &str) -> PublishedPort {
         answers_neighbors: false,
         icmp_source_v4: None,
         icmp_source_v6: None,
+        sources: None,
         up: true,
     };
     PublishedPort { id: PortId(id), entry, station: None, device: Some(u32::from(id) + 10) }

@@ -10,7 +10,6 @@ mod kernel;
 pub(crate) mod learned;
 mod link;
 pub(crate) mod nat;
-pub mod policy;
 pub mod ports;
 pub(crate) mod services;
 mod static_routes;

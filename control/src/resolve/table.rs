@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 /// A route together with its ways in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) route: Route,
+pub(crate) struct Entry {
+    pub(crate) route: Route,
     /// The same ways by the kernel's devices; empty when the kernel has none.
     pub(super) ways: Vec<NextHop>,
 }
@@ -104,7 +104,7 @@ impl Table {
     }
 
     /// The longest match of an address.
-    pub(super) fn lookup(&self, address: IpAddr) -> Option<&Entry> {
+    pub(crate) fn lookup(&self, address: IpAddr) -> Option<&Entry> {
         let lengths = &self.lengths[usize::from(address.is_ipv6())];
         let longest = if address.is_ipv4() { 32 } else { 128 };
         (0..=longest)

@@ -64,6 +64,7 @@ fn endpoint(node: &str, interface: &str, address: &str, tap: bool) -> Input {
         mac: None,
         attachment,
         labels: Default::default(),
+        policed: Default::default(),
     };
     let key = key("WorkloadEndpoint", &format!("{node}-{interface}"));
     Input::Store(Event::Put(key, Resource::WorkloadEndpoint(Box::new(endpoint))))

@@ -193,7 +193,7 @@ fn only_default(name: &str, spec: &Spec) -> Result<(), Invalid> {
     match set.iter().find(|(_, is_set)| *is_set && name != "default") {
         Some((field, _)) => {
             let mend = "it belongs to the BGPConfiguration named default";
-            Err(Invalid::new(field, format!("'{name}' cannot set it"), mend))
+            Err(Invalid::new(*field, format!("'{name}' cannot set it"), mend))
         }
         None => Ok(()),
     }

@@ -1,21 +1,23 @@
 //! Calico's resources, as far as margay acts on them: parsed, defaulted, and checked.
 //!
 //! Field names, defaults and limits are those of Calico's v3 API (projectcalico.org/v3, or the
-//! crd.projectcalico.org/v1 form where IPAM lives). Fields without meaning here are ignored. Left
-//! out so far: policies, profiles, encapsulation.
+//! crd.projectcalico.org/v1 form where IPAM lives). Fields without meaning here are ignored.
 
 pub mod bgp_configuration;
 pub mod bgp_filter;
 pub mod bgp_peer;
 pub mod block;
 pub mod field;
+pub mod host_endpoint;
 pub mod ip_pool;
 pub mod node;
+pub mod policy;
 pub mod secret;
 pub mod service;
 pub mod workload_endpoint;
 
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Kind, namespace and name: what makes a resource one.
@@ -39,7 +41,7 @@ impl std::fmt::Display for Key {
 }
 
 /// A resource that margay understands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Resource {
     /// A Calico node.
     Node(node::Node),
@@ -63,6 +65,10 @@ pub enum Resource {
     EndpointSlice(Box<service::EndpointSlice>),
     /// Passwords.
     Secret(secret::Secret),
+    /// An interface of a node itself.
+    HostEndpoint(Box<host_endpoint::HostEndpoint>),
+    /// Rules, tiers, profiles and sets of policy.
+    Policy(policy::Part),
     /// A kind that has no meaning here yet.
     Other,
 }
@@ -71,7 +77,7 @@ pub enum Resource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// The field, as in `spec.cidr`.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What is wrong with it.
     pub what: String,
     /// What would be right.
@@ -79,8 +85,12 @@ pub struct Invalid {
 }
 
 impl Invalid {
-    pub(crate) fn new(field: &'static str, what: impl Into<String>, mend: &'static str) -> Invalid {
-        Invalid { field, what: what.into(), mend }
+    pub(crate) fn new(
+        field: impl Into<Cow<'static, str>>,
+        what: impl Into<String>,
+        mend: &'static str,
+    ) -> Invalid {
+        Invalid { field: field.into(), what: what.into(), mend }
     }
 }
 
@@ -109,9 +119,20 @@ impl Metadata {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Header {
     #[serde(default)]
+    pub(crate) api_version: String,
+    #[serde(default)]
     pub(crate) kind: String,
     #[serde(default)]
     pub(crate) metadata: Metadata,
+    #[serde(default)]
+    pub(crate) spec: Option<Tiered>,
+}
+
+/// What of a spec belongs to a resource's identity.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Tiered {
+    #[serde(default)]
+    pub(crate) tier: Option<serde_json::Value>,
 }
 
 /// A resource of spec `S`.

@@ -4,9 +4,11 @@
 //! TAPs, `margay.io/netns` with the path of the pod's namespace (device `margay.io/device`,
 //! default `eth0`).
 
+use super::policy::places::{self, PortSpec};
 use super::{Invalid, Metadata, Object};
 use crate::config::DEVICE_NAME_MAX;
 use ipnet::IpNet;
+use margay_acl::model::{Endpoint, NamedPort, Place};
 use margay_tunnels::wire::ethernet::Mac;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -30,6 +32,23 @@ pub struct WorkloadEndpoint {
     pub attachment: Attachment,
     /// Its own labels, which selectors see.
     pub labels: BTreeMap<String, String>,
+    /// What policy sees beside them.
+    pub policed: Policed,
+}
+
+/// What of an endpoint only policy cares for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policed {
+    /// Who made it, such as `k8s`.
+    pub orchestrator: Option<String>,
+    /// Its service account.
+    pub service_account: Option<String>,
+    /// Its profiles, in order; `None` where the resource has no such list.
+    pub profiles: Option<Vec<String>>,
+    /// Ports that rules can name.
+    pub ports: Vec<NamedPort>,
+    /// Sources that it may send from beside its own addresses, where that is allowed at all.
+    pub spoofed_sources: Vec<IpNet>,
 }
 
 /// How a pod is attached.
@@ -56,6 +75,11 @@ pub(crate) struct Spec {
     interface_name: String,
     ip_networks: Option<Vec<String>>,
     mac: Option<String>,
+    orchestrator: Option<String>,
+    service_account_name: Option<String>,
+    profiles: Option<Vec<String>>,
+    ports: Option<Vec<PortSpec>>,
+    allow_spoofed_source_prefixes: Option<Vec<String>>,
 }
 
 /// Most addresses of one endpoint.
@@ -91,7 +115,37 @@ impl TryFrom<Object<Spec>> for WorkloadEndpoint {
             addresses: networks.iter().map(|text| address(text)).collect::<Result<_, _>>()?,
             mac,
             labels: object.metadata.labels.unwrap_or_default(),
+            policed: Policed {
+                orchestrator: spec.orchestrator,
+                service_account: spec.service_account_name,
+                profiles: spec.profiles,
+                ports: places::ports(&spec.ports.unwrap_or_default())?,
+                spoofed_sources: places::ranges(
+                    "spec.allowSpoofedSourcePrefixes",
+                    &spec.allow_spoofed_source_prefixes.unwrap_or_default(),
+                )?,
+            },
         })
+    }
+}
+
+impl WorkloadEndpoint {
+    /// As policy on a node sees it. A pod of Kubernetes whose resource names no profiles has its
+    /// namespace's all the same, as every pod has there.
+    pub fn member(&self, namespace: &str, node: &str) -> Endpoint {
+        let Policed { orchestrator, service_account, profiles, ports, .. } = &self.policed;
+        let is_kubernetes = orchestrator.as_deref().is_none_or(|name| name == "k8s");
+        let profiles = profiles.clone().unwrap_or_else(|| {
+            is_kubernetes.then(|| format!("kns.{namespace}")).into_iter().collect()
+        });
+        let (orchestrator, account) = (orchestrator.as_deref(), service_account.as_deref());
+        Endpoint {
+            labels: places::workload_labels(namespace, &self.labels, orchestrator, account),
+            addresses: self.addresses.clone(),
+            ports: ports.clone(),
+            profiles,
+            place: if self.node == node { Place::Workload } else { Place::Elsewhere },
+        }
     }
 }
 

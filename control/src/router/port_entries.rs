@@ -1,13 +1,17 @@
 //! What the packet path must know of each open port.
 
-use crate::config::Config;
+use super::policy::behind_pods;
+use crate::config::{Config, SourceSpoofing};
 use crate::kernel::Link;
 use crate::kernel::mirror::Mirror;
 use crate::model::Model;
 use crate::ports::{Open, Ports};
 use crate::publish::PublishedPort;
+use crate::resolve::Route;
 use crate::resolve::ports::PortKind;
+use crate::resource::workload_endpoint::WorkloadEndpoint;
 use ipnet::IpNet;
+use margay_fastpath::sources::Sources;
 use margay_fastpath::tables::PortEntry;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +26,10 @@ pub(super) fn build(
     model: &Model,
     mirror: &Mirror,
     ports: &Ports,
+    routes: &BTreeMap<IpNet, Route>,
 ) -> BTreeMap<Arc<str>, PublishedPort> {
+    let mut behind: BTreeMap<&str, Vec<IpNet>> = BTreeMap::new();
+    behind_pods(routes).for_each(|(prefix, port)| behind.entry(port).or_default().push(*prefix));
     let node = node_addresses(config, model, mirror);
     let endpoints: BTreeMap<&str, _> = model
         .local_endpoints(&config.node_name)
@@ -30,8 +37,13 @@ pub(super) fn build(
         .collect();
     let published = ports.open().map(|(name, kind, open)| {
         let link = mirror.link_by_name(name).filter(|_| kind.is_device());
-        let entry = entry(name, kind, open, link, addresses_of(mirror, link, node));
         let endpoint = endpoints.get(&**name);
+        let sources = endpoint.filter(|_| kind.is_workload()).map(|endpoint| {
+            let behind = behind.get(&**name).map(Vec::as_slice).unwrap_or_default();
+            sources(config, endpoint, behind)
+        });
+        let entry = entry(name, kind, open, link, addresses_of(mirror, link, node));
+        let entry = PortEntry { sources, ..entry };
         let resource_mac = endpoint.and_then(|endpoint| endpoint.mac);
         let station = match kind {
             PortKind::Tap { .. } => open.station.or(resource_mac),
@@ -62,7 +74,19 @@ fn entry(
         icmp_source_v4,
         icmp_source_v6,
         up: !kind.is_device() || link.is_some_and(|link| link.running),
+        sources: None,
     }
+}
+
+/// What packets of an endpoint may have as their source: its addresses, what is routed to it, and
+/// what its resource allows beside, if that counts.
+fn sources(config: &Config, endpoint: &WorkloadEndpoint, behind: &[IpNet]) -> Sources {
+    let own = endpoint.addresses.iter().map(|own| IpNet::from(*own));
+    let allowed = match config.policy.workload_source_spoofing {
+        SourceSpoofing::Any => &*endpoint.policed.spoofed_sources,
+        SourceSpoofing::Disabled => &[],
+    };
+    Sources::new(own.chain(behind.iter().copied()).chain(allowed.iter().copied()))
 }
 
 type Pair = (Option<Ipv4Addr>, Option<Ipv6Addr>);

@@ -1,6 +1,6 @@
 //! What the control loop tells of itself.
 
-use super::Router;
+use super::{ERRORS_MAX, Router};
 use crate::ports::Phase;
 use crate::status::{PortState, Snapshot};
 
@@ -31,10 +31,15 @@ impl Router {
             bgp_fault: self.bgp.fault().cloned(),
             learned: self.bgp.routes().clone(),
             kernel_learned: self.bgp.kernel_counts(),
-            errors: self.tunnel_faults.iter().chain(&self.errors).cloned().collect(),
+            errors: self.faults(),
             steps: self.steps,
             step_time: self.step_time,
         });
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let lasting = self.tunnel_faults.iter().chain(&self.policy_faults).take(ERRORS_MAX);
+        lasting.chain(&self.errors).cloned().collect()
     }
 
     /// Uplinks and the way to the host must work; a pod's device may come later.

@@ -8,8 +8,11 @@ use crate::resource::bgp_configuration::BgpConfiguration;
 use crate::resource::bgp_filter::BgpFilter;
 use crate::resource::bgp_peer::BgpPeer;
 use crate::resource::block::{AffinitySpec, BlockAffinity, BlockSpec, IpamBlock};
+use crate::resource::host_endpoint::{self, HostEndpoint};
 use crate::resource::ip_pool::IpPool;
 use crate::resource::node::Node;
+use crate::resource::policy::places::{ProfileSpec, SetDocument};
+use crate::resource::policy::{self, KubernetesDocument, Part, PolicyDocument, TierSpec};
 use crate::resource::secret::{self, Secret};
 use crate::resource::service::{EndpointSlice, Service, ServiceDocument, SliceDocument};
 use crate::resource::workload_endpoint::WorkloadEndpoint;
@@ -76,11 +79,7 @@ impl Content {
                 let what = "no kind".to_owned();
                 return self.faults.push((None, fault(first, what, "add kind: and apiVersion:")));
             }
-            Ok(header) => Key {
-                kind: header.kind,
-                namespace: header.metadata.namespace.unwrap_or_default(),
-                name: header.metadata.name,
-            },
+            Ok(header) => header.key(),
             Err((line, what)) => {
                 return self.faults.push((None, fault(line, what, "a resource of Calico's API")));
             }
@@ -132,8 +131,41 @@ fn typed(kind: &str, source: &Source) -> Result<Resource, Failure> {
             Resource::EndpointSlice(Box::new(checked::<SliceDocument, EndpointSlice>(source)?))
         }
         "Secret" => Resource::Secret(checked::<secret::Document, Secret>(source)?),
-        _ => Resource::Other,
+        "HostEndpoint" => Resource::HostEndpoint(Box::new(checked::<
+            Object<host_endpoint::Spec>,
+            HostEndpoint,
+        >(source)?)),
+        kind => part(kind, source)?.map_or(Resource::Other, Resource::Policy),
     })
+}
+
+/// A resource of policy; `None` for a kind that has no meaning here.
+fn part(kind: &str, source: &Source) -> Result<Option<Part>, Failure> {
+    Ok(Some(match kind {
+        "Namespace" | "ServiceAccount" => checked::<Header, Part>(source)?,
+        "Profile" => checked::<Object<Option<ProfileSpec>>, Part>(source)?,
+        "Tier" => checked::<Object<Option<TierSpec>>, Part>(source)?,
+        "NetworkSet" | "GlobalNetworkSet" => checked::<SetDocument, Part>(source)?,
+        "KubernetesNetworkPolicy" | "StagedKubernetesNetworkPolicy" => {
+            checked::<KubernetesDocument, Part>(source)?
+        }
+        "NetworkPolicy"
+        | "GlobalNetworkPolicy"
+        | "StagedNetworkPolicy"
+        | "StagedGlobalNetworkPolicy" => checked::<PolicyDocument, Part>(source)?,
+        _ => return Ok(None),
+    }))
+}
+
+impl Header {
+    /// What makes the resource one.
+    fn key(self) -> Key {
+        let Header { api_version, kind, metadata, spec } = self;
+        let kind = policy::kind_of(&api_version, kind);
+        let tier = spec.and_then(|spec| spec.tier);
+        let name = policy::own_name(&kind, &metadata, tier.as_ref().and_then(|tier| tier.as_str()));
+        Key { kind, namespace: metadata.namespace.unwrap_or_default(), name }
+    }
 }
 
 fn checked<O, R>(source: &Source) -> Result<R, Failure>

@@ -1,6 +1,7 @@
 //! Calico's NetworkPolicy and GlobalNetworkPolicy, the staged ones, and the rules of profiles.
 
-use super::{Fault, NAMESPACE, OF_ACCOUNT, OF_NAMESPACE, Object, SERVICE_ACCOUNT, read};
+use super::{NAMESPACE, OF_ACCOUNT, OF_NAMESPACE, SERVICE_ACCOUNT};
+use crate::resource::Invalid;
 use ipnet::IpNet;
 use margay_acl::model::{
     Action, Entity, Family, Icmp, Kind, Policy, PolicyKey, Port, Rule, Scope, StagedAction,
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct PolicySpec {
+pub(crate) struct PolicySpec {
     tier: Option<String>,
     order: Option<f64>,
     selector: Option<String>,
@@ -80,13 +81,19 @@ struct ServiceSpec {
     namespace: Option<String>,
 }
 
-pub(super) fn policy(document: &Value, key: &PolicyKey) -> Result<Policy, Fault> {
-    let Object { spec, .. }: Object<PolicySpec> = read(document)?;
+pub(super) fn policy(spec: PolicySpec, key: &PolicyKey) -> Result<Policy, Invalid> {
     let namespace = key.namespace.as_str();
     let scope = match (spec.do_not_track, spec.pre_dnat, spec.apply_on_forward) {
-        (true, true, _) => return Err(Fault::new("spec.preDNAT", "not together with doNotTrack")),
+        (true, true, _) => {
+            return Err(Invalid::new(
+                "spec.preDNAT",
+                "not together with doNotTrack",
+                "keep one of them",
+            ));
+        }
         (true, _, false) | (_, true, false) => {
-            return Err(Fault::new("spec.applyOnForward", "doNotTrack and preDNAT need it"));
+            let what = "doNotTrack and preDNAT need it";
+            return Err(Invalid::new("spec.applyOnForward", what, "applyOnForward: true"));
         }
         (true, ..) => Scope::Untracked,
         (_, true, _) => Scope::PreDnat,
@@ -96,7 +103,8 @@ pub(super) fn policy(document: &Value, key: &PolicyKey) -> Result<Policy, Fault>
     let has_egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
     let has_ingress = spec.ingress.as_ref().is_some_and(|rules| !rules.is_empty());
     if scope == Scope::PreDnat && has_egress {
-        return Err(Fault::new("spec.egress", "a preDNAT policy has ingress rules only"));
+        let what = "a preDNAT policy has ingress rules only";
+        return Err(Invalid::new("spec.egress", what, "another policy for egress"));
     }
     let [ingress, egress] = match spec.types.as_deref().unwrap_or_default() {
         [] => [has_ingress || !has_egress, has_egress],
@@ -128,7 +136,7 @@ pub(super) fn policy(document: &Value, key: &PolicyKey) -> Result<Policy, Fault>
 }
 
 /// What a staged policy proposes; nothing for one in force.
-pub(super) fn staged(kind: Kind, action: Option<&str>) -> Result<Option<StagedAction>, Fault> {
+pub(super) fn staged(kind: Kind, action: Option<&str>) -> Result<Option<StagedAction>, Invalid> {
     if kind.enforced() == kind {
         return Ok(None);
     }
@@ -137,27 +145,28 @@ pub(super) fn staged(kind: Kind, action: Option<&str>) -> Result<Option<StagedAc
         Some("Delete") => Ok(Some(StagedAction::Delete)),
         Some("Learn" | "Ignore") => Ok(Some(StagedAction::Ignore)),
         Some(other) => {
-            let what = format!("'{other}': Set, Delete, Learn or Ignore");
-            Err(Fault::new("spec.stagedAction", what))
+            let what = format!("'{other}' is unknown");
+            Err(Invalid::new("spec.stagedAction", what, "Set, Delete, Learn or Ignore"))
         }
     }
 }
 
 /// Rules of a policy or profile; `namespace` is empty for those of the whole cluster.
-pub(super) fn rules(field: &str, list: &[RuleSpec], namespace: &str) -> Result<Vec<Rule>, Fault> {
+pub(super) fn rules(field: &str, list: &[RuleSpec], namespace: &str) -> Result<Vec<Rule>, Invalid> {
     let numbered = list.iter().enumerate();
     numbered.map(|(index, spec)| rule(&format!("{field}[{index}]"), spec, namespace)).collect()
 }
 
-fn rule(field: &str, spec: &RuleSpec, namespace: &str) -> Result<Rule, Fault> {
+fn rule(field: &str, spec: &RuleSpec, namespace: &str) -> Result<Rule, Invalid> {
     let action = match spec.action.as_str() {
         "Allow" => Action::Allow,
         "Deny" => Action::Deny,
         "Pass" => Action::Pass,
         "Log" => Action::Log,
         other => {
-            let what = format!("'{other}': Allow, Deny, Log or Pass");
-            return Err(Fault::new(format!("{field}.action"), what));
+            let what = format!("'{other}' is unknown");
+            let mend = "Allow, Deny, Log or Pass";
+            return Err(Invalid::new(format!("{field}.action"), what, mend));
         }
     };
     let family = match spec.ip_version {
@@ -165,7 +174,8 @@ fn rule(field: &str, spec: &RuleSpec, namespace: &str) -> Result<Rule, Fault> {
         Some(4) => Some(Family::V4),
         Some(6) => Some(Family::V6),
         Some(other) => {
-            return Err(Fault::new(format!("{field}.ipVersion"), format!("{other}: 4 or 6")));
+            let what = format!("{other} is no IP version");
+            return Err(Invalid::new(format!("{field}.ipVersion"), what, "4 or 6"));
         }
     };
     let number = |name: &str, value: &Option<Value>| match value {
@@ -177,10 +187,12 @@ fn rule(field: &str, spec: &RuleSpec, namespace: &str) -> Result<Rule, Fault> {
     let icmp = |name: &str, icmp: &Option<IcmpSpec>| match icmp {
         None | Some(IcmpSpec { kind: None, code: None }) => Ok(None),
         Some(IcmpSpec { kind: None, .. }) => {
-            Err(Fault::new(format!("{field}.{name}"), "a code needs a type"))
+            let field = format!("{field}.{name}");
+            Err(Invalid::new(field, "a code without a type", "type and code"))
         }
         Some(_) if !wanted.is_some_and(protocol::is_icmp) => {
-            Err(Fault::new(format!("{field}.{name}"), "needs protocol ICMP or ICMPv6"))
+            let what = "needs protocol ICMP or ICMPv6";
+            Err(Invalid::new(format!("{field}.{name}"), what, "protocol: ICMP"))
         }
         Some(IcmpSpec { kind: Some(kind), code }) => Ok(Some(Icmp { kind: *kind, code: *code })),
     };
@@ -198,13 +210,15 @@ fn rule(field: &str, spec: &RuleSpec, namespace: &str) -> Result<Rule, Fault> {
     if sides.iter().any(|side| !side.ports.is_empty() || !side.not_ports.is_empty())
         && !wanted.is_some_and(protocol::has_ports)
     {
-        return Err(Fault::new(field, "ports need protocol TCP, UDP or SCTP"));
+        let what = "ports need a protocol that has them";
+        return Err(Invalid::new(field.to_owned(), what, "protocol TCP, UDP or SCTP"));
     }
     let mut nets = sides.iter().flat_map(|side| side.nets.iter().chain(&side.not_nets));
     if let Some(first) = nets.next().map(Family::of)
         && nets.any(|net| Family::of(net) != first)
     {
-        return Err(Fault::new(field, "IPv4 and IPv6 ranges in one rule"));
+        let what = "IPv4 and IPv6 ranges in one rule";
+        return Err(Invalid::new(field.to_owned(), what, "one rule for each family"));
     }
     Ok(rule)
 }
@@ -214,7 +228,7 @@ fn entity(
     spec: &EntitySpec,
     namespace: &str,
     is_destination: bool,
-) -> Result<Entity, Fault> {
+) -> Result<Entity, Invalid> {
     let at = |name: &str| format!("{field}.{name}");
     let own = selector(&at("selector"), spec.selector.as_deref())?;
     let not_selector = selector(&at("notSelector"), spec.not_selector.as_deref())?;
@@ -249,14 +263,16 @@ fn entity(
 }
 
 /// A selector that is there and not empty.
-pub(super) fn selector(field: &str, text: Option<&str>) -> Result<Option<Selector>, Fault> {
+pub(super) fn selector(field: &str, text: Option<&str>) -> Result<Option<Selector>, Invalid> {
     let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
-    Selector::parse(text).map(Some).map_err(|error| Fault::new(field, error.to_string()))
+    let parsed = Selector::parse(text).map(Some);
+    parsed
+        .map_err(|error| Invalid::new(field.to_owned(), error.to_string(), "such as role == 'web'"))
 }
 
 /// A selector of namespaces, as one of what is in them. `all()` and `global()` alone are about
 /// being in any namespace or in none.
-fn namespaces(field: &str, text: Option<&str>) -> Result<Option<Selector>, Fault> {
+fn namespaces(field: &str, text: Option<&str>) -> Result<Option<Selector>, Invalid> {
     Ok(selector(field, text)?.map(|selector| match (selector.is_all(), selector.is_global()) {
         (true, _) => Selector::has(NAMESPACE),
         (_, true) => Selector::has(NAMESPACE).negated(),
@@ -264,16 +280,19 @@ fn namespaces(field: &str, text: Option<&str>) -> Result<Option<Selector>, Fault
     }))
 }
 
-pub(super) fn nets(field: &str, list: &[String]) -> Result<Vec<IpNet>, Fault> {
+pub(super) fn nets(field: &str, list: &[String]) -> Result<Vec<IpNet>, Invalid> {
     let parse = |text: &String| {
         let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        net.map(|net| net.trunc()).map_err(|_| Fault::new(field, format!("'{text}' is no range")))
+        net.map(|net| net.trunc()).map_err(|_| {
+            let what = format!("'{text}' is no range");
+            Invalid::new(field.to_owned(), what, "such as 10.0.0.0/8 or fd00::/64")
+        })
     };
     list.iter().map(parse).collect()
 }
 
 /// A protocol's number, from its name or number.
-pub(super) fn protocol_number(field: &str, value: &Value) -> Result<u8, Fault> {
+pub(super) fn protocol_number(field: &str, value: &Value) -> Result<u8, Invalid> {
     let named = match value.as_str() {
         Some("TCP" | "tcp") => Some(protocol::TCP),
         Some("UDP" | "udp") => Some(protocol::UDP),
@@ -285,18 +304,21 @@ pub(super) fn protocol_number(field: &str, value: &Value) -> Result<u8, Fault> {
         None => value.as_u64().and_then(|number| u8::try_from(number).ok()),
     };
     named.filter(|number| *number > 0).ok_or_else(|| {
-        let what = format!("{value}: TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite, or 1 to 255");
-        Fault::new(field, what)
+        let mend = "TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite, or 1 to 255";
+        Invalid::new(field.to_owned(), format!("{value} is no protocol"), mend)
     })
 }
 
-fn ports(field: &str, list: &[Value]) -> Result<Vec<Port>, Fault> {
+fn ports(field: &str, list: &[Value]) -> Result<Vec<Port>, Invalid> {
     list.iter().map(|value| port(field, value)).collect()
 }
 
 /// A number, `first:last`, or a name.
-pub(super) fn port(field: &str, value: &Value) -> Result<Port, Fault> {
-    let bad = || Fault::new(field, format!("{value}: a port, first:last, or a name"));
+pub(super) fn port(field: &str, value: &Value) -> Result<Port, Invalid> {
+    let bad = || {
+        let what = format!("{value} is no port");
+        Invalid::new(field.to_owned(), what, "a port, first:last, or a name")
+    };
     if let Some(number) = value.as_u64() {
         let number = u16::try_from(number).map_err(|_| bad())?;
         return Ok(Port::Range(number, number));

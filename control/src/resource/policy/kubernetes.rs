@@ -4,7 +4,8 @@
 //! and `to` that are missing or empty mean everybody, a selector `{}` everything of its kind.
 
 use super::calico::{nets, port, protocol_number, staged};
-use super::{Fault, NAMESPACE, OF_NAMESPACE, ORCHESTRATOR, Object, read};
+use super::{NAMESPACE, OF_NAMESPACE, ORCHESTRATOR};
+use crate::resource::Invalid;
 use margay_acl::model::{Action, Entity, Policy, PolicyKey, Port, Rule, Scope};
 use margay_acl::packet::protocol;
 use margay_acl::selector::Selector;
@@ -17,7 +18,7 @@ const ORDER: f64 = 1000.0;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct PolicySpec {
+pub(crate) struct PolicySpec {
     pod_selector: LabelSelector,
     policy_types: Option<Vec<String>>,
     ingress: Option<Vec<RuleSpec>>,
@@ -71,8 +72,7 @@ struct PortSpec {
     end_port: Option<u16>,
 }
 
-pub(super) fn policy(document: &Value, key: &PolicyKey) -> Result<Policy, Fault> {
-    let Object { spec, .. }: Object<PolicySpec> = read(document)?;
+pub(super) fn policy(spec: PolicySpec, key: &PolicyKey) -> Result<Policy, Invalid> {
     let has_egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
     let [ingress, egress] = match spec.policy_types.as_deref().unwrap_or_default() {
         [] => [true, has_egress],
@@ -108,7 +108,7 @@ fn expand(
     spec: &RuleSpec,
     namespace: &str,
     is_ingress: bool,
-) -> Result<Vec<Rule>, Fault> {
+) -> Result<Vec<Rule>, Invalid> {
     let (name, peers) = if is_ingress { ("from", &spec.from) } else { ("to", &spec.to) };
     let mut entities = Vec::new();
     for (index, one) in peers.as_deref().unwrap_or_default().iter().enumerate() {
@@ -130,8 +130,9 @@ fn expand(
             Some(value) => match (port(&format!("{field}.port"), value)?, one.end_port) {
                 (Port::Range(first, _), Some(last)) if first <= last => Port::Range(first, last),
                 (_, Some(last)) => {
-                    let what = format!("{last}: not below port, which is a number");
-                    return Err(Fault::new(format!("{field}.endPort"), what));
+                    let (field, what) =
+                        (format!("{field}.endPort"), format!("{last} ends no range"));
+                    return Err(Invalid::new(field, what, "not below port, which is a number"));
                 }
                 (port, None) => port,
             },
@@ -158,10 +159,11 @@ fn expand(
     Ok(rules)
 }
 
-fn peer(field: &str, peer: &Peer, namespace: &str) -> Result<Entity, Fault> {
+fn peer(field: &str, peer: &Peer, namespace: &str) -> Result<Entity, Invalid> {
     if let Some(block) = &peer.ip_block {
         if peer.pod_selector.is_some() || peer.namespace_selector.is_some() {
-            return Err(Fault::new(field, "ipBlock stands alone"));
+            let what = "ipBlock stands beside a selector";
+            return Err(Invalid::new(field.to_owned(), what, "one peer for each"));
         }
         return Ok(Entity {
             nets: nets(&format!("{field}.ipBlock.cidr"), std::slice::from_ref(&block.cidr))?,
@@ -175,7 +177,8 @@ fn peer(field: &str, peer: &Peer, namespace: &str) -> Result<Entity, Fault> {
     };
     let place = match &peer.namespace_selector {
         None if peer.pod_selector.is_none() => {
-            return Err(Fault::new(field, "podSelector, namespaceSelector or ipBlock"));
+            let mend = "podSelector, namespaceSelector or ipBlock";
+            return Err(Invalid::new(field.to_owned(), "it says nothing", mend));
         }
         None => Selector::equal(NAMESPACE, namespace),
         Some(namespaces) => match labels(&format!("{field}.namespaceSelector"), namespaces)? {
@@ -187,7 +190,7 @@ fn peer(field: &str, peer: &Peer, namespace: &str) -> Result<Entity, Fault> {
     Ok(Entity { selector: Some(Selector::all_of(parts)), ..Entity::default() })
 }
 
-fn labels(field: &str, selector: &LabelSelector) -> Result<Selector, Fault> {
+fn labels(field: &str, selector: &LabelSelector) -> Result<Selector, Invalid> {
     let mut parts: Vec<Selector> = Vec::new();
     for (name, value) in selector.match_labels.iter().flatten() {
         parts.push(Selector::equal(name, value));
@@ -200,8 +203,9 @@ fn labels(field: &str, selector: &LabelSelector) -> Result<Selector, Fault> {
             "Exists" => Selector::has(key),
             "DoesNotExist" => Selector::has(key).negated(),
             other => {
-                let what = format!("'{other}': In, NotIn, Exists or DoesNotExist");
-                return Err(Fault::new(format!("{field}.matchExpressions"), what));
+                let what = format!("'{other}' is unknown");
+                let mend = "In, NotIn, Exists or DoesNotExist";
+                return Err(Invalid::new(format!("{field}.matchExpressions"), what, mend));
             }
         });
     }

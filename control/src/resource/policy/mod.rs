@@ -1,23 +1,18 @@
-//! From resources to policy's model: Calico's and Kubernetes' documents, one by one.
+//! The resources that policy is made of: Calico's and Kubernetes' documents, one by one, as
+//! [`margay_acl::model`] has them.
 //!
-//! Each resource becomes at most one update, whatever else there is; only the members of services
-//! come from several ([`services`]). Namespaced selectors are rewritten as Calico does it, so that
-//! nothing behind this knows of namespaces. ClusterNetworkPolicy is left out so far.
+//! Each resource becomes one [`Part`], whatever else there is. Namespaced selectors are rewritten
+//! as Calico does it, so that nothing behind this knows of namespaces. ClusterNetworkPolicy is left
+//! out so far.
 
 mod calico;
 mod kubernetes;
-mod places;
-#[cfg(test)]
-mod tests;
+pub(crate) mod places;
 
-use margay_acl::model::{Kind, PolicyKey, Tier, TierAction, Update};
+use super::{Invalid, Key, Metadata, Object};
+use margay_acl::model::{Kind, NetworkSet, Policy, PolicyKey, Profile, Tier, TierAction};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::collections::BTreeMap;
-use std::fmt;
-
-pub use places::services;
+use std::sync::Arc;
 
 /// Label of a namespaced thing.
 const NAMESPACE: &str = "projectcalico.org/namespace";
@@ -30,129 +25,141 @@ const OF_NAMESPACE: &str = "pcns.";
 /// Before names of a service account's labels.
 const OF_ACCOUNT: &str = "pcsa.";
 
-/// A resource that says what the API does not allow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The field, as in `spec.ingress[0].source.nets`.
-    pub field: String,
-    /// What is wrong with it.
-    pub what: String,
+/// One resource of policy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// A policy, in force or staged, of any kind.
+    Policy(Arc<Policy>),
+    /// A tier.
+    Tier(Tier),
+    /// A profile, or the one that a namespace or service account is.
+    Profile(Arc<Profile>),
+    /// A network set.
+    NetworkSet(Arc<NetworkSet>),
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.what)
+/// What the kind of a document is called here: both NetworkPolicies have names of their own.
+pub(crate) fn kind_of(api_version: &str, kind: String) -> String {
+    match kind.as_str() {
+        "NetworkPolicy" if api_version.starts_with("networking.k8s.io") => {
+            Kind::KubernetesNetworkPolicy.as_str().to_owned()
+        }
+        _ => kind,
     }
 }
 
-impl Fault {
-    fn new(field: impl Into<String>, what: impl Into<String>) -> Fault {
-        Fault { field: field.into(), what: what.into() }
+/// The policy that a resource is; `None` for other kinds.
+pub fn policy_key(key: &Key) -> Option<PolicyKey> {
+    let kinds = [
+        Kind::GlobalNetworkPolicy,
+        Kind::NetworkPolicy,
+        Kind::KubernetesNetworkPolicy,
+        Kind::StagedGlobalNetworkPolicy,
+        Kind::StagedNetworkPolicy,
+        Kind::StagedKubernetesNetworkPolicy,
+    ];
+    let kind = kinds.into_iter().find(|kind| kind.as_str() == key.kind)?;
+    let (namespace, name) = (key.namespace.clone(), key.name.clone());
+    Some(PolicyKey { kind, namespace, name })
+}
+
+/// A resource's own name. Policies of Calico before 3.32 are stored behind their tier's name, and
+/// an annotation may tell it.
+pub(crate) fn own_name(kind: &str, metadata: &Metadata, tier: Option<&str>) -> String {
+    if !matches!(kind, "GlobalNetworkPolicy" | "NetworkPolicy") && !kind.starts_with("Staged") {
+        return metadata.name.clone();
     }
-}
-
-/// What all resources have.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Metadata {
-    name: String,
-    namespace: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
-    annotations: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Object<S> {
-    #[serde(default)]
-    metadata: Metadata,
-    #[serde(default)]
-    spec: S,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Header {
-    kind: String,
-    metadata: Metadata,
-    #[serde(rename = "apiVersion")]
-    api_version: String,
-}
-
-/// What a resource says of policy on a node; nothing for kinds without meaning here.
-pub fn update(document: &Value, node: &str) -> Result<Option<Update>, Fault> {
-    let Header { kind, metadata, api_version } = read(document)?;
-    let is_kubernetes = api_version.starts_with("networking.k8s.io");
-    let policy_kind = match (kind.as_str(), is_kubernetes) {
-        ("NetworkPolicy", true) => Kind::KubernetesNetworkPolicy,
-        ("NetworkPolicy", false) => Kind::NetworkPolicy,
-        ("GlobalNetworkPolicy", _) => Kind::GlobalNetworkPolicy,
-        ("StagedNetworkPolicy", _) => Kind::StagedNetworkPolicy,
-        ("StagedGlobalNetworkPolicy", _) => Kind::StagedGlobalNetworkPolicy,
-        ("StagedKubernetesNetworkPolicy", _) => Kind::StagedKubernetesNetworkPolicy,
-        ("Tier", _) => return tier(document).map(Some),
-        _ => return places::update(&kind, document, node),
-    };
-    let key = PolicyKey {
-        kind: policy_kind,
-        namespace: metadata.namespace.clone().unwrap_or_default(),
-        name: policy_name(&metadata, document),
-    };
-    let policy = match policy_kind {
-        Kind::KubernetesNetworkPolicy | Kind::StagedKubernetesNetworkPolicy => {
-            kubernetes::policy(document, &key)?
-        }
-        _ => calico::policy(document, &key)?,
-    };
-    Ok(Some(Update::Policy(key, Some(policy.into()))))
-}
-
-/// Tiers and profiles that exist without a resource.
-pub fn built_in() -> Vec<Update> {
-    let tier = |name: &str, order: f64, default_action| {
-        Update::Tier(name.to_owned(), Some(Tier { order: Some(order), default_action }))
-    };
-    vec![
-        tier("kube-admin", 1000.0, TierAction::Pass),
-        tier("default", 1_000_000.0, TierAction::Deny),
-        tier("kube-baseline", 10_000_000.0, TierAction::Pass),
-        places::default_allow(),
-    ]
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct TierSpec {
-    order: Option<f64>,
-    default_action: Option<String>,
-}
-
-fn tier(document: &Value) -> Result<Update, Fault> {
-    let Object { metadata, spec }: Object<TierSpec> = read(document)?;
-    let default_action = match spec.default_action.as_deref() {
-        None | Some("" | "Deny") => TierAction::Deny,
-        Some("Pass") => TierAction::Pass,
-        Some(other) => {
-            return Err(Fault::new("spec.defaultAction", format!("'{other}': Deny or Pass")));
-        }
-    };
-    Ok(Update::Tier(metadata.name, Some(Tier { order: spec.order, default_action })))
-}
-
-/// A policy's own name. Before 3.32 it is stored behind its tier's, and an annotation may tell it.
-fn policy_name(metadata: &Metadata, document: &Value) -> String {
-    let annotation = metadata.annotations.as_ref().and_then(|all| {
-        let text = all.get("projectcalico.org/metadata")?;
-        let value: Value = serde_json::from_str(text).ok()?;
+    let annotation = metadata.annotation("projectcalico.org/metadata").and_then(|text| {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
         value.get("name")?.as_str().map(str::to_owned)
     });
-    let tier = document.pointer("/spec/tier").and_then(Value::as_str).unwrap_or_default();
-    let stripped = match tier {
+    let stripped = match tier.unwrap_or_default() {
         "" | "default" => metadata.name.strip_prefix("default."),
         _ => None,
     };
     annotation.unwrap_or_else(|| stripped.unwrap_or(&metadata.name).to_owned())
 }
 
-fn read<T: DeserializeOwned>(document: &Value) -> Result<T, Fault> {
-    T::deserialize(document).map_err(|error| Fault::new("resource", error.to_string()))
+/// Tiers that exist without a resource.
+pub fn built_in_tiers() -> [(&'static str, Tier); 3] {
+    let tier = |order: f64, default_action| Tier { order: Some(order), default_action };
+    [
+        ("kube-admin", tier(1000.0, TierAction::Pass)),
+        ("default", tier(1_000_000.0, TierAction::Deny)),
+        ("kube-baseline", tier(10_000_000.0, TierAction::Pass)),
+    ]
+}
+
+/// The document of a policy of Calico's.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PolicyDocument {
+    kind: String,
+    metadata: Metadata,
+    spec: Option<calico::PolicySpec>,
+}
+
+/// The document of a policy of Kubernetes'.
+#[derive(Debug, Deserialize)]
+pub(crate) struct KubernetesDocument {
+    kind: String,
+    metadata: Metadata,
+    spec: Option<kubernetes::PolicySpec>,
+}
+
+fn key(kind: &str, metadata: Metadata) -> Option<PolicyKey> {
+    let namespace = metadata.namespace.unwrap_or_default();
+    policy_key(&Key { kind: kind.to_owned(), namespace, name: metadata.name })
+}
+
+fn unknown(kind: &str) -> Invalid {
+    Invalid::new("kind", format!("'{kind}' is no policy"), "such as NetworkPolicy")
+}
+
+impl TryFrom<PolicyDocument> for Part {
+    type Error = Invalid;
+
+    fn try_from(document: PolicyDocument) -> Result<Part, Invalid> {
+        let PolicyDocument { kind, metadata, spec } = document;
+        let key = key(&kind, metadata).ok_or_else(|| unknown(&kind))?;
+        Ok(Part::Policy(calico::policy(spec.unwrap_or_default(), &key)?.into()))
+    }
+}
+
+impl TryFrom<KubernetesDocument> for Part {
+    type Error = Invalid;
+
+    fn try_from(document: KubernetesDocument) -> Result<Part, Invalid> {
+        let KubernetesDocument { kind, metadata, spec } = document;
+        let kind = match kind.as_str() {
+            "NetworkPolicy" => Kind::KubernetesNetworkPolicy.as_str(),
+            other => other,
+        };
+        let key = key(kind, metadata).ok_or_else(|| unknown(kind))?;
+        Ok(Part::Policy(kubernetes::policy(spec.unwrap_or_default(), &key)?.into()))
+    }
+}
+
+/// The spec of a tier.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct TierSpec {
+    order: Option<f64>,
+    default_action: Option<String>,
+}
+
+impl TryFrom<Object<Option<TierSpec>>> for Part {
+    type Error = Invalid;
+
+    fn try_from(object: Object<Option<TierSpec>>) -> Result<Part, Invalid> {
+        let spec = object.spec.unwrap_or_default();
+        let default_action = match spec.default_action.as_deref() {
+            None | Some("" | "Deny") => TierAction::Deny,
+            Some("Pass") => TierAction::Pass,
+            Some(other) => {
+                let what = format!("'{other}' is unknown");
+                return Err(Invalid::new("spec.defaultAction", what, "Deny or Pass"));
+            }
+        };
+        Ok(Part::Tier(Tier { order: spec.order, default_action }))
+    }
 }

@@ -1,0 +1,127 @@
+//! What the configuration says of policy, in Felix's words where it has them.
+
+use super::{Config, ConfigError};
+use margay_acl::model::{Failsafe, Settings};
+use margay_acl::packet::protocol::{TCP, UDP};
+use margay_fastpath::policy::ToHost;
+use serde::{Deserialize, Serialize};
+
+/// Settings of policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct PolicySettings {
+    /// What pods may send to the host itself, after their egress rules.
+    pub default_endpoint_to_host_action: EndpointToHost,
+    /// Whether endpoints may send from the prefixes that their resources allow.
+    pub workload_source_spoofing: SourceSpoofing,
+    /// Judge established flows anew when policy changes; Calico's live on.
+    pub reevaluate_flows: bool,
+}
+
+/// What becomes of packets of pods to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum EndpointToHost {
+    /// They are dropped.
+    Drop,
+    /// The host's own rules decide, as calico-node sets it.
+    #[default]
+    Return,
+    /// They pass.
+    Accept,
+}
+
+/// Sources that are not an endpoint's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum SourceSpoofing {
+    /// None.
+    #[default]
+    Disabled,
+    /// Those in `allowSpoofedSourcePrefixes` of a WorkloadEndpoint.
+    Any,
+}
+
+impl From<EndpointToHost> for ToHost {
+    fn from(action: EndpointToHost) -> ToHost {
+        match action {
+            EndpointToHost::Drop => ToHost::Drop,
+            EndpointToHost::Return | EndpointToHost::Accept => ToHost::Accept,
+        }
+    }
+}
+
+/// Ports of the host that policy never closes, by Felix's defaults.
+const FAILSAFE_TCP: [u16; 7] = [179, 2379, 2380, 5473, 6443, 6666, 6667];
+
+impl PolicySettings {
+    /// What they mean to policy itself. Pods' own tunnels are not its business: the packet path
+    /// drops them before.
+    pub fn settings(&self) -> Settings {
+        let port = |protocol| move |port| Failsafe { protocol, port, net: None };
+        let both = || FAILSAFE_TCP.into_iter().map(port(TCP));
+        Settings {
+            failsafe_in: both().chain([port(TCP)(22), port(UDP)(68)]).collect(),
+            failsafe_out: both().chain([port(UDP)(53), port(UDP)(67)]).collect(),
+            vxlan_port_denied: None,
+            denies_ipip: false,
+        }
+    }
+}
+
+/// Felix's variables.
+pub(super) fn apply(
+    config: &mut Config,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), ConfigError> {
+    let text = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let policy = &mut config.policy;
+    let name = "FELIX_DEFAULTENDPOINTTOHOSTACTION";
+    if let Some(action) = text(name) {
+        policy.default_endpoint_to_host_action = match action.to_ascii_uppercase().as_str() {
+            "DROP" => EndpointToHost::Drop,
+            "RETURN" => EndpointToHost::Return,
+            "ACCEPT" => EndpointToHost::Accept,
+            _ => {
+                let what = format!("'{action}' is unknown");
+                return Err(ConfigError::new(name, what, "Drop, Return or Accept"));
+            }
+        };
+    }
+    let name = "FELIX_WORKLOADSOURCESPOOFING";
+    if let Some(spoofing) = text(name) {
+        policy.workload_source_spoofing = match spoofing.to_ascii_lowercase().as_str() {
+            "disabled" => SourceSpoofing::Disabled,
+            "any" => SourceSpoofing::Any,
+            _ => {
+                let what = format!("'{spoofing}' is unknown");
+                return Err(ConfigError::new(name, what, "Disabled or Any"));
+            }
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_and_felix_variables_count() {
+        let text = "policy: {defaultEndpointToHostAction: Drop, workloadSourceSpoofing: Any, \
+                    reevaluateFlows: true}";
+        let config = Config::parse(text, "margay.yaml").unwrap();
+        assert_eq!(ToHost::from(config.policy.default_endpoint_to_host_action), ToHost::Drop);
+        assert!(config.policy.reevaluate_flows);
+        assert!(Config::parse("policy: {workloadSourceSpoofing: Some}", "f").is_err());
+        let mut config = Config::default();
+        let variables = |name: &str| match name {
+            "FELIX_DEFAULTENDPOINTTOHOSTACTION" => Some("ACCEPT".to_owned()),
+            "FELIX_WORKLOADSOURCESPOOFING" => Some("Any".to_owned()),
+            _ => None,
+        };
+        apply(&mut config, &variables).unwrap();
+        assert_eq!(config.policy.default_endpoint_to_host_action, EndpointToHost::Accept);
+        assert_eq!(config.policy.workload_source_spoofing, SourceSpoofing::Any);
+        let wrong = |_: &str| Some("maybe".to_owned());
+        assert!(apply(&mut config, &wrong).is_err());
+    }
+}
