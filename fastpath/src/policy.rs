@@ -12,6 +12,7 @@ use crate::port::PortId;
 use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
 use margay_acl::classifier::{Classifier, Handle, Outcome};
+use margay_acl::origin::Origin;
 use margay_acl::packet::{Packet, Transport, protocol};
 use margay_acl::{Direction, Stage, Verdict};
 use std::net::IpAddr;
@@ -104,14 +105,25 @@ pub struct Layout<'a> {
 /// The first packet of a flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
-    /// The port that it came in by; [`PortId::NONE`] when that is not known.
-    pub in_port: PortId,
+    /// Who sends it.
+    pub from: Seat,
     /// Its source before source NAT, its destination behind destination NAT.
     pub tuple: Tuple,
     /// Code of an ICMP message.
     pub icmp_code: u8,
-    /// It is not from an address of its own: only the destination's rules count.
-    pub is_translated: bool,
+}
+
+/// How often a rule has decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hit {
+    /// The endpoint's name.
+    pub endpoint: Arc<str>,
+    /// The endpoint's direction.
+    pub direction: Direction,
+    /// The rule.
+    pub origin: Origin,
+    /// First packets of flows.
+    pub count: u64,
 }
 
 /// One endpoint's word.
@@ -222,6 +234,20 @@ impl Policy {
         self.endpoint_of(dst).is_some_and(|at| !self.is_open(at))
     }
 
+    /// Who sends from an address, where the port is not known.
+    pub fn seat_of(&self, address: Address) -> Seat {
+        match self.endpoint_of(address) {
+            Some(at) => Seat::Endpoint(at),
+            None if self.local.contains(&address) => Seat::Host,
+            None => Seat::Network,
+        }
+    }
+
+    /// True when there is an endpoint of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.endpoints.iter().any(|endpoint| *endpoint.name == *name)
+    }
+
     /// The endpoint that an address leads to.
     pub fn endpoint_of(&self, address: Address) -> Option<u32> {
         self.places.get(&address).copied().or_else(|| {
@@ -243,10 +269,13 @@ impl Policy {
         question: &Question,
         rulings: &mut [Option<Ruling>; 2],
     ) -> Result<(), DropReason> {
-        let Question { in_port, tuple, is_translated, .. } = *question;
+        let Question { from, tuple, .. } = *question;
         let packet = as_policy_sees(question);
         let classes = self.classifier.classes(&packet);
         let mut ask = |at: u32, direction: Direction, denied: DropReason| {
+            if self.is_open(at) {
+                return Ok(());
+            }
             let handle = self.endpoint(at).and_then(|endpoint| endpoint.handle);
             let handle = handle.ok_or(DropReason::UnknownEndpoint)?;
             let place = (handle, Stage::Normal, direction);
@@ -254,7 +283,6 @@ impl Policy {
             rulings[direction as usize] = Some(Ruling { endpoint: at, direction, outcome });
             if outcome.verdict == Verdict::Allow { Ok(()) } else { Err(denied) }
         };
-        let from = if is_translated { Seat::Network } else { self.seat(in_port) };
         if let Seat::Endpoint(at) = from {
             ask(at, Direction::Egress, DropReason::PolicyEgress)?;
             if self.to_host == ToHost::Drop && self.local.contains(&tuple.dst) {
@@ -269,12 +297,13 @@ impl Policy {
     }
 }
 
-/// A flow's name in policy's words. The type of an ICMP question stands in the place of its port.
+/// A flow's name in policy's words. The type of an ICMP question stands in the place of its port;
+/// of other protocols than these the flow knows no ports.
 fn as_policy_sees(question: &Question) -> Packet {
     let Tuple { src, dst, src_port, dst_port, protocol } = question.tuple;
     let transport = if protocol::is_icmp(protocol) {
         Transport::Icmp { kind: dst_port as u8, code: question.icmp_code }
-    } else if protocol::has_ports(protocol) {
+    } else if matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         Transport::Ports { source: src_port, destination: dst_port }
     } else {
         Transport::Absent

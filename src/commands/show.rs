@@ -2,6 +2,7 @@
 
 mod bgp;
 mod flows;
+mod policy;
 mod tables;
 
 use crate::commands::output::{Format, print};
@@ -43,6 +44,11 @@ enum What {
     Workers,
     /// Dropped packets by reason
     Drops,
+    /// Rules of this node's endpoints, and how often each has decided
+    Policy {
+        /// namespace/name of an endpoint, as `show endpoints` has it
+        endpoint: Option<String>,
+    },
     /// Flows that are tracked; with --delete, ends them
     Flows(flows::Flows),
     /// Translation: outside addresses, ports in use
@@ -82,6 +88,14 @@ impl Show {
             What::Workers => {
                 let answer: Vec<_> = client::get(socket, "/v1/workers")?;
                 print(output, &answer, |answer| tables::workers(answer, wide))?;
+            }
+            What::Policy { endpoint } => {
+                let path = match endpoint {
+                    Some(name) => format!("/v1/policy?endpoint={}", name.replace('/', "%2F")),
+                    None => "/v1/policy".to_owned(),
+                };
+                let answer: Vec<_> = client::get(socket, &path)?;
+                print(output, &answer, |answer| policy::table(answer))?;
             }
             What::Bgp(bgp) => return bgp.execute(socket, output),
             What::Flows(flows) => return flows.execute(socket, output),

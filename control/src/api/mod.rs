@@ -12,6 +12,7 @@ pub mod endpoints;
 pub mod flows;
 pub mod nat;
 pub mod neighbors;
+pub mod policy;
 pub mod ports;
 pub mod routes;
 pub(crate) mod server;

@@ -96,6 +96,11 @@ pub(crate) fn lookup(status: &Status, text: &str) -> Result<Vec<RouteAnswer>, St
         .collect())
 }
 
+/// The route that a packet to an address takes.
+pub(crate) fn longest_route(snapshot: &Snapshot, address: IpAddr) -> Option<Route> {
+    find(snapshot, &longest(snapshot, address)?)
+}
+
 fn longest(snapshot: &Snapshot, address: IpAddr) -> Option<IpNet> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     (0..=bits)

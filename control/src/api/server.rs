@@ -4,8 +4,8 @@
 //! replaced, one that a living daemon answers on is not.
 
 use super::{
-    bgp, capture, drops, endpoints, flows, nat, neighbors, ports, routes, status, top, tunnels,
-    workers,
+    bgp, capture, drops, endpoints, flows, nat, neighbors, policy, ports, routes, status, top,
+    tunnels, workers,
 };
 use crate::status::Status;
 use crate::unix_socket::{self, Server};
@@ -43,6 +43,8 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
         .route("/v1/bgp/peers", get(|state: Shared| of(state, bgp::peers)))
         .route("/v1/bgp/routes", get(bgp::show_routes))
         .route("/v1/routes", get(show_routes))
+        .route("/v1/policy", get(show_policy))
+        .route("/v1/trace", get(trace))
         .route("/v1/top", get(top::stream))
         .route("/v1/capture", get(capture::stream))
         .with_state(status);
@@ -99,6 +101,38 @@ async fn show_flows(State(status): Shared, Query(filter): Query<flows::FlowFilte
 async fn end_flows(State(status): Shared, Query(filter): Query<flows::FlowFilter>) -> Response {
     let end = tokio::task::spawn_blocking(move || flows::end(&status, &filter));
     match end.await {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(error)) => (StatusCode::BAD_REQUEST, error).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct PolicyQuery {
+    endpoint: Option<String>,
+}
+
+async fn show_policy(State(status): Shared, Query(query): Query<PolicyQuery>) -> Response {
+    let ask = move || policy::answer(&status, query.endpoint.as_deref());
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(error)) => (StatusCode::BAD_REQUEST, error).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct TraceQuery {
+    /// A [`crate::trace::Question`] as JSON.
+    question: String,
+}
+
+async fn trace(State(status): Shared, Query(query): Query<TraceQuery>) -> Response {
+    let ask = move || {
+        let question = serde_json::from_str(&query.question).map_err(|error| error.to_string())?;
+        crate::trace::live::trace(&status, &question)
+    };
+    match tokio::task::spawn_blocking(ask).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(error)) => (StatusCode::BAD_REQUEST, error).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

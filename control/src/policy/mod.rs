@@ -14,7 +14,7 @@ use crate::resource::{Key, Resource};
 use crate::store::Event;
 use margay_acl::classifier::{Classifier, Handle};
 use margay_acl::compile::Compiler;
-use margay_acl::model::{Excess, Model, Settings, Update};
+use margay_acl::model::{Excess, Model, Place, Settings, Update};
 use profiles::Profiles;
 use services::Services;
 use std::collections::BTreeMap;
@@ -197,6 +197,12 @@ impl Policies {
     /// How the classifier calls an endpoint of this node.
     pub fn handle(&self, endpoint: &str) -> Option<Handle> {
         self.compiler.handle(endpoint)
+    }
+
+    /// True for an endpoint of another node, whose policy is not compiled here.
+    pub fn is_elsewhere(&self, endpoint: &str) -> bool {
+        let found = self.model().endpoints.get(endpoint);
+        found.is_some_and(|found| found.place == Place::Elsewhere)
     }
 
     /// What is not in force as written, and why.

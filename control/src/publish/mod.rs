@@ -120,6 +120,7 @@ pub(crate) struct Publisher {
     unwritten: BTreeSet<IpNet>,
     tables: Tables,
     nat: Option<Arc<Rules>>,
+    tracking: Option<Arc<Rules>>,
     /// Of the rules that were made last.
     generation: u64,
     policy: Option<Arc<Policy>>,
@@ -158,6 +159,7 @@ impl Publisher {
             unwritten: BTreeSet::new(),
             tables: Tables::default(),
             nat: None,
+            tracking: None,
             generation: 0,
             policy: None,
             policy_generation: 0,
@@ -322,7 +324,7 @@ impl Publisher {
             ecmp_groups: self.groups.values().map(group).collect(),
             adjacencies,
             host: host.map(|at| AdjacencyId(at as u32)),
-            nat: self.nat.clone(),
+            nat: self.flow_rules(),
             policy: self.policy.clone(),
         };
         if tables == self.tables {

@@ -1,10 +1,24 @@
 //! Who may talk to whom: published with the other tables, or alone when nothing else changes.
 
 use super::Publisher;
+use margay_fastpath::nat::Rules;
 use margay_fastpath::policy::{Layout, Policy};
 use std::sync::Arc;
 
 impl Publisher {
+    /// How flows are tracked for policy where nothing is translated.
+    pub(crate) fn set_tracking(&mut self, rules: Rules) {
+        if self.tracking.as_deref() != Some(&rules) {
+            self.tracking = Some(Arc::new(rules));
+        }
+    }
+
+    /// How flows are tracked and translated, if any are.
+    pub(super) fn flow_rules(&self) -> Option<Arc<Rules>> {
+        let tracking = self.tracking.as_ref().filter(|_| self.policy.is_some());
+        self.nat.as_ref().or(tracking).cloned()
+    }
+
     /// Who may talk to whom with the next publication; `None` for everybody to everybody.
     pub(crate) fn set_policy(&mut self, layout: Option<Layout<'_>>) {
         let generation = self.policy_generation.wrapping_add(1);
@@ -26,6 +40,7 @@ impl Publisher {
             return true;
         }
         self.tables.policy.clone_from(&self.policy);
+        self.tables.nat = self.flow_rules();
         self.dataplane.publish(self.tables.clone())
     }
 }

@@ -70,7 +70,6 @@ pub(crate) fn rules(inputs: NatInputs) -> Option<Rules> {
     });
     let settings = inputs.settings;
     Some(Rules {
-        generation: 0,
         ranges: Ranges::new(&classes),
         outside_v4: outside.iter().filter_map(only_v4).collect(),
         outside_v6: outside.iter().filter_map(only_v6).collect(),
@@ -78,11 +77,15 @@ pub(crate) fn rules(inputs: NatInputs) -> Option<Rules> {
         taken: inputs.taken.to_vec(),
         exclude_nodes: settings.outgoing_exclusions == Exclusions::IPPoolsAndHostIPs,
         filtering: settings.filtering.into(),
-        limits: Limits { sessions: settings.flows, per_source: settings.flows_per_source },
-        timeouts: settings.timeouts(),
-        workers: inputs.workers.min(usize::from(u16::MAX)) as u16,
         services,
+        ..tracking(settings, inputs.workers.min(usize::from(u16::MAX)) as u16)
     })
+}
+
+/// The rules where nothing is translated, and flows are tracked for policy only.
+pub(crate) fn tracking(settings: &NatSettings, workers: u16) -> Rules {
+    let limits = Limits { sessions: settings.flows, per_source: settings.flows_per_source };
+    Rules::tracking(limits, settings.timeouts(), workers)
 }
 
 /// The addresses of the settings; for a family that has none there, the node's own, if the host has

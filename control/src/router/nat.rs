@@ -3,7 +3,7 @@
 
 use super::Router;
 use crate::kernel::own_ports;
-use crate::resolve::nat::{NatInputs, rules};
+use crate::resolve::nat::{NatInputs, rules, tracking};
 use margay_fastpath::nat::Rules;
 use margay_fastpath::steering::{NO_PORTS, Steered};
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ impl Router {
         }
         let steered = steered(&local, self.tunnels.ends(), rules.as_ref());
         self.publisher.set_nat(rules);
+        let workers = self.dataplane.worker_count().min(usize::from(u16::MAX)) as u16;
+        self.publisher.set_tracking(tracking(&self.config.nat, workers));
         if let Err(error) = self.devices.steer(&steered) {
             self.note([error.to_string()]);
         }

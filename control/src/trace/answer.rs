@@ -112,6 +112,17 @@ pub struct Staged {
     pub rule: Option<RuleAnswer>,
 }
 
+impl Answer {
+    /// Tells how the way ended: with a verdict, or the reason of a drop.
+    pub(super) fn end(&mut self, outcome: Result<&'static str, &'static str>) {
+        let (verdict, reason) = match outcome {
+            Err(reason) => ("drop", reason),
+            Ok(verdict) => (verdict, "allowed"),
+        };
+        (self.verdict, self.reason) = (verdict.to_owned(), reason.to_owned());
+    }
+}
+
 impl StageAnswer {
     /// A stage without policy.
     pub(super) fn plain(stage: &str, outcome: &str, detail: String) -> StageAnswer {

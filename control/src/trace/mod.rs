@@ -6,6 +6,7 @@
 //! further devices) is missing offline, and said to be assumed.
 
 mod answer;
+pub(crate) mod live;
 mod names;
 mod route;
 #[cfg(test)]
@@ -27,7 +28,6 @@ use route::Network;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -129,11 +129,8 @@ impl Tracer {
     pub fn trace(&self, question: &Question) -> Result<Answer, String> {
         let case = self.understand(question)?;
         let mut answer = Answer::default();
-        let (verdict, reason) = match self.walk(&case, &mut answer) {
-            Err(reason) => ("drop", reason),
-            Ok(verdict) => (verdict, "allowed"),
-        };
-        (answer.verdict, answer.reason) = (verdict.to_owned(), reason.to_owned());
+        let outcome = self.walk(&case, &mut answer);
+        answer.end(outcome);
         Ok(answer)
     }
 
@@ -156,24 +153,9 @@ impl Tracer {
     fn understand(&self, question: &Question) -> Result<Case, String> {
         let from = self.names.find("from", &question.from)?;
         let to = self.names.find("to", &question.to)?;
-        let (source, destination) = names::addresses(&from, &to)?;
-        let protocol = match &question.proto {
-            Some(protocol) => protocol.number()?,
-            None => protocol::TCP,
-        };
-        let transport = if protocol::is_icmp(protocol) {
-            let echo = if protocol == protocol::ICMP { 8 } else { 128 };
-            let kind = u8::try_from(question.port.unwrap_or(echo));
-            let kind = kind.map_err(|_| "port: the type of an ICMP message is 0 to 255")?;
-            Transport::Icmp { kind, code: 0 }
-        } else if protocol::has_ports(protocol) {
-            let destination = question.port.ok_or("port: this protocol needs one")?;
-            Transport::Ports { source: question.sport.unwrap_or(USUAL_PORT), destination }
-        } else {
-            Transport::Absent
-        };
+        let packet = packet(question, &from, &to)?;
         let node = self.node_of(&from, &to, question.in_port.as_deref())?;
-        Ok(Case { packet: Packet { source, destination, protocol, transport }, from, to, node })
+        Ok(Case { packet, from, to, node })
     }
 
     /// The node whose routes count: the one named, that of the interface, the sender's, the
@@ -202,89 +184,108 @@ impl Tracer {
     /// Takes the packet through all stages; an error is the reason why it falls.
     fn walk(&self, case: &Case, answer: &mut Answer) -> Result<&'static str, &'static str> {
         let network = self.network(&case.node);
-        let plan = &network.plan;
-        self.leave(case, plan, answer)?;
-        self.police(&case.from, Direction::Egress, case, answer)?;
+        leave(case, &network.plan, answer)?;
+        police(&self.policies, &case.from, Direction::Egress, case, answer)?;
         let delivered = network.route(case, answer)?;
-        self.police(&case.to, Direction::Ingress, case, answer)?;
+        police(&self.policies, &case.to, Direction::Ingress, case, answer)?;
         if !delivered {
             network.translate_source(&self.model, case, answer);
         }
         Ok(if delivered { "deliver" } else { "forward" })
     }
+}
 
-    /// What is checked of a pod's packet before policy.
-    fn leave(
-        &self,
-        case: &Case,
-        plan: &TunnelPlan,
-        answer: &mut Answer,
-    ) -> Result<(), &'static str> {
-        let Some(endpoint) = case.from.endpoint.as_ref().filter(|from| !from.is_host) else {
-            return Ok(());
-        };
-        let own = endpoint.addresses.contains(&case.packet.source);
-        let spoofed = !own && !endpoint.spoofed.iter().any(|net| net.contains(&case.packet.source));
-        let port = case.packet.ports().map(|(_, port)| port);
-        let is_vxlan = plan.end.guards_vxlan
-            && case.packet.protocol == protocol::UDP
-            && port == Some(plan.end.vxlan_port);
-        let is_ipip = plan.end.guards_ipip && case.packet.protocol == protocol::IPIP;
-        let (outcome, reason) = match (spoofed, is_vxlan || is_ipip) {
-            (true, _) => ("drop", Some("source-spoofed")),
-            (_, true) => ("drop", Some("tunnel-from-workload")),
-            _ => ("pass", None),
-        };
-        let detail = format!("{} at {}", endpoint.name, endpoint.interface);
-        answer.stages.push(StageAnswer::plain("anti-spoof", outcome, detail));
-        reason.map_or(Ok(()), Err)
+/// The first packet of the flow that is asked about.
+fn packet(question: &Question, from: &Place, to: &Place) -> Result<Packet, String> {
+    let (source, destination) = names::addresses(from, to)?;
+    let protocol = match &question.proto {
+        Some(protocol) => protocol.number()?,
+        None => protocol::TCP,
+    };
+    let transport = if protocol::is_icmp(protocol) {
+        let echo = if protocol == protocol::ICMP { 8 } else { 128 };
+        let kind = u8::try_from(question.port.unwrap_or(echo));
+        let kind = kind.map_err(|_| "port: the type of an ICMP message is 0 to 255")?;
+        Transport::Icmp { kind, code: 0 }
+    } else if protocol::has_ports(protocol) {
+        let destination = question.port.ok_or("port: this protocol needs one")?;
+        Transport::Ports { source: question.sport.unwrap_or(USUAL_PORT), destination }
+    } else {
+        Transport::Absent
+    };
+    Ok(Packet { source, destination, protocol, transport })
+}
+
+/// What is checked of a pod's packet before policy.
+fn leave(case: &Case, plan: &TunnelPlan, answer: &mut Answer) -> Result<(), &'static str> {
+    let Some(endpoint) = case.from.endpoint.as_ref().filter(|from| !from.is_host) else {
+        return Ok(());
+    };
+    let own = endpoint.addresses.contains(&case.packet.source);
+    let spoofed = !own && !endpoint.spoofed.iter().any(|net| net.contains(&case.packet.source));
+    let port = case.packet.ports().map(|(_, port)| port);
+    let is_vxlan = plan.end.guards_vxlan
+        && case.packet.protocol == protocol::UDP
+        && port == Some(plan.end.vxlan_port);
+    let is_ipip = plan.end.guards_ipip && case.packet.protocol == protocol::IPIP;
+    let (outcome, reason) = match (spoofed, is_vxlan || is_ipip) {
+        (true, _) => ("drop", Some("source-spoofed")),
+        (_, true) => ("drop", Some("tunnel-from-workload")),
+        _ => ("pass", None),
+    };
+    let detail = format!("{} at {}", endpoint.name, endpoint.interface);
+    answer.stages.push(StageAnswer::plain("anti-spoof", outcome, detail));
+    reason.map_or(Ok(()), Err)
+}
+
+/// Asks the policy of one end.
+fn police(
+    policies: &Policies,
+    place: &Place,
+    direction: Direction,
+    case: &Case,
+    answer: &mut Answer,
+) -> Result<(), &'static str> {
+    let Some(endpoint) = &place.endpoint else { return Ok(()) };
+    let name = match direction {
+        Direction::Egress => "policy-egress",
+        Direction::Ingress => "policy-ingress",
+    };
+    if policies.is_elsewhere(&endpoint.name) {
+        let detail = format!("{}: its own node asks", endpoint.name);
+        answer.stages.push(StageAnswer::plain(name, "elsewhere", detail));
+        return Ok(());
     }
-
-    /// Asks the policy of one end.
-    fn police(
-        &self,
-        place: &Place,
-        direction: Direction,
-        case: &Case,
-        answer: &mut Answer,
-    ) -> Result<(), &'static str> {
-        let Some(endpoint) = &place.endpoint else { return Ok(()) };
-        let (name, denied) = match direction {
-            Direction::Egress => ("policy-egress", "policy-egress"),
-            Direction::Ingress => ("policy-ingress", "policy-ingress"),
-        };
-        let Some(handle) = self.policies.handle(&endpoint.name) else {
-            let detail = format!("{}: policy does not know it", endpoint.name);
-            answer.stages.push(StageAnswer::plain(name, "drop", detail));
-            return Err("endpoint-unknown");
-        };
-        let early = [(Stage::Untracked, "untracked"), (Stage::PreDnat, "pre-dnat")];
-        let early = early.into_iter().filter(|_| endpoint.is_host);
-        for (stage, stage_name) in early.chain([(Stage::Normal, name)]) {
-            let classifier = self.policies.classifier();
-            let outcome = classifier.classify(handle, stage, direction, &case.packet);
-            let origin = classifier.origin(&outcome);
-            if stage != Stage::Normal && *origin == Origin::EndOfStage {
-                continue;
-            }
-            let model = self.policies.model();
-            let reasons = reference::reasons(model, origin, direction, &case.packet);
-            let sets = reasons.iter().map(ToString::to_string).collect();
-            answer.stages.push(StageAnswer {
-                stage: stage_name.to_owned(),
-                outcome: answer::word(outcome.verdict).to_owned(),
-                detail: format!("{}: {origin}", endpoint.name),
-                rule: RuleAnswer::of(origin, sets),
-                node: endpoint.node.clone(),
-            });
-            match outcome.verdict {
-                Verdict::Deny => return Err(denied),
-                Verdict::Allow => return Ok(()),
-                Verdict::Continue => {}
-            }
+    let Some(handle) = policies.handle(&endpoint.name) else {
+        let detail = format!("{}: policy does not know it", endpoint.name);
+        answer.stages.push(StageAnswer::plain(name, "drop", detail));
+        return Err("endpoint-unknown");
+    };
+    let early = [(Stage::Untracked, "untracked"), (Stage::PreDnat, "pre-dnat")];
+    let early = early.into_iter().filter(|_| endpoint.is_host);
+    for (stage, stage_name) in early.chain([(Stage::Normal, name)]) {
+        let classifier = policies.classifier();
+        let outcome = classifier.classify(handle, stage, direction, &case.packet);
+        let origin = classifier.origin(&outcome);
+        if stage != Stage::Normal && *origin == Origin::EndOfStage {
+            continue;
         }
-        Ok(())
+        let reasons = reference::reasons(policies.model(), origin, direction, &case.packet);
+        let sets = reasons.iter().map(ToString::to_string).collect();
+        answer.stages.push(StageAnswer {
+            stage: stage_name.to_owned(),
+            outcome: answer::word(outcome.verdict).to_owned(),
+            detail: format!("{}: {origin}", endpoint.name),
+            rule: RuleAnswer::of(origin, sets),
+            node: endpoint.node.clone(),
+        });
+        match outcome.verdict {
+            Verdict::Deny => return Err(name),
+            Verdict::Allow => return Ok(()),
+            Verdict::Continue => {}
+        }
     }
+    Ok(())
 }
 
 /// The way back: the answer's question.
@@ -297,9 +298,4 @@ pub fn reversed(question: &Question) -> Question {
         port: Some(question.sport.unwrap_or(USUAL_PORT)),
         in_port: None,
     }
-}
-
-/// Both families' addresses of an answer's rewrite.
-fn text(address: IpAddr) -> String {
-    address.to_string()
 }

@@ -1,8 +1,10 @@
 //! Who is meant by a name: pods by namespace and name, endpoints by theirs, and addresses.
 
 use crate::model::Model;
+use crate::resource::workload_endpoint::WorkloadEndpoint;
 use ipnet::IpNet;
-use std::collections::HashMap;
+use margay_acl::model as acl;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,6 +69,37 @@ impl Names {
                 is_host: true,
             });
             names.call(name.clone(), &end);
+        }
+        names
+    }
+
+    /// Those that policy knows on a running node, whose own pods have names too.
+    pub(super) fn live(
+        model: &acl::Model,
+        local: &BTreeMap<(String, String), WorkloadEndpoint>,
+        node: &str,
+    ) -> Names {
+        let mut names = Names::default();
+        for (name, endpoint) in &model.endpoints {
+            let key = name.split_once('/').map(|(at, name)| (at.to_owned(), name.to_owned()));
+            let own = key.as_ref().and_then(|key| local.get(key));
+            let end = Arc::new(End {
+                name: name.clone(),
+                node: own.map_or_else(String::new, |_| node.to_owned()),
+                interface: own.map_or_else(String::new, |own| own.interface.clone()),
+                addresses: endpoint.addresses.clone(),
+                spoofed: Vec::new(),
+                is_host: matches!(endpoint.place, acl::Place::Host { .. }),
+            });
+            for address in &endpoint.addresses {
+                names.by_address.entry(*address).or_insert_with(|| end.clone());
+            }
+            names.call(name.clone(), &end);
+            let Some((namespace, short)) = key else { continue };
+            names.call(short, &end);
+            if let Some(own) = own.filter(|own| !own.pod.is_empty()) {
+                names.call(format!("{namespace}/{}", own.pod), &end);
+            }
         }
         names
     }

@@ -1,7 +1,7 @@
 //! The route of a traced packet on one node, and what it meets there: next hop, tunnel, translation.
 
+use super::Case;
 use super::answer::{Answer, EncapAnswer, Rewrite, StageAnswer};
-use super::{Case, text};
 use crate::model::Model;
 use crate::offline::{Plan, UPLINK};
 use crate::resolve::table::Table;
@@ -36,38 +36,21 @@ impl Network {
 
     /// Looks the destination up; true when the host itself gets the packet.
     pub(super) fn route(&self, case: &Case, answer: &mut Answer) -> Result<bool, &'static str> {
-        let destination = case.packet.destination;
-        let found = self.table.lookup(destination);
-        let (outcome, detail, dropped) = match found.map(|entry| &entry.route.target) {
-            Some(Target::Local) => ("deliver", "to the host itself".to_owned(), None),
-            Some(Target::Blackhole) => (
-                "drop",
-                "a block of this node without that address".to_owned(),
-                Some("route-blackhole"),
-            ),
-            Some(Target::Prohibit) => ("drop", "prohibited".to_owned(), Some("route-prohibit")),
-            Some(Target::OnLink(port)) => {
-                answer.egress_port = Some(port.to_string());
-                answer.next_hop = Some(text(destination));
-                ("forward", format!("on the link of {port}"), None)
-            }
-            Some(Target::Via(hops)) => ("forward", via(hops, answer), None),
-            Some(Target::Unreachable) if case.to.endpoint.is_none() => {
-                ("drop", "nothing leads there".to_owned(), Some("route-unreachable"))
-            }
-            Some(Target::Unreachable) | None => {
-                answer.egress_port = Some(UPLINK.to_owned());
-                let what = "no route in the store: the host's default route is assumed";
-                ("assumed", what.to_owned(), None)
-            }
+        let found = self.table.lookup(case.packet.destination);
+        let found = found.map(|entry| &entry.route.target);
+        // A default route, and the ways to what only BGP tells, are not in a store.
+        let unknown = match found {
+            None => true,
+            Some(Target::Unreachable) => case.to.endpoint.is_some(),
+            Some(_) => false,
         };
-        let detail = format!("{destination}: {detail}");
-        let stage = StageAnswer::plain("route", outcome, detail);
-        answer.stages.push(StageAnswer { node: self.node.clone(), ..stage });
-        match dropped {
-            Some(reason) => Err(reason),
-            None => Ok(outcome == "deliver"),
+        if unknown {
+            answer.egress_port = Some(UPLINK.to_owned());
+            let what = "no route in the store: the host's default route is assumed";
+            push(&self.node, "assumed", what.to_owned(), case, answer);
+            return Ok(false);
         }
+        follow(&self.node, found, case, answer)
     }
 
     /// NAT-outgoing, as IPPools ask for it: from a pool that has it, to no pool.
@@ -82,15 +65,46 @@ impl Network {
             let detail = format!("{source} looks like {own}");
             answer.stages.push(StageAnswer::plain("snat", "rewrite", detail));
             let rewrite = answer.rewrite.get_or_insert_with(Rewrite::default);
-            rewrite.src_ip = Some(text(own));
+            rewrite.src_ip = Some(own.to_string());
         }
     }
+}
+
+/// Goes where a route leads; true when the host itself gets the packet.
+pub(super) fn follow(
+    node: &str,
+    found: Option<&Target>,
+    case: &Case,
+    answer: &mut Answer,
+) -> Result<bool, &'static str> {
+    let drop = |detail: &str, reason| ("drop", detail.to_owned(), Some(reason));
+    let (outcome, detail, dropped) = match found {
+        Some(Target::Local) => ("deliver", "to the host itself".to_owned(), None),
+        Some(Target::Blackhole) => drop("a block without that address", "route-blackhole"),
+        Some(Target::Prohibit) => drop("prohibited", "route-prohibit"),
+        Some(Target::Unreachable) => drop("nothing leads there", "route-unreachable"),
+        None => drop("no route", "no-route"),
+        Some(Target::OnLink(port)) => {
+            answer.egress_port = Some(port.to_string());
+            answer.next_hop = Some(case.packet.destination.to_string());
+            ("forward", format!("on the link of {port}"), None)
+        }
+        Some(Target::Via(hops)) => ("forward", via(hops, answer), None),
+    };
+    push(node, outcome, detail, case, answer);
+    dropped.map_or(Ok(outcome == "deliver"), Err)
+}
+
+fn push(node: &str, outcome: &str, detail: String, case: &Case, answer: &mut Answer) {
+    let detail = format!("{}: {detail}", case.packet.destination);
+    let stage = StageAnswer::plain("route", outcome, detail);
+    answer.stages.push(StageAnswer { node: node.to_owned(), ..stage });
 }
 
 fn via(hops: &[Hop], answer: &mut Answer) -> String {
     let Some(first) = hops.first() else { return "no next hop".to_owned() };
     answer.egress_port = Some(first.port.to_string());
-    answer.next_hop = Some(text(first.address));
+    answer.next_hop = Some(first.address.to_string());
     answer.encap = first.tunnel.as_deref().map(encap);
     let through = first
         .tunnel
@@ -106,7 +120,7 @@ fn via(hops: &[Hop], answer: &mut Answer) -> String {
 fn encap(tunnel: &Tunnel) -> EncapAnswer {
     EncapAnswer {
         kind: if tunnel.vxlan.is_some() { "vxlan" } else { "ipip" }.to_owned(),
-        remote: text(tunnel.remote),
+        remote: tunnel.remote.to_string(),
         vni: tunnel.vxlan.as_ref().map(|vxlan| vxlan.vni.get()),
     }
 }

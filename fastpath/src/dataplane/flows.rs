@@ -4,8 +4,10 @@
 use super::{ANSWER_TIME, Dataplane};
 use crate::flow::{Session, SessionId, Tuple};
 use crate::nat::NatReport;
+use crate::policy::Hit;
 use crate::worker::Command;
 use crossbeam::channel::{Sender, bounded};
+use std::sync::Arc;
 
 /// Slots of the table that a worker looks at between two bursts.
 const PAGE: u32 = 4096;
@@ -32,6 +34,8 @@ pub(crate) enum FlowQuestion {
     End(Vec<(SessionId, Tuple)>, Sender<usize>),
     /// How translation is.
     Report(Sender<Option<NatReport>>),
+    /// How often rules of policy have decided: those of one endpoint, or of all.
+    Hits(Option<Arc<str>>, Sender<Vec<Hit>>),
 }
 
 /// Some flows, and the slot to go on from.
@@ -86,6 +90,18 @@ impl Dataplane {
         ended
     }
 
+    /// How often rules of policy have decided about first packets, on each worker.
+    pub fn policy_hits(&self, endpoint: Option<&str>) -> Vec<Hit> {
+        let endpoint: Option<Arc<str>> = endpoint.map(Arc::from);
+        let ask = |worker| {
+            let (answer, receiver) = bounded(1);
+            let question = FlowQuestion::Hits(endpoint.clone(), answer);
+            self.tell(worker, Command::Flows(question));
+            receiver.recv_timeout(ANSWER_TIME).unwrap_or_default()
+        };
+        (0..self.threads.len()).flat_map(ask).collect()
+    }
+
     /// How each worker's translation is; `None` for those that have nothing to translate.
     pub fn nat(&self) -> Vec<Option<NatReport>> {
         let ask = |worker| {
@@ -117,6 +133,9 @@ impl crate::pipeline::Pipeline {
             }
             FlowQuestion::Report(answer) => {
                 let _ = answer.send(self.tracker().map(crate::nat::Tracker::report));
+            }
+            FlowQuestion::Hits(endpoint, answer) => {
+                let _ = answer.send(self.hits(endpoint.as_deref()));
             }
         }
     }

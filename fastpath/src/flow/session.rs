@@ -49,6 +49,8 @@ pub struct Session {
     pub(super) ring: Links,
     /// Packets by direction; they begin anew at 2^32.
     pub packets: [u32; 2],
+    /// The snapshot of policy that let it through; 0 where none was asked.
+    pub judged: u32,
     /// Bytes of IP packets, both directions together.
     pub bytes: u64,
 }
@@ -98,6 +100,15 @@ impl Session {
     #[inline]
     pub fn has_mapping(&self) -> bool {
         matches!(self.place, Place::Sharing | Place::Mapping)
+    }
+
+    /// The direction of the packet that began it.
+    #[inline]
+    pub fn begun_by(&self) -> Direction {
+        match self.bits & protocol::BEGUN_BY_REPLY {
+            0 => Direction::Original,
+            _ => Direction::Reply,
+        }
     }
 
     /// What a packet of this direction looks like when it arrives.

@@ -268,6 +268,13 @@ impl FlowTable {
         }
     }
 
+    /// Notes which snapshot of policy let a session through.
+    pub fn set_judged(&mut self, id: SessionId, generation: u32) {
+        if let Some(session) = self.slab.0.get_mut(id.0 as usize) {
+            session.judged = generation;
+        }
+    }
+
     /// A new state may end the session earlier than its slot comes up.
     #[cold]
     fn rewind(&mut self, id: SessionId) {
@@ -321,6 +328,7 @@ impl FlowTable {
             wheel: Links::NONE,
             ring: Links::NONE,
             packets: [1, 0],
+            judged: 0,
             bytes: u64::from(bytes),
         });
         if !self.index_tuples(id) {

@@ -21,4 +21,4 @@ pub use ports::PortUse;
 pub use rewrite::translate;
 pub use rules::{Class, Filtering, OWN_RANGE, PortRange, Ranges, Rules};
 pub use subject::{Part, Subject, subject};
-pub use tracker::{NatReport, Tracker, Verdict};
+pub use tracker::{HITS_MAX, NatReport, Tracker, Verdict};

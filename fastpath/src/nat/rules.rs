@@ -257,6 +257,30 @@ pub struct Rules {
 pub const OWN_RANGE: PortRange = PortRange { first: 1024, last: u16::MAX };
 
 impl Rules {
+    /// Flows with policy are tracked by these, and nothing is translated.
+    pub fn tracking(limits: Limits, timeouts: Timeouts, workers: u16) -> Rules {
+        Rules {
+            generation: 0,
+            ranges: Ranges::default(),
+            outside_v4: Vec::new(),
+            outside_v6: Vec::new(),
+            ports: OWN_RANGE,
+            taken: Vec::new(),
+            exclude_nodes: false,
+            filtering: Filtering::default(),
+            limits,
+            timeouts,
+            workers,
+            services: None,
+        }
+    }
+
+    /// True when nothing is translated.
+    #[inline]
+    pub fn only_tracks(&self) -> bool {
+        self.outside_v4.is_empty() && self.outside_v6.is_empty() && self.services.is_none()
+    }
+
     /// The outside address of an inside one: always the same, so that all its sessions are paired
     /// (RFC 4787 REQ-2).
     pub fn outside_of(&self, inside: Address) -> Option<Address> {

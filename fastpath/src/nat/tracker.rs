@@ -14,15 +14,19 @@ use super::subject::{Part, addresses, subject};
 use crate::drop_reason::DropReason;
 use crate::flow::{BATCH, Direction, FlowTable, Seen, SessionId, Signal, Tuple};
 use crate::packet::Packet;
+use crate::port::PortId;
 use crate::service::Clients;
 use ahash::{AHashMap, RandomState};
 use std::sync::Arc;
 use upkeep::MadeFor;
 
 mod begin;
+mod guard;
 mod services;
 mod upkeep;
 
+use guard::Guard;
+pub use guard::HITS_MAX;
 pub use upkeep::NatReport;
 
 /// What happens to a packet.
@@ -53,6 +57,8 @@ enum Way {
     Service,
     /// Perhaps the answer of a service's endpoint.
     Back,
+    /// From or to an endpoint with policy, and not translated.
+    Policed,
 }
 
 /// A packet whose flow is to be looked up.
@@ -71,6 +77,12 @@ struct Asked {
     to_outside: bool,
     /// The outside address is the host's own: what is nobody's is the host's.
     local: bool,
+    /// The port that it came in by.
+    in_port: PortId,
+    /// Code of an ICMP message.
+    icmp_code: u8,
+    /// Policy is to be asked.
+    policed: bool,
 }
 
 impl Asked {
@@ -107,6 +119,7 @@ pub struct Tracker {
     exhausted: u64,
     now_s: u32,
     clients: Arc<Clients>,
+    guard: Guard,
     scratch: Option<Box<Scratch>>,
     /// Fragments whose first one has come: to be tracked and routed after the burst.
     pub released: Vec<Packet>,
@@ -135,6 +148,7 @@ impl Tracker {
             exhausted: 0,
             now_s,
             clients: Arc::default(),
+            guard: Guard::default(),
             scratch: Some(Box::new(Scratch {
                 asked: Vec::with_capacity(BATCH),
                 tuples: [Tuple::default(); BATCH],
@@ -214,13 +228,17 @@ impl Tracker {
     /// only forwarded leave by the first lines.
     #[inline]
     fn prepare(&mut self, rules: &Rules, packet: &Packet, now_ns: u64) -> Result<Asked, Verdict> {
-        let (src, dst) = addresses(packet).ok_or(Verdict::Go)?;
-        let (src, dst) = (rules.ranges.class(src), rules.ranges.class(dst));
-        let way = way_of(rules, src, dst);
-        if way.is_none() && !services::may_be(src, dst) {
+        if rules.only_tracks() && !self.guard.concerns_packet(packet) {
             return Err(Verdict::Go);
         }
-        self.ask(rules, packet, (dst, way), now_ns)
+        let (src, dst) = addresses(packet).ok_or_else(|| self.without_flow(packet))?;
+        let policed = self.guard.concerns(packet.in_port, dst);
+        let (src, dst) = (rules.ranges.class(src), rules.ranges.class(dst));
+        let way = way_of(rules, src, dst);
+        if way.is_none() && !services::may_be(src, dst) && !policed {
+            return Err(Verdict::Go);
+        }
+        self.ask(rules, packet, (dst, way, policed), now_ns)
     }
 
     /// What is to be looked up for a packet that may be translated.
@@ -228,10 +246,10 @@ impl Tracker {
         &mut self,
         rules: &Rules,
         packet: &Packet,
-        (dst, way): (Class, Option<Way>),
+        (dst, way, policed): (Class, Option<Way>, bool),
         now_ns: u64,
     ) -> Result<Asked, Verdict> {
-        let subject = subject(packet).ok_or(Verdict::Go)?;
+        let subject = subject(packet).ok_or_else(|| self.without_flow(packet))?;
         let to_outside = dst.has(Class::OUTSIDE);
         let way = match subject.part {
             Part::Error { .. } => way_of_error(rules, &subject.tuple).or(way),
@@ -254,11 +272,15 @@ impl Tracker {
         }
         let is_error = matches!(subject.part, Part::Error { .. });
         let is_hosts = to_outside && !is_error && !is_for_nat(rules, dst, &tuple, subject.signal);
-        let otherwise = way.filter(|_| !is_hosts);
+        let otherwise = way.filter(|_| !is_hosts).or(policed.then_some(Way::Policed));
         let way = services::way_of(rules, &tuple).or(otherwise).ok_or(Verdict::Go)?;
         let owner = services::owner(rules, &tuple).or_else(|| {
-            let port = if otherwise? == Way::Out { tuple.src_port } else { tuple.dst_port };
-            Some(rules.owner(port))
+            Some(rules.owner(match otherwise? {
+                Way::Out => tuple.src_port,
+                // The same for both directions.
+                Way::Policed => tuple.src_port ^ tuple.dst_port,
+                _ => tuple.dst_port,
+            }))
         });
         if let Some(owner) = owner.filter(|owner| *owner != self.worker) {
             return Err(Verdict::HandOver(owner));
@@ -269,7 +291,32 @@ impl Tracker {
             false => to_outside,
         };
         let (signal, part, local) = (subject.signal, subject.part, dst.has(Class::LOCAL));
-        Ok(Asked { at: 0, way, otherwise, tuple, signal, part, bytes, to_outside, local })
+        let code = packet.head().get(usize::from(packet.l4) + 1).copied();
+        let (in_port, icmp_code) = (packet.in_port, code.unwrap_or_default());
+        let asked = Asked {
+            at: 0,
+            way,
+            otherwise,
+            tuple,
+            signal,
+            part,
+            bytes,
+            to_outside,
+            local,
+            in_port,
+            icmp_code,
+            policed,
+        };
+        Ok(asked)
+    }
+
+    /// What belongs to no flow is nothing that policy can judge: it does not pass there.
+    #[cold]
+    fn without_flow(&self, packet: &Packet) -> Verdict {
+        match self.guard.concerns_packet(packet) {
+            true => Verdict::Drop(DropReason::FlowInvalid),
+            false => Verdict::Go,
+        }
     }
 
     fn carry_out(
@@ -281,8 +328,8 @@ impl Tracker {
         now_ns: u64,
     ) -> Verdict {
         let flow = match found {
-            Some(flow) => Ok(flow),
-            None => self.begin(rules, asked),
+            Some(flow) => self.keep(flow, asked).map(|()| flow),
+            None => self.begin(rules, asked).inspect(|(id, _)| self.stamp(*id)),
         };
         let (id, direction) = match flow {
             Ok(flow) => flow,

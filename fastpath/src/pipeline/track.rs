@@ -11,6 +11,7 @@ use crate::forward;
 use crate::nat::{Rules, Tracker, Verdict};
 use crate::packet::Packet;
 use crate::parse::Parsed;
+use crate::policy::Hit;
 use crate::port::{BURST, PortId};
 use std::net::IpAddr;
 
@@ -30,8 +31,10 @@ impl Pipeline {
         found: &mut Burst,
         burst: &mut [Packet],
     ) {
-        let Some(tracker) = self.tracker_for(rules, view.now_ns) else { return };
         let mut verdicts = [Verdict::Go; BURST];
+        let Some(tracker) = self.tracker_for(rules, view) else {
+            return self.go_untracked(view, found, burst);
+        };
         for (at, verdict) in verdicts.iter_mut().enumerate().take(burst.len()) {
             if !found.is_routed(at) {
                 *verdict = Verdict::Wait;
@@ -44,11 +47,30 @@ impl Pipeline {
         }
     }
 
+    /// Without a table for flows nothing passes that policy would have to be asked about.
+    #[cold]
+    fn go_untracked(&mut self, view: View<'_>, found: &mut Burst, burst: &[Packet]) {
+        let Some(policy) = &view.tables.policy else { return };
+        let mut verdicts = [Verdict::Go; BURST];
+        for (verdict, packet) in verdicts.iter_mut().zip(burst) {
+            let dst = forward::dst(packet);
+            if dst.is_some_and(|dst| policy.concerns(packet.in_port, dst.into())) {
+                *verdict = Verdict::Drop(DropReason::FlowTableFull);
+            }
+        }
+        found.note_verdicts(&verdicts[..burst.len()], burst);
+    }
+
+    /// How often rules of policy have decided here.
+    pub(crate) fn hits(&mut self, endpoint: Option<&str>) -> Vec<Hit> {
+        self.tracker.as_mut().map(|tracker| tracker.hits(endpoint)).unwrap_or_default()
+    }
+
     /// One packet that was not part of a burst; `None` when its way ends or goes on elsewhere.
     #[cold]
     pub(super) fn track_one(&mut self, view: View<'_>, mut packet: Packet) -> Option<Packet> {
         let Some(rules) = &view.tables.nat else { return Some(packet) };
-        let Some(tracker) = self.tracker_for(rules, view.now_ns) else { return Some(packet) };
+        let Some(tracker) = self.tracker_for(rules, view) else { return Some(packet) };
         let mut verdicts = [Verdict::Go];
         tracker.track(rules, std::slice::from_mut(&mut packet), &mut verdicts, view.now_ns);
         match verdicts[0] {
@@ -147,13 +169,15 @@ impl Pipeline {
     /// The tracker, made when it is first needed. `None` without address space for it: packets pass
     /// untranslated then, as they would without rules.
     #[inline]
-    fn tracker_for(&mut self, rules: &Rules, now_ns: u64) -> Option<&mut Tracker> {
+    fn tracker_for(&mut self, rules: &Rules, view: View<'_>) -> Option<&mut Tracker> {
         if self.tracker.is_none() {
             let seed = ahash::RandomState::new().hash_one(self.worker);
-            let made = Tracker::new(rules, self.worker, seed, now_ns).ok();
+            let made = Tracker::new(rules, self.worker, seed, view.now_ns).ok();
             self.tracker = made.map(|tracker| tracker.with_clients(self.clients.clone()));
         }
-        self.tracker.as_mut()
+        let tracker = self.tracker.as_mut()?;
+        tracker.follow_policy(view.tables.policy.as_ref());
+        Some(tracker)
     }
 
     /// Ends a flow, if it is still the one that is meant.

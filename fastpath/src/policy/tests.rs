@@ -75,10 +75,10 @@ fn policy(first: &str, second: &str, to_host: ToHost) -> Policy {
     })
 }
 
-fn question(in_port: PortId, src: &str, dst: &str, dst_port: u16) -> Question {
+fn question(from: Seat, src: &str, dst: &str, dst_port: u16) -> Question {
     let (src, dst) = (address(src), address(dst));
     let tuple = Tuple { src, dst, src_port: 4000, dst_port, protocol: 6 };
-    Question { in_port, tuple, icmp_code: 0, is_translated: false }
+    Question { from, tuple, icmp_code: 0 }
 }
 
 fn dropped(
@@ -88,7 +88,7 @@ fn dropped(
     dst: &str,
     port: u16,
 ) -> Option<DropReason> {
-    policy.judge(&question(in_port, src, dst, port)).dropped
+    policy.judge(&question(policy.seat(in_port), src, dst, port)).dropped
 }
 
 #[test]
@@ -101,9 +101,10 @@ fn egress_of_the_source_and_ingress_of_the_destination_are_asked() {
     assert_eq!(asked(POD_B, "10.0.0.2", "198.51.100.1", 80), Some(DropReason::PolicyEgress));
     assert_eq!(asked(UPLINK, "198.51.100.1", "10.0.0.2", 80), None);
     assert_eq!(asked(UPLINK, "198.51.100.1", "10.0.0.2", 22), Some(DropReason::PolicyIngress));
-    let both = policy.judge(&question(POD_A, "10.0.0.1", "10.0.0.2", 80)).rulings;
-    assert!(both.iter().all(Option::is_some));
-    let first = policy.judge(&question(POD_B, "10.0.0.2", "10.0.0.1", 80)).rulings;
+    let both = policy.judge(&question(policy.seat(POD_A), "10.0.0.1", "10.0.0.2", 80)).rulings;
+    // The source is open: it need not be asked.
+    assert_eq!(both.map(|ruling| ruling.is_some()), [true, false]);
+    let first = policy.judge(&question(policy.seat(POD_B), "10.0.0.2", "10.0.0.1", 80)).rulings;
     assert_eq!(first[Direction::Ingress as usize], None);
     assert_eq!(first[Direction::Egress as usize].map(|ruling| ruling.endpoint), Some(1));
 }
@@ -156,12 +157,14 @@ fn only_endpoints_that_are_not_open_concern_policy() {
 }
 
 #[test]
-fn translated_sources_are_not_judged_by_the_port_they_came_in_by() {
+fn who_sends_is_told_by_the_port_or_else_by_the_address() {
     let policy = policy("web", "allow", ToHost::Accept);
-    let mut asked = question(POD_A, "172.16.0.1", "10.0.0.2", 80);
-    assert_eq!(policy.judge(&asked).dropped, Some(DropReason::PolicyEgress));
-    asked.is_translated = true;
-    assert_eq!(policy.judge(&asked).dropped, None);
+    let asked = |from| policy.judge(&question(from, "10.0.0.1", "10.0.0.2", 80)).dropped;
+    assert_eq!(asked(policy.seat(POD_A)), Some(DropReason::PolicyEgress));
+    assert_eq!(asked(Seat::Network), None);
+    assert_eq!(policy.seat_of(address("10.0.0.1")), Seat::Endpoint(0));
+    assert_eq!(policy.seat_of(address("172.16.0.1")), Seat::Host);
+    assert_eq!(policy.seat_of(address("198.51.100.1")), Seat::Network);
 }
 
 #[test]

@@ -38,13 +38,21 @@ impl Tracker {
             Way::Out => self.begin_out(rules, asked),
             Way::In if is_stray => Err(unsolicited(asked)),
             Way::In => self.begin_in(rules, asked),
-            Way::Through if is_stray => Err(Verdict::Go),
-            Way::Through => match self.insert((asked.tuple, asked.tuple), asked) {
-                Ok(id) => Ok((id, Direction::Original)),
-                // It is not translated, so it passes as if nobody looked.
-                Err(Refused::Invalid | Refused::Clash) => Err(Verdict::Go),
-                Err(why) => Err(refused(why)),
-            },
+            Way::Through | Way::Policed if is_stray => Err(passes_unless_policed(asked)),
+            Way::Through | Way::Policed => self.begin_untranslated(asked),
+        }
+    }
+
+    fn begin_untranslated(&mut self, asked: &Asked) -> Begun {
+        if asked.policed && asked.signal.begins().is_none() {
+            return Err(refused(Refused::Invalid));
+        }
+        self.admit(asked, asked.tuple)?;
+        match self.insert((asked.tuple, asked.tuple), asked) {
+            Ok(id) => Ok((id, Direction::Original)),
+            // It is not translated, so it passes as if nobody looked.
+            Err(Refused::Invalid | Refused::Clash) => Err(passes_unless_policed(asked)),
+            Err(why) => Err(refused(why)),
         }
     }
 
@@ -69,6 +77,7 @@ impl Tracker {
         if asked.signal.begins().is_none() {
             return Err(Verdict::Drop(DropReason::FlowInvalid));
         }
+        self.admit(asked, tuple)?;
         let made = match tuple.protocol {
             protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => {
                 self.begin_with_port(rules, asked, outside)?
@@ -240,6 +249,8 @@ impl Tracker {
         };
         let original = Tuple { dst: src, dst_port: src_port, ..inside };
         let translated = asked.tuple.reversed();
+        let Tuple { src: dst, src_port: dst_port, .. } = original;
+        self.admit(asked, Tuple { dst, dst_port, ..asked.tuple })?;
         let id = match self.insert((original, translated), asked) {
             Ok(id) => id,
             Err(Refused::Clash | Refused::Invalid) => return Err(unsolicited(asked)),
@@ -261,6 +272,11 @@ impl Tracker {
                 .any(|session| session.original.dst == stranger),
         }
     }
+}
+
+/// A packet without a flow, which nobody translates.
+fn passes_unless_policed(asked: &Asked) -> Verdict {
+    if asked.policed { refused(Refused::Invalid) } else { Verdict::Go }
 }
 
 /// To the host's own address it is the host's; to another one it is nobody's.

@@ -62,6 +62,7 @@ impl Tracker {
         }
         let Endpoint { address, port, .. } = endpoint;
         let towards = Tuple { dst: address, dst_port: port, ..tuple };
+        self.admit(asked, towards)?;
         let dst = rules.ranges.class(address);
         let hides = masquerade && !src.has(Class::HERE)
             || address == tuple.src

@@ -1,0 +1,191 @@
+//! Policy in the tracker: which packets it is about, and what it says of the first one.
+//!
+//! A flow that is let through carries the number of the snapshot that did; it is asked about again
+//! only where the snapshot wants that. Rules that decided are counted, by first packets, under
+//! numbers that are good for one snapshot; when the next one comes they are filed by their rule.
+
+use super::{Asked, Tracker, Verdict, Way};
+use crate::drop_reason::DropReason;
+use crate::flow::{Address, Direction as FlowDirection, Session, SessionId, Tuple};
+use crate::packet::Packet;
+use crate::policy::{Hit, Policy, Question, Ruling, Seat};
+use crate::port::PortId;
+use ahash::AHashMap;
+use margay_acl::Direction;
+use margay_acl::origin::Origin;
+use std::sync::Arc;
+
+/// Rules of endpoints that are counted; further ones are not.
+pub const HITS_MAX: usize = 1 << 16;
+
+/// Endpoint, direction, rule.
+type Rule = (Arc<str>, Direction, Origin);
+
+/// The policy in force, and what it did.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    policy: Option<Arc<Policy>>,
+    hits: AHashMap<Ruling, u64>,
+    filed: AHashMap<Rule, u64>,
+}
+
+impl Guard {
+    /// Another snapshot, or none.
+    #[inline]
+    pub(super) fn follow(&mut self, policy: Option<&Arc<Policy>>) {
+        let same = match (&self.policy, policy) {
+            (Some(own), Some(other)) => own.generation() == other.generation(),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.file();
+            self.policy = policy.cloned();
+        }
+    }
+
+    /// Whether a packet may have to do with an endpoint that is not open. What margay makes itself
+    /// has not.
+    #[inline]
+    pub(super) fn concerns(&self, in_port: PortId, dst: Address) -> bool {
+        let policy = self.policy.as_ref().filter(|_| in_port != PortId::NONE);
+        policy.is_some_and(|policy| policy.concerns(in_port, dst))
+    }
+
+    /// The same of a parsed packet.
+    #[inline]
+    pub(super) fn concerns_packet(&self, packet: &Packet) -> bool {
+        let dst = crate::forward::dst(packet);
+        dst.is_some_and(|dst| self.concerns(packet.in_port, dst.into()))
+    }
+
+    /// True when policy is another since a flow was let through, and that matters.
+    #[inline]
+    fn is_stale(&self, session: &Session) -> bool {
+        let policy = self.policy.as_ref().filter(|policy| policy.rejudges());
+        policy.is_some_and(|policy| policy.generation() != session.judged)
+    }
+
+    /// Who sends, as far as the port tells.
+    fn seat(&self, in_port: PortId) -> Seat {
+        self.policy.as_ref().map_or(Seat::Network, |policy| policy.seat(in_port))
+    }
+
+    fn judge(&mut self, question: &Question) -> Result<(), DropReason> {
+        let Some(policy) = &self.policy else { return Ok(()) };
+        let judgement = policy.judge(question);
+        for ruling in judgement.rulings.into_iter().flatten() {
+            let room = self.hits.len() < HITS_MAX;
+            match self.hits.get_mut(&ruling) {
+                Some(count) => *count += 1,
+                None if room => drop(self.hits.insert(ruling, 1)),
+                None => {}
+            }
+        }
+        judgement.dropped.map_or(Ok(()), Err)
+    }
+
+    /// Files what was counted under the snapshot's numbers, and forgets endpoints that are gone
+    /// once there is no more room.
+    fn file(&mut self) {
+        let Some(policy) = &self.policy else { return };
+        for (ruling, count) in self.hits.drain() {
+            let Some(endpoint) = policy.endpoint(ruling.endpoint) else { continue };
+            let origin = policy.classifier().origin(&ruling.outcome).clone();
+            let rule = (endpoint.name.clone(), ruling.direction, origin);
+            let room = self.filed.len() < HITS_MAX;
+            match self.filed.get_mut(&rule) {
+                Some(filed) => *filed += count,
+                None if room => drop(self.filed.insert(rule, count)),
+                None => {}
+            }
+        }
+        if self.filed.len() >= HITS_MAX {
+            self.filed.retain(|(name, ..), _| policy.has(name));
+        }
+    }
+
+    /// All counts of an endpoint's rules, or of those of all.
+    fn report(&mut self, endpoint: Option<&str>) -> Vec<Hit> {
+        self.file();
+        let wanted = |name: &str| endpoint.is_none_or(|endpoint| endpoint == name);
+        let filed = self.filed.iter().filter(|((name, ..), _)| wanted(name));
+        let hit = |((endpoint, direction, origin), count): (&Rule, &u64)| Hit {
+            endpoint: endpoint.clone(),
+            direction: *direction,
+            origin: origin.clone(),
+            count: *count,
+        };
+        filed.map(hit).collect()
+    }
+}
+
+impl Tracker {
+    /// The policy in force from now on.
+    #[inline]
+    pub fn follow_policy(&mut self, policy: Option<&Arc<Policy>>) {
+        self.guard.follow(policy);
+    }
+
+    /// How often rules have decided about first packets.
+    pub fn hits(&mut self, endpoint: Option<&str>) -> Vec<Hit> {
+        self.guard.report(endpoint)
+    }
+
+    /// Asks policy about the first packet of a flow, whose tuple is as it leaves, but for its
+    /// source, which is as it came.
+    pub(super) fn admit(&mut self, asked: &Asked, tuple: Tuple) -> Result<(), Verdict> {
+        // A mapping's address is nobody's behind the port that its packet came in by.
+        let from = match asked.settled() {
+            Way::In => Seat::Network,
+            _ => self.guard.seat(asked.in_port),
+        };
+        let question = Question { from, tuple, icmp_code: asked.icmp_code };
+        self.guard.judge(&question).map_err(Verdict::Drop)
+    }
+
+    /// Notes which snapshot has let a flow through.
+    pub(super) fn stamp(&mut self, id: SessionId) {
+        if let Some(policy) = &self.guard.policy {
+            self.table.set_judged(id, policy.generation());
+        }
+    }
+
+    /// Asks about a flow again if policy has changed since, and ends it if it is denied now.
+    #[inline]
+    pub(super) fn keep(
+        &mut self,
+        (id, direction): (SessionId, FlowDirection),
+        asked: &Asked,
+    ) -> Result<(), Verdict> {
+        match self.table.get(id).is_some_and(|session| self.guard.is_stale(session)) {
+            true => self.ask_again((id, direction), asked),
+            false => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn ask_again(
+        &mut self,
+        (id, direction): (SessionId, FlowDirection),
+        asked: &Asked,
+    ) -> Result<(), Verdict> {
+        let (Some(session), Some(policy)) = (self.table.get(id), &self.guard.policy) else {
+            return Ok(());
+        };
+        let begun = session.begun_by();
+        let (came, left) = (session.arriving(begun), session.leaving(begun));
+        let tuple = Tuple { src: came.src, src_port: came.src_port, ..left };
+        let from = match direction == begun {
+            true => policy.seat(asked.in_port),
+            false => policy.seat_of(tuple.src),
+        };
+        let question = Question { from, tuple, icmp_code: asked.icmp_code };
+        if let Err(reason) = self.guard.judge(&question) {
+            self.end(id);
+            return Err(Verdict::Drop(reason));
+        }
+        self.stamp(id);
+        Ok(())
+    }
+}
