@@ -312,4 +312,4 @@ fn as_policy_sees(question: &Question) -> Packet {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

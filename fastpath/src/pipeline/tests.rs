@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use std::net::Ipv6Addr;
 
 mod nat;
+mod policy;
 
 const FRAMES: usize = 4096;
 const MARGAY: Mac = Mac([2, 0, 0, 0, 0, 1]);

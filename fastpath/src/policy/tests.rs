@@ -14,65 +14,93 @@ fn address(text: &str) -> Address {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-/// The profile `allow`, and `web`, which lets TCP to port 80 in and nothing out.
+/// The profiles `allow`; `web`, which lets TCP to port 80 in and nothing out; and `none`.
 fn profiles(compiler: &mut Compiler) {
     let allow = vec![Rule::new(Action::Allow)];
     let mut web = Rule::new(Action::Allow);
     web.protocol = Some(6);
     web.destination.ports = vec![model::Port::Range(80, 80)];
     for (name, ingress, egress) in
-        [("allow", allow.clone(), allow.clone()), ("web", vec![web], Vec::new())]
+        [("allow", allow.clone(), allow), ("web", vec![web], Vec::new()), ("none", vec![], vec![])]
     {
         let profile = Profile { labels: BTreeMap::new(), ingress, egress };
         compiler.apply(Update::Profile(name.to_owned(), Some(Arc::new(profile)))).unwrap();
     }
 }
 
-/// Endpoint A has the first profile, B the second.
-fn policy(first: &str, second: &str, to_host: ToHost) -> Policy {
-    let mut compiler = Compiler::new();
-    profiles(&mut compiler);
-    for (name, profile, own) in [("a", first, "10.0.0.1"), ("b", second, "10.0.0.2")] {
-        let endpoint = model::Endpoint {
-            labels: BTreeMap::new(),
-            addresses: vec![own.parse().unwrap()],
-            ports: Vec::new(),
-            profiles: vec![profile.to_owned()],
-            place: Place::Workload,
-        };
-        compiler.apply(Update::Endpoint(name.to_owned(), Some(Arc::new(endpoint)))).unwrap();
+/// A node with two endpoints, and one that policy does not know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sketch {
+    pub(crate) generation: u32,
+    /// Profiles of the endpoints on ports 1 and 2.
+    pub(crate) profiles: [&'static str; 2],
+    /// Their addresses.
+    pub(crate) own: [&'static str; 2],
+    pub(crate) to_host: ToHost,
+    pub(crate) rejudges: bool,
+}
+
+impl Sketch {
+    pub(crate) fn of(first: &'static str, second: &'static str) -> Sketch {
+        Sketch {
+            generation: 1,
+            profiles: [first, second],
+            own: ["10.0.0.1", "10.0.0.2"],
+            to_host: ToHost::Accept,
+            rejudges: false,
+        }
     }
-    let classifier = compiler.commit().unwrap();
-    let endpoint = |name: &str| {
-        let handle = compiler.handle(name);
-        let is_open = |direction| {
-            handle.is_some_and(|handle| classifier.is_open(handle, Stage::Normal, direction))
+
+    pub(crate) fn build(self) -> Policy {
+        let mut compiler = Compiler::new();
+        profiles(&mut compiler);
+        for (name, at) in [("a", 0), ("b", 1)] {
+            let endpoint = model::Endpoint {
+                labels: BTreeMap::new(),
+                addresses: vec![self.own[at].parse().unwrap()],
+                ports: Vec::new(),
+                profiles: vec![self.profiles[at].to_owned()],
+                place: Place::Workload,
+            };
+            compiler.apply(Update::Endpoint(name.to_owned(), Some(Arc::new(endpoint)))).unwrap();
+        }
+        let classifier = compiler.commit().unwrap();
+        let endpoint = |name: &str| {
+            let handle = compiler.handle(name);
+            let is_open = |direction| {
+                handle.is_some_and(|handle| classifier.is_open(handle, Stage::Normal, direction))
+            };
+            let open = Direction::ALL.into_iter().all(is_open);
+            Endpoint { name: name.into(), handle, open }
         };
-        let open = Direction::ALL.into_iter().all(is_open);
-        Endpoint { name: name.into(), handle, open }
-    };
-    let net = |text: &str| text.parse::<IpNet>().unwrap();
-    Policy::new(Layout {
-        generation: 1,
-        endpoints: vec![endpoint("a"), endpoint("b"), endpoint("c")],
-        classifier: classifier.clone(),
-        seats: &[
-            (UPLINK, Seat::Network),
-            (POD_A, Seat::Endpoint(0)),
-            (POD_B, Seat::Endpoint(1)),
-            (HOST, Seat::Host),
-            (PortId(9), Seat::Endpoint(2)),
-        ],
-        behind: &[
-            (net("10.0.0.1/32"), 0),
-            (net("10.0.0.2/32"), 1),
-            (net("192.0.2.0/24"), 1),
-            (net("192.0.2.128/25"), 0),
-        ],
-        local: &["172.16.0.1".parse().unwrap()],
-        to_host,
-        rejudges: false,
-    })
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let own = self.own.map(|own| IpNet::from(own.parse::<IpAddr>().unwrap()));
+        Policy::new(Layout {
+            generation: self.generation,
+            endpoints: vec![endpoint("a"), endpoint("b"), endpoint("c")],
+            classifier: classifier.clone(),
+            seats: &[
+                (UPLINK, Seat::Network),
+                (POD_A, Seat::Endpoint(0)),
+                (POD_B, Seat::Endpoint(1)),
+                (HOST, Seat::Host),
+                (PortId(9), Seat::Endpoint(2)),
+            ],
+            behind: &[
+                (own[0], 0),
+                (own[1], 1),
+                (net("203.0.113.0/24"), 1),
+                (net("203.0.113.128/25"), 0),
+            ],
+            local: &["172.16.0.1".parse().unwrap()],
+            to_host: self.to_host,
+            rejudges: self.rejudges,
+        })
+    }
+}
+
+fn policy(first: &'static str, second: &'static str, to_host: ToHost) -> Policy {
+    Sketch { to_host, ..Sketch::of(first, second) }.build()
 }
 
 fn question(from: Seat, src: &str, dst: &str, dst_port: u16) -> Question {
@@ -113,10 +141,10 @@ fn egress_of_the_source_and_ingress_of_the_destination_are_asked() {
 fn the_longest_range_behind_an_endpoint_is_its() {
     let policy = policy("allow", "web", ToHost::Accept);
     let asked = |dst: &str| dropped(&policy, UPLINK, "198.51.100.1", dst, 22);
-    assert_eq!(asked("192.0.2.1"), Some(DropReason::PolicyIngress));
-    assert_eq!(asked("192.0.2.129"), None);
-    assert!(policy.concerns(UPLINK, address("192.0.2.1")));
-    assert!(!policy.concerns(UPLINK, address("192.0.2.129")));
+    assert_eq!(asked("203.0.113.1"), Some(DropReason::PolicyIngress));
+    assert_eq!(asked("203.0.113.129"), None);
+    assert!(policy.concerns(UPLINK, address("203.0.113.1")));
+    assert!(!policy.concerns(UPLINK, address("203.0.113.129")));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 mod fragments;
 mod icmp;
 mod model;
+mod policy;
 mod random;
 mod rfc4787;
 mod rfc5382;
