@@ -162,6 +162,7 @@ impl Store {
             "labels": {
                 "projectcalico.org/namespace": POD_NAMESPACE,
                 "projectcalico.org/orchestrator": "k8s",
+                "pod": pod.name(),
             },
         });
         if pod.attachment() == Attachment::Tap {

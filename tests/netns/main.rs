@@ -14,6 +14,7 @@ mod frames;
 mod kernel;
 mod nat;
 mod peer;
+mod policy;
 mod probe;
 mod scale;
 mod services;
