@@ -1,8 +1,9 @@
 //! Desired state, time and I/O: what the packet path should do, and how the world hears of it.
 //!
 //! [`daemon`] runs it all. An update's way: [`store`] and [`kernel`] -> [`router`] -> [`model`] ->
-//! [`resolve`] (pure) -> [`publish`]; [`status`] and [`api`] tell of it. [`ipam`] gives addresses
-//! out, by way of a [`store`].
+//! [`resolve`] (pure) -> [`publish`]; policy goes by [`policy`]. [`status`] and [`api`] tell of it,
+//! [`trace`] says why a packet goes or falls. [`ipam`] gives
+//! addresses out, by way of a [`store`].
 
 pub mod api;
 pub mod bgp;

@@ -6,9 +6,9 @@
 //! snapshot, so a FIB entry never leads to a target that it was not written for. Routes of BGP
 //! peers are beside these, and published by the prefix: see [`learned`].
 
+mod flows;
 pub(crate) mod ids;
 mod learned;
-mod policy;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tunnels;
@@ -175,22 +175,6 @@ impl Publisher {
     /// The snapshot that was published last.
     pub(crate) fn tables(&self) -> &Tables {
         &self.tables
-    }
-
-    /// What publications translate now.
-    pub(crate) fn nat(&self) -> Option<&Rules> {
-        self.nat.as_deref()
-    }
-
-    /// What the next publications translate.
-    pub(crate) fn set_nat(&mut self, rules: Option<Rules>) {
-        let generation = self.nat.as_ref().map_or(0, |rules| rules.generation);
-        let rules = rules.map(|rules| Rules { generation, ..rules });
-        if rules.as_ref() != self.nat.as_deref() {
-            let generation = self.generation + 1;
-            self.generation = generation;
-            self.nat = rules.map(|rules| Arc::new(Rules { generation, ..rules }));
-        }
     }
 
     /// Makes the packet path do what the publication says. Blocks until all workers do so.

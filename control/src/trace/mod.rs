@@ -9,6 +9,7 @@ mod answer;
 pub(crate) mod live;
 mod names;
 mod route;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -129,7 +130,7 @@ impl Tracer {
     pub fn trace(&self, question: &Question) -> Result<Answer, String> {
         let case = self.understand(question)?;
         let mut answer = Answer::default();
-        let outcome = self.walk(&case, &mut answer);
+        let outcome = self.walk(case, &mut answer);
         answer.end(outcome);
         Ok(answer)
     }
@@ -182,14 +183,18 @@ impl Tracer {
     }
 
     /// Takes the packet through all stages; an error is the reason why it falls.
-    fn walk(&self, case: &Case, answer: &mut Answer) -> Result<&'static str, &'static str> {
+    fn walk(&self, case: Case, answer: &mut Answer) -> Result<&'static str, &'static str> {
         let network = self.network(&case.node);
-        leave(case, &network.plan, answer)?;
-        police(&self.policies, &case.from, Direction::Egress, case, answer)?;
-        let delivered = network.route(case, answer)?;
-        police(&self.policies, &case.to, Direction::Ingress, case, answer)?;
+        leave(&case, &network.plan, answer)?;
+        let case = match &network.services {
+            Some(services) => service::translate(services, &self.names, case, answer)?,
+            None => case,
+        };
+        police(&self.policies, &case.from, Direction::Egress, &case, answer)?;
+        let delivered = network.route(&case, answer)?;
+        police(&self.policies, &case.to, Direction::Ingress, &case, answer)?;
         if !delivered {
-            network.translate_source(&self.model, case, answer);
+            network.translate_source(&self.model, &case, answer);
         }
         Ok(if delivered { "deliver" } else { "forward" })
     }

@@ -114,12 +114,16 @@ impl Names {
         }
     }
 
+    /// The endpoint that has an address.
+    pub(super) fn at(&self, address: IpAddr) -> Option<Arc<End>> {
+        self.by_address.get(&address).cloned()
+    }
+
     /// Who is meant. `what` names the field, for errors.
     pub(super) fn find(&self, what: &str, text: &str) -> Result<Place, String> {
         let text = text.trim();
         if let Ok(address) = text.parse::<IpAddr>() {
-            let endpoint = self.by_address.get(&address).cloned();
-            return Ok(Place { address: Some(address), endpoint });
+            return Ok(Place { address: Some(address), endpoint: self.at(address) });
         }
         let hint = "namespace/pod, an endpoint's name, or an address";
         match self.by_name.get(text) {

@@ -4,9 +4,11 @@ use super::Case;
 use super::answer::{Answer, EncapAnswer, Rewrite, StageAnswer};
 use crate::model::Model;
 use crate::offline::{Plan, UPLINK};
+use crate::resolve::services::services;
 use crate::resolve::table::Table;
 use crate::resolve::tunnels::{Tunnel, TunnelPlan};
 use crate::resolve::{Hop, Target};
+use margay_fastpath::service::Services;
 use std::net::IpAddr;
 
 /// A node's routes.
@@ -15,6 +17,8 @@ pub(super) struct Network {
     node: String,
     table: Table,
     pub(super) plan: TunnelPlan,
+    /// Services as the node has them.
+    pub(super) services: Option<Services>,
     /// The node's own address, IPv4 and IPv6.
     own: [Option<IpAddr>; 2],
 }
@@ -27,6 +31,7 @@ impl Network {
             node: node.to_owned(),
             table: wanted.table,
             plan: tunnels,
+            services: services(node, model).map(|(services, _)| services),
             own: [
                 resource.ipv4.map(|net| net.addr().into()),
                 resource.ipv6.map(|net| net.addr().into()),

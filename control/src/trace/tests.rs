@@ -30,6 +30,16 @@ const STORE: &str = "
 {kind: GlobalNetworkPolicy, metadata: {name: far}, spec: {selector: app == 'far', types: [Egress],
  egress: [{action: Allow, protocol: TCP, destination: {ports: [80]}}]}}
 ---
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop},
+ spec: {clusterIP: 10.96.0.1, ports: [{port: 80, protocol: TCP}]}}
+---
+{kind: EndpointSlice, metadata: {name: db-1, namespace: shop,
+ labels: {kubernetes.io/service-name: db}}, addressType: IPv4,
+ endpoints: [{addresses: [10.0.0.2]}], ports: [{port: 5432, protocol: TCP}]}
+---
+{apiVersion: v1, kind: Service, metadata: {name: none, namespace: shop},
+ spec: {clusterIP: 10.96.0.2, ports: [{port: 80, protocol: TCP}]}}
+---
 {kind: StagedGlobalNetworkPolicy, metadata: {name: web}, spec: {selector: app == 'web',
  order: 1, types: [Ingress], ingress: [{action: Deny}]}}
 ";
@@ -100,6 +110,16 @@ fn tunnels_and_translation_are_told() {
     assert_eq!(answer.rewrite.unwrap().src_ip.as_deref(), Some("172.16.0.1"));
     let near = self::answer("shop/web", "shop/db", 5432);
     assert_eq!((near.egress_port.as_deref(), near.encap), (Some("calidb"), None));
+}
+
+#[test]
+fn services_are_their_endpoints_to_policy() {
+    let found = answer("shop/web", "10.96.0.1", 80);
+    assert_eq!((&*found.verdict, found.egress_port.as_deref()), ("forward", Some("calidb")));
+    let rewrite = found.rewrite.unwrap();
+    assert_eq!((rewrite.dst_ip.as_deref(), rewrite.dst_port), (Some("10.0.0.2"), Some(5432)));
+    assert_eq!(verdict("shop/far", "10.96.0.1", 80).1, "policy-egress");
+    assert_eq!(verdict("shop/web", "10.96.0.2", 80).1, "service-no-endpoint");
 }
 
 #[test]

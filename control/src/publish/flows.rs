@@ -1,4 +1,5 @@
-//! Who may talk to whom: published with the other tables, or alone when nothing else changes.
+//! Flows: how they are translated, and who may begin them. Policy is published with the other
+//! tables, or alone when nothing else changes.
 
 use super::Publisher;
 use margay_fastpath::nat::Rules;
@@ -6,6 +7,22 @@ use margay_fastpath::policy::{Layout, Policy};
 use std::sync::Arc;
 
 impl Publisher {
+    /// What publications translate now.
+    pub(crate) fn nat(&self) -> Option<&Rules> {
+        self.nat.as_deref()
+    }
+
+    /// What the next publications translate.
+    pub(crate) fn set_nat(&mut self, rules: Option<Rules>) {
+        let generation = self.nat.as_ref().map_or(0, |rules| rules.generation);
+        let rules = rules.map(|rules| Rules { generation, ..rules });
+        if rules.as_ref() != self.nat.as_deref() {
+            let generation = self.generation + 1;
+            self.generation = generation;
+            self.nat = rules.map(|rules| Arc::new(Rules { generation, ..rules }));
+        }
+    }
+
     /// How flows are tracked for policy where nothing is translated.
     pub(crate) fn set_tracking(&mut self, rules: Rules) {
         if self.tracking.as_deref() != Some(&rules) {
