@@ -45,7 +45,7 @@ pub struct RuleHits {
 
 /// The policy of the endpoints of this node, or of one of them.
 pub(crate) fn answer(status: &Status, endpoint: Option<&str>) -> Result<Vec<PolicyAnswer>, String> {
-    let mut hits: HashMap<(Arc<str>, Direction, Origin), u64> = HashMap::new();
+    let mut hits: Hits = HashMap::new();
     for hit in status.dataplane().policy_hits(endpoint) {
         *hits.entry((hit.endpoint, hit.direction, hit.origin)).or_default() += hit.count;
     }
@@ -80,6 +80,8 @@ pub(crate) fn answer(status: &Status, endpoint: Option<&str>) -> Result<Vec<Poli
 
 type Hits = HashMap<(Arc<str>, Direction, Origin), u64>;
 
+type Policies<'a> = Vec<(&'a PolicyKey, &'a Policy)>;
+
 fn of_endpoint(model: &Model, name: &str, direction: Direction, hits: &Hits) -> Vec<RuleHits> {
     let Some(endpoint) = model.endpoints.get(name) else { return Vec::new() };
     let labels = model.labels(&endpoint.labels, &endpoint.profiles);
@@ -87,7 +89,7 @@ fn of_endpoint(model: &Model, name: &str, direction: Direction, hits: &Hits) -> 
         let has_rules = rules(policy, direction).is_some();
         has_rules && policy.selector.matches(|label| labels.get(label).map(String::as_str))
     };
-    let mut tiers: BTreeMap<&str, Vec<(&PolicyKey, &Policy)>> = BTreeMap::new();
+    let mut tiers: BTreeMap<&str, Policies> = BTreeMap::new();
     for (key, policy) in model.policies.iter().filter(|(_, policy)| picks(policy)) {
         tiers.entry(&policy.tier).or_default().push((key, policy));
     }

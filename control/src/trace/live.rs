@@ -10,6 +10,7 @@ use crate::api::routes;
 use crate::router::policy::lock;
 use crate::status::Status;
 use margay_acl::Direction;
+use margay_fastpath::service::Clients;
 
 /// Answers a question; an error says what of it is not understood.
 pub(crate) fn trace(status: &Status, question: &Question) -> Result<Answer, String> {
@@ -26,7 +27,9 @@ pub(crate) fn trace(status: &Status, question: &Question) -> Result<Answer, Stri
     let walk = |case: Case, answer: &mut Answer| {
         leave(&case, &snapshot.tunnels, answer)?;
         let case = match services {
-            Some(services) => service::translate(services, &names, case, answer)?,
+            Some(services) => {
+                service::translate((services, &Clients::default()), &names, case, answer)?
+            }
             None => case,
         };
         police(&policies, &case.from, Direction::Egress, &case, answer)?;

@@ -187,7 +187,10 @@ impl Tracer {
         let network = self.network(&case.node);
         leave(&case, &network.plan, answer)?;
         let case = match &network.services {
-            Some(services) => service::translate(services, &self.names, case, answer)?,
+            Some(services) => {
+                let services = (services, &network.clients);
+                service::translate(services, &self.names, case, answer)?
+            }
             None => case,
         };
         police(&self.policies, &case.from, Direction::Egress, &case, answer)?;

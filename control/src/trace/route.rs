@@ -4,11 +4,11 @@ use super::Case;
 use super::answer::{Answer, EncapAnswer, Rewrite, StageAnswer};
 use crate::model::Model;
 use crate::offline::{Plan, UPLINK};
-use crate::resolve::services::services;
+use crate::resolve::services::{ServiceInputs, services};
 use crate::resolve::table::Table;
 use crate::resolve::tunnels::{Tunnel, TunnelPlan};
 use crate::resolve::{Hop, Target};
-use margay_fastpath::service::Services;
+use margay_fastpath::service::{Clients, Services};
 use std::net::IpAddr;
 
 /// A node's routes.
@@ -19,6 +19,8 @@ pub(super) struct Network {
     pub(super) plan: TunnelPlan,
     /// Services as the node has them.
     pub(super) services: Option<Services>,
+    /// Who has had which endpoint.
+    pub(super) clients: Clients,
     /// The node's own address, IPv4 and IPv6.
     own: [Option<IpAddr>; 2],
 }
@@ -27,15 +29,19 @@ impl Network {
     pub(super) fn of(model: &Model, node: &str) -> Network {
         let Plan { wanted, tunnels, .. } = Plan::of(model, node);
         let resource = model.nodes.get(node).cloned().unwrap_or_default();
+        let own: [Option<IpAddr>; 2] = [
+            resource.ipv4.map(|net| net.addr().into()),
+            resource.ipv6.map(|net| net.addr().into()),
+        ];
+        let node_addresses: Vec<IpAddr> = own.into_iter().flatten().collect();
+        let inputs = ServiceInputs { node, node_addresses: &node_addresses, before: None };
         Network {
             node: node.to_owned(),
             table: wanted.table,
             plan: tunnels,
-            services: services(node, model).map(|(services, _)| services),
-            own: [
-                resource.ipv4.map(|net| net.addr().into()),
-                resource.ipv6.map(|net| net.addr().into()),
-            ],
+            services: services(inputs, model).map(|(services, _)| services),
+            clients: Clients::default(),
+            own,
         }
     }
 

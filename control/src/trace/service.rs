@@ -5,12 +5,12 @@ use super::answer::{Answer, Rewrite, StageAnswer};
 use super::names::{Names, Place};
 use margay_acl::packet::Transport;
 use margay_fastpath::flow::Tuple;
-use margay_fastpath::service::{Choice, Endpoint, Services};
+use margay_fastpath::service::{Asker, Choice, Clients, Endpoint, Services};
 use std::net::IpAddr;
 
 /// Translates the destination if it is that of a service; then the endpoint is where it goes.
 pub(super) fn translate(
-    services: &Services,
+    (services, clients): (&Services, &Clients),
     names: &Names,
     case: Case,
     answer: &mut Answer,
@@ -25,7 +25,8 @@ pub(super) fn translate(
         protocol: case.packet.protocol,
     };
     let frontend = format!("{destination} port {dst_port}");
-    match services.choose(&tuple) {
+    let asker = Asker { is_pod: case.from.endpoint.is_some(), clients, now_s: 0 };
+    match services.choose(&tuple, asker) {
         None => Ok(case),
         Some(Choice::NoEndpoint) => {
             let detail = format!("{frontend}: the service has no endpoint");

@@ -134,7 +134,7 @@ fn policy_sees_the_endpoint_of_a_service() {
         Endpoint { address: address.into(), port, protocol: 6 }
     };
     let class = |text: &str, bits: Class| (text.parse().unwrap(), bits);
-    let service = |port| Service::new(vec![at("10.0.0.2", port)], false, false);
+    let service = |port| Service::new(vec![at("10.0.0.2", port)], false);
     let rules = Rules {
         ranges: Ranges::new(&[
             class("10.0.0.0/24", Class::POOL),
