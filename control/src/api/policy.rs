@@ -93,7 +93,7 @@ fn of_endpoint(model: &Model, name: &str, direction: Direction, hits: &Hits) -> 
     for (key, policy) in model.policies.iter().filter(|(_, policy)| picks(policy)) {
         tiers.entry(&policy.tier).or_default().push((key, policy));
     }
-    let mut tiers: Vec<(&str, Option<&Tier>, Vec<(&PolicyKey, &Policy)>)> =
+    let mut tiers: Vec<(&str, Option<&Tier>, Policies)> =
         tiers.into_iter().map(|(tier, policies)| (tier, model.tiers.get(tier), policies)).collect();
     tiers.sort_by(|a, b| compare_tiers((a.0, a.1), (b.0, b.1)));
     let mut list = List { name: name.into(), direction, hits, rules: Vec::new() };
