@@ -8,16 +8,16 @@
 mod bgp;
 mod environment;
 mod nat;
-mod store;
 mod policy;
+mod store;
 #[cfg(test)]
 mod tests;
 mod tunnels;
 
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
-pub use store::{StoreConfig, StoreKind};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
+pub use store::{StoreConfig, StoreKind};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;

@@ -2,8 +2,7 @@
 //!
 //! [`daemon`] runs it all. An update's way: [`store`] and [`kernel`] -> [`router`] -> [`model`] ->
 //! [`resolve`] (pure) -> [`publish`]; policy goes by [`policy`]. [`status`] and [`api`] tell of it,
-//! [`trace`] says why a packet goes or falls. [`ipam`] gives
-//! addresses out, by way of a [`store`].
+//! [`trace`] says why a packet goes or falls. [`ipam`] gives addresses out, by way of a [`store`].
 
 pub mod api;
 pub mod bgp;
@@ -30,7 +29,7 @@ mod scratch;
 mod status;
 pub mod store;
 mod sys;
-mod tunnel_addresses;
 pub mod trace;
+mod tunnel_addresses;
 mod unix_socket;
 pub mod yaml;

@@ -139,6 +139,8 @@ impl Status {
     /// Allocation has failed, or works again.
     pub(crate) fn set_ipam_fault(&self, fault: Option<String>) {
         self.ipam_fault.store(fault.map(Arc::new));
+    }
+
     /// Policy, as far as the control loop has it.
     pub(crate) fn policies(&self) -> &SharedPolicies {
         &self.policies
