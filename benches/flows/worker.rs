@@ -94,6 +94,7 @@ fn tables(flows: Option<usize>) -> Tables {
         answers_neighbors: false,
         icmp_source_v4: None,
         icmp_source_v6: None,
+        sources: None,
         up: true,
     };
     Tables {

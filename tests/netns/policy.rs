@@ -227,7 +227,8 @@ const CLOSED: &str = "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, \
     spec: {selector: \"pod == 'veth-a'\", types: [Ingress]}}";
 const OPEN: &str = "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, \
     metadata: {name: open, namespace: lab}, \
-    spec: {selector: \"pod == 'veth-a'\", types: [Ingress], ingress: [{action: Allow, protocol: TCP}]}}";
+    spec: {selector: \"pod == 'veth-a'\", types: [Ingress], \
+    ingress: [{action: Allow, protocol: TCP}]}}";
 
 #[test]
 fn established_connections_outlive_policy_and_what_falls_is_explained() {

@@ -1,4 +1,5 @@
-//! The route of a traced packet on one node, and what it meets there: next hop, tunnel, translation.
+//! The route of a traced packet on one node, and what it meets there: next hop, tunnel,
+//! translation.
 
 use super::Case;
 use super::answer::{Answer, EncapAnswer, Rewrite, StageAnswer};

@@ -239,11 +239,6 @@ impl FlowTable {
         all.filter(|(_, session)| session.place != Place::Free)
     }
 
-    /// Seconds that a session lives on without a packet, at `now_s`.
-    pub fn lives_on_s(&self, session: &Session, now_s: u32) -> u32 {
-        self.end_of(session).saturating_sub(now_s)
-    }
-
     #[inline]
     fn end_of(&self, session: &Session) -> u32 {
         let timeout = self.timeouts.of(session.state, session.is_translated());
@@ -265,13 +260,6 @@ impl FlowTable {
         if state != session.state {
             session.state = state;
             self.rewind(id);
-        }
-    }
-
-    /// Notes which snapshot of policy let a session through.
-    pub fn set_judged(&mut self, id: SessionId, generation: u32) {
-        if let Some(session) = self.slab.0.get_mut(id.0 as usize) {
-            session.judged = generation;
         }
     }
 

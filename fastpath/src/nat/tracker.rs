@@ -310,15 +310,6 @@ impl Tracker {
         Ok(asked)
     }
 
-    /// What belongs to no flow is nothing that policy can judge: it does not pass there.
-    #[cold]
-    fn without_flow(&self, packet: &Packet) -> Verdict {
-        match self.guard.concerns_packet(packet) {
-            true => Verdict::Drop(DropReason::FlowInvalid),
-            false => Verdict::Go,
-        }
-    }
-
     fn carry_out(
         &mut self,
         rules: &Rules,
@@ -348,23 +339,6 @@ impl Tracker {
         };
         let is_hairpin = asked.settled() == Way::Out && to_outside;
         if is_hairpin { self.once_more(rules, packet, now_ns) } else { verdict }
-    }
-
-    /// The second half of a hairpin: the packet comes from an outside address now, and so the way
-    /// is not [`Way::Out`] again.
-    #[cold]
-    fn once_more(&mut self, rules: &Rules, packet: &mut Packet, now_ns: u64) -> Verdict {
-        let asked = match self.prepare(rules, packet, now_ns) {
-            Ok(asked) if asked.way != Way::Out => asked,
-            Ok(_) => return Verdict::Drop(DropReason::FlowInvalid),
-            Err(Verdict::Go) => return Verdict::Rewritten,
-            Err(decided) => return decided,
-        };
-        let found = self.table.find(&asked.tuple);
-        match self.carry_out(rules, packet, &asked, found, now_ns) {
-            Verdict::Go => Verdict::Rewritten,
-            verdict => verdict,
-        }
     }
 }
 

@@ -6,6 +6,18 @@ use crate::flow::session::{Place, Session, SessionId};
 use crate::flow::wheel::{Links, NONE};
 
 impl FlowTable {
+    /// Notes which snapshot of policy let a session through.
+    pub fn set_judged(&mut self, id: SessionId, generation: u32) {
+        if let Some(session) = self.slab.0.get_mut(id.0 as usize) {
+            session.judged = generation;
+        }
+    }
+
+    /// Seconds that a session lives on without a packet, at `now_s`.
+    pub fn lives_on_s(&self, session: &Session, now_s: u32) -> u32 {
+        self.end_of(session).saturating_sub(now_s)
+    }
+
     pub(super) fn admit(&self, source: Address) -> Result<(), Refused> {
         let limit = self.limits.per_source;
         let has = || self.sources.get(&source).copied().unwrap_or(0);

@@ -6,6 +6,7 @@ use crate::flow::{Address, Direction, Refused, Removed, SessionId, Tuple};
 use crate::nat::ports::PortSet;
 use crate::nat::rules::{Class, Filtering, Rules};
 use crate::nat::subject::Part;
+use crate::packet::Packet;
 use margay_tunnels::wire::protocol;
 
 /// Ports that are tried for one that no mapping has but another flow to the same place.
@@ -234,6 +235,23 @@ impl Tracker {
     fn draw(&mut self) -> u64 {
         self.draws += 1;
         self.random.hash_one(self.draws)
+    }
+
+    /// The second half of a hairpin: the packet comes from an outside address now, and so the way
+    /// is not [`Way::Out`] again.
+    #[cold]
+    pub(super) fn once_more(&mut self, rules: &Rules, packet: &mut Packet, now_ns: u64) -> Verdict {
+        let asked = match self.prepare(rules, packet, now_ns) {
+            Ok(asked) if asked.way != Way::Out => asked,
+            Ok(_) => return Verdict::Drop(DropReason::FlowInvalid),
+            Err(Verdict::Go) => return Verdict::Rewritten,
+            Err(decided) => return decided,
+        };
+        let found = self.table.find(&asked.tuple);
+        match self.carry_out(rules, packet, &asked, found, now_ns) {
+            Verdict::Go => Verdict::Rewritten,
+            verdict => verdict,
+        }
     }
 
     /// A stranger's packet to a mapping, as far as the filter lets it in.

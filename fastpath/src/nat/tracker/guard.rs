@@ -132,6 +132,15 @@ impl Tracker {
         self.guard.report(endpoint)
     }
 
+    /// What belongs to no flow is nothing that policy can judge: it does not pass there.
+    #[cold]
+    pub(super) fn without_flow(&self, packet: &Packet) -> Verdict {
+        match self.guard.concerns_packet(packet) {
+            true => Verdict::Drop(DropReason::FlowInvalid),
+            false => Verdict::Go,
+        }
+    }
+
     /// Asks policy about the first packet of a flow, whose tuple is as it leaves, but for its
     /// source, which is as it came.
     pub(super) fn admit(&mut self, asked: &Asked, tuple: Tuple) -> Result<(), Verdict> {
