@@ -3,12 +3,12 @@
 
 use crate::random::Random;
 use ipnet::{IpNet, Ipv4Net};
-use margay_acl::Direction;
-use margay_acl::classifier::Handle;
+use margay_acl::classifier::Question;
 use margay_acl::compile::Compiler;
 use margay_acl::model::*;
 use margay_acl::packet::{Packet, Transport, protocol};
 use margay_acl::selector::Selector;
+use margay_acl::{Direction, Stage};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -150,16 +150,12 @@ impl Cluster {
     }
 
     /// Packets between endpoints here and pods or outside addresses, both ways.
-    pub(crate) fn packets(
-        &self,
-        compiler: &Compiler,
-        count: usize,
-    ) -> Vec<(Handle, Direction, Packet)> {
+    pub(crate) fn questions(&self, compiler: &Compiler, count: usize) -> Vec<Question> {
         let mut random = Random(2);
         let ports = [53, 80, 443, 8000, 8004, 8080, 9000, 9007];
         let mut packet = || {
             let (namespace, pod) = (random.below(NAMESPACES), random.below(PODS_HERE));
-            let handle = compiler.handle(&format!("n{namespace}/p{pod}")).expect("it is here");
+            let endpoint = compiler.handle(&format!("n{namespace}/p{pod}")).expect("it is here");
             let near = address(namespace, random.below(PODS));
             let far = address(random.below(NAMESPACES), random.below(PODS));
             let set = &self.ranges[random.below(SETS)];
@@ -180,7 +176,8 @@ impl Cluster {
                 destination: ports[random.below(ports.len())],
             };
             let protocol = if random.below(8) == 0 { protocol::UDP } else { protocol::TCP };
-            (handle, direction, Packet { source, destination, protocol, transport })
+            let packet = Packet { source, destination, protocol, transport };
+            Question { endpoint, stage: Stage::Normal, direction, packet }
         };
         (0..count).map(|_| packet()).collect()
     }

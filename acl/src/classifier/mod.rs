@@ -5,14 +5,18 @@
 //! here grows with the members of a set. [`crate::compile`] makes snapshots; whoever holds one
 //! may use it as long as he likes, and from as many threads.
 
+mod burst;
 mod open;
+mod ports;
 mod program;
+mod table;
 mod trie;
 
-pub(crate) use program::{
-    Action, AddressMap, CLASS_PAGE, Fixed, PortMap, Program, Shape, Step, Table,
-};
+pub use burst::{BURST, Question};
+pub(crate) use ports::{PortMap, Ports};
+pub(crate) use program::{Action, CLASS_PAGE, Program, Shape, Side, Step};
 pub use program::{LANES_MAX, VECTORS_MAX};
+pub(crate) use table::AddressTable;
 pub(crate) use trie::{Segment, Trie};
 
 use crate::origin::Origin;
@@ -40,6 +44,11 @@ pub struct Outcome {
     pub(crate) origin: u32,
 }
 
+impl Outcome {
+    const UNKNOWN_ENDPOINT: Outcome =
+        Outcome { verdict: Verdict::Deny, logged: false, program: u32::MAX, origin: u32::MAX };
+}
+
 /// What a snapshot holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
@@ -49,12 +58,10 @@ pub struct Size {
     pub lanes: usize,
     /// Address vectors of all programs.
     pub vectors: usize,
-    /// Runs of equal class in the tries of addresses.
-    pub runs: usize,
     /// Bytes of programs.
     pub program_bytes: usize,
-    /// Bytes of the tries.
-    pub trie_bytes: usize,
+    /// Bytes of the tables of addresses.
+    pub table_bytes: usize,
 }
 
 /// Programs of an endpoint by stage and direction.
@@ -63,7 +70,7 @@ pub(crate) type Programs = [[u32; 2]; 4];
 /// An immutable snapshot.
 #[derive(Debug, Clone)]
 pub struct Classifier {
-    pub(crate) tries: [Trie; 2],
+    pub(crate) tables: [AddressTable; 2],
     pub(crate) programs: Vec<Option<Arc<Program>>>,
     pub(crate) endpoints: Vec<Option<Programs>>,
 }
@@ -82,7 +89,7 @@ impl Classifier {
     pub fn classes(&self, packet: &Packet) -> Classes {
         Classes(
             [packet.source, packet.destination]
-                .map(|address| self.tries[usize::from(address.is_ipv6())].find(key(address))),
+                .map(|address| self.tables[usize::from(address.is_ipv6())].find(key(address))),
         )
     }
 
@@ -117,28 +124,33 @@ impl Classifier {
         classes: Classes,
         log: impl FnMut(&Origin),
     ) -> Outcome {
-        let (endpoint, stage, direction) = place;
-        let programs = self.endpoints.get(endpoint.0 as usize).and_then(Option::as_ref);
-        let number = programs.map(|programs| programs[stage as usize][direction as usize]);
-        let program = number.and_then(|number| self.programs.get(number as usize)?.as_deref());
-        match (number, program) {
-            (Some(number), Some(program)) => {
-                Outcome { program: number, ..program.decide(packet, classes.0, log) }
+        let number = self.program_number(place);
+        match self.program(number) {
+            Some(program) => {
+                let outcome = program.decide(program.vectors(packet, classes.0), log);
+                Outcome { program: number, ..outcome }
             }
-            _ => Outcome {
-                verdict: Verdict::Deny,
-                logged: false,
-                program: u32::MAX,
-                origin: u32::MAX,
-            },
+            None => Outcome::UNKNOWN_ENDPOINT,
         }
+    }
+
+    /// The number of an endpoint's program, or one that no program has.
+    #[inline]
+    fn program_number(&self, (endpoint, stage, direction): (Handle, Stage, Direction)) -> u32 {
+        let programs = self.endpoints.get(endpoint.0 as usize).and_then(Option::as_ref);
+        programs.map_or(u32::MAX, |programs| programs[stage as usize][direction as usize])
+    }
+
+    #[inline]
+    fn program(&self, number: u32) -> Option<&Program> {
+        self.programs.get(number as usize)?.as_deref()
     }
 
     /// What decided; the outcome is one of this snapshot.
     pub fn origin(&self, outcome: &Outcome) -> &Origin {
         let program = self.programs.get(outcome.program as usize).and_then(Option::as_ref);
         program
-            .and_then(|program| program.fixed.origins.get(outcome.origin as usize))
+            .and_then(|program| program.origins.get(outcome.origin as usize))
             .unwrap_or(&Origin::UnknownEndpoint)
     }
 
@@ -148,11 +160,10 @@ impl Classifier {
         for program in self.programs.iter().flatten() {
             size.programs += 1;
             size.lanes += program.lanes();
-            size.vectors += program.vectors();
+            size.vectors += program.vector_count();
             size.program_bytes += program.bytes();
         }
-        size.runs = self.tries.iter().map(Trie::runs).sum();
-        size.trie_bytes = self.tries.iter().map(Trie::bytes).sum();
+        size.table_bytes = self.tables.iter().map(AddressTable::bytes).sum();
         size
     }
 }

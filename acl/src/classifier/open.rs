@@ -1,6 +1,6 @@
 //! Whether a program lets everything pass, without a look at a packet.
 
-use super::{Action, Classifier, Handle, Program, Table};
+use super::{Action, Classifier, Handle, Program, Side, Step};
 use crate::{Direction, Stage, Verdict};
 
 impl Classifier {
@@ -17,17 +17,12 @@ impl Classifier {
 impl Program {
     /// True when the first lane allows, and no value of any dimension lacks it.
     fn is_open(&self) -> bool {
-        let fixed = &*self.fixed;
-        let allows = |action| action == Action::Decide(Verdict::Allow);
-        let first = fixed.steps.first().is_some_and(|step| allows(step.action));
-        let has_first = |table: &Table| {
-            let numbers = 0..table.len() as u16;
-            numbers.into_iter().all(|number| table.get(number)[fixed.shape.summary] & 1 == 1)
-        };
-        first
-            && has_first(&fixed.service_vectors)
-            && has_first(&fixed.source_vectors)
-            && has_first(&self.source.table)
-            && has_first(&self.destination.table)
+        let (stride, first) = (self.shape.stride(), usize::from(self.shape.summary));
+        let allows = |step: &Step| step.action == Action::Decide(Verdict::Allow);
+        let has_first =
+            |words: &[u64]| words.chunks_exact(stride.max(1)).all(|one| one[first] & 1 == 1);
+        self.steps.first().is_some_and(allows)
+            && has_first(self.ports.vectors())
+            && self.sides.iter().flat_map(Side::pages).all(has_first)
     }
 }

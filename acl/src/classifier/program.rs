@@ -4,9 +4,11 @@
 //! (source address, destination address, source port, protocol with destination port or ICMP
 //! type) has a vector of the lanes that a packet's value allows; the first bit that all four have
 //! is the first rule that matches. Above eight words a summary with a bit for each word that is
-//! not zero comes first, so that the work grows with a 4096th of the lanes.
+//! not zero comes first, so that the work grows with a 512th of the lanes at most. What a small
+//! program needs is found from its first two cache lines.
 
 use super::Outcome;
+use super::ports::Ports;
 use crate::Verdict;
 use crate::origin::Origin;
 use crate::packet::Packet;
@@ -18,33 +20,30 @@ pub const LANES_MAX: usize = 1 << 16;
 pub const VECTORS_MAX: usize = (1 << 16) - 2;
 /// Up to this many words there is no summary.
 const PLAIN_WORDS: usize = 8;
-/// Vectors that lie in one allocation, and are copied together when one is added.
-const TABLE_PAGE: usize = 64;
-/// Classes of one page of an [`AddressMap`].
-pub(crate) const CLASS_PAGE: usize = 256;
+/// Words that are compared in one step; longer vectors are whole groups.
+const GROUP: usize = 8;
+/// Classes of one page of a [`Side`].
+pub(crate) const CLASS_PAGE: usize = 1 << 13;
+/// Fewest vectors of one page of a [`Side`].
+const PAGE_VECTORS: usize = 16;
+/// Words of a page with more than the fewest vectors.
+const PAGE_WORDS: usize = 2048;
 
 /// A compiled program.
 #[derive(Debug, Clone)]
+#[repr(C, align(64))]
 pub(crate) struct Program {
-    pub(crate) source: AddressMap,
-    pub(crate) destination: AddressMap,
-    pub(crate) fixed: Arc<Fixed>,
+    /// For source and destination addresses.
+    pub(crate) sides: [Side; 2],
+    pub(crate) ports: Ports,
+    /// What each lane does.
+    pub(crate) steps: Arc<[Step]>,
+    pub(crate) shape: Shape,
+    pub(crate) origins: Arc<[Origin]>,
 }
 
-/// The parts of a program that do not depend on addresses.
-#[derive(Debug)]
-pub(crate) struct Fixed {
-    pub(crate) shape: Shape,
-    pub(crate) source_port: PortMap,
-    pub(crate) source_vectors: Table,
-    /// The place in `services` of each protocol.
-    pub(crate) protocols: Box<[u8; 256]>,
-    pub(crate) services: Vec<PortMap>,
-    pub(crate) service_vectors: Table,
-    /// What each lane does.
-    pub(crate) steps: Box<[Step]>,
-    pub(crate) origins: Box<[Origin]>,
-}
+/// Vectors of the four dimensions.
+pub(crate) type Vectors<'a> = [&'a [u64]; 4];
 
 /// What a lane does when it is the first that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,51 +65,61 @@ pub(crate) enum Action {
 /// The length of vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
-    pub(crate) words: usize,
+    pub(crate) words: u16,
     /// Words of the summary, which come first.
-    pub(crate) summary: usize,
-}
-
-/// Vectors by number.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Table {
-    stride: usize,
-    count: usize,
-    pages: Vec<Arc<Vec<u64>>>,
+    pub(crate) summary: u16,
+    /// The number of vectors of a page, as a power of two.
+    page_shift: u16,
 }
 
 /// From address classes to vectors.
 #[derive(Debug, Clone)]
-pub(crate) struct AddressMap {
-    /// Vector of classes that are in none of the program's sets, for IPv4 and IPv6.
-    pub(crate) default: [u16; 2],
-    /// Vector numbers from 1 on; 0 for the default.
-    pub(crate) pages: Vec<Arc<[u16; CLASS_PAGE]>>,
-    pub(crate) table: Table,
+#[repr(C)]
+pub(crate) struct Side {
+    /// Vector numbers from 1 on by class; 0 for the default. The first page.
+    numbers: Arc<[u16]>,
+    /// The first page of vectors.
+    vectors: Arc<[u64]>,
+    /// Vector of IPv6 classes that are in none of the program's sets; that of IPv4's is 0.
+    default_v6: u16,
     /// True when there is one vector, of ones.
-    pub(crate) is_trivial: bool,
+    is_trivial: bool,
+    /// The other pages.
+    far: Option<Arc<Far>>,
 }
 
-/// From 16-bit values to vectors, by runs.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PortMap {
-    /// First values of the runs, the first one 0.
-    pub(crate) starts: Vec<u16>,
-    pub(crate) vectors: Vec<u16>,
-    /// The run of each 256th value and the last run, for maps that are long.
-    pub(crate) index: Option<Box<[u16; 257]>>,
-    /// For packets whose value is not known.
-    pub(crate) unknown: u16,
+#[derive(Debug)]
+struct Far {
+    numbers: Vec<Arc<[u16]>>,
+    vectors: Vec<Arc<[u64]>>,
 }
 
 impl Shape {
     pub(crate) fn of(lanes: usize) -> Shape {
         let words = lanes.div_ceil(64);
-        Shape { words, summary: if words > PLAIN_WORDS { words.div_ceil(64) } else { 0 } }
+        let (words, summary) = match words > PLAIN_WORDS {
+            true => (words.next_multiple_of(GROUP), words.div_ceil(64)),
+            false => (words, 0),
+        };
+        let page = (PAGE_WORDS / (words + summary).max(1)).max(PAGE_VECTORS);
+        let page_shift = page.ilog2() as u16;
+        Shape { words: words as u16, summary: summary as u16, page_shift }
     }
 
     pub(crate) fn stride(self) -> usize {
-        self.words + self.summary
+        usize::from(self.words) + usize::from(self.summary)
+    }
+
+    /// The page of a vector, and its place there.
+    #[inline]
+    pub(crate) fn place(self, number: u16) -> (usize, usize) {
+        let (page, mask) = (number >> self.page_shift, (1 << self.page_shift) - 1);
+        (usize::from(page), usize::from(number & mask) * self.stride())
+    }
+
+    /// Words of a whole page.
+    pub(crate) fn page_words(self) -> usize {
+        self.stride() << self.page_shift
     }
 
     /// A vector without lanes.
@@ -120,7 +129,7 @@ impl Shape {
 
     pub(crate) fn set(self, vector: &mut [u64], lane: u32) {
         let word = lane as usize / 64;
-        vector[self.summary + word] |= 1 << (lane % 64);
+        vector[usize::from(self.summary) + word] |= 1 << (lane % 64);
         if self.summary > 0 {
             vector[word / 64] |= 1 << (word % 64);
         }
@@ -128,121 +137,98 @@ impl Shape {
 
     pub(crate) fn clear(self, vector: &mut [u64], lane: u32) {
         let word = lane as usize / 64;
-        vector[self.summary + word] &= !(1 << (lane % 64));
-        if self.summary > 0 && vector[self.summary + word] == 0 {
+        let summary = usize::from(self.summary);
+        vector[summary + word] &= !(1 << (lane % 64));
+        if summary > 0 && vector[summary + word] == 0 {
             vector[word / 64] &= !(1 << (word % 64));
         }
     }
 }
 
-impl Table {
-    pub(crate) fn new(stride: usize) -> Table {
-        Table { stride, count: 0, pages: Vec::new() }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.count
+impl Side {
+    /// From pages of numbers and of vectors.
+    pub(crate) fn new(
+        numbers: &[Arc<[u16]>],
+        vectors: Vec<Arc<[u64]>>,
+        default_v6: u16,
+        is_trivial: bool,
+    ) -> Side {
+        let far = (numbers.len() > 1 || vectors.len() > 1).then(|| {
+            let numbers = numbers.iter().skip(1).cloned().collect();
+            Arc::new(Far { numbers, vectors: vectors.iter().skip(1).cloned().collect() })
+        });
+        let numbers = numbers.first().cloned().unwrap_or_default();
+        let vectors = vectors.into_iter().next().unwrap_or_default();
+        Side { numbers, vectors, default_v6, is_trivial, far }
     }
 
     #[inline]
-    pub(crate) fn get(&self, number: u16) -> &[u64] {
-        let number = usize::from(number);
-        let at = number % TABLE_PAGE * self.stride;
-        &self.pages[number / TABLE_PAGE][at..at + self.stride]
-    }
-
-    /// Adds a vector; its number is the count before.
-    pub(crate) fn push(&mut self, vector: &[u64]) {
-        if self.count.is_multiple_of(TABLE_PAGE) {
-            self.pages.push(Arc::default());
-        }
-        if let Some(page) = self.pages.last_mut() {
-            Arc::make_mut(page).extend_from_slice(vector);
-        }
-        self.count += 1;
-    }
-
-    fn bytes(&self) -> usize {
-        self.pages.iter().map(|page| page.capacity() * 8 + size_of::<Vec<u64>>()).sum()
-    }
-}
-
-impl AddressMap {
-    #[inline]
-    fn vector(&self, class: u32, is_v6: bool) -> &[u64] {
-        let page = self.pages.get(class as usize / CLASS_PAGE);
-        let number = match page.map_or(0, |page| page[class as usize % CLASS_PAGE]) {
-            0 => self.default[usize::from(is_v6)],
-            number => number - 1,
+    fn vector(&self, shape: Shape, class: u32, is_v6: bool) -> &[u64] {
+        let class = class as usize;
+        let found = match self.numbers.get(class) {
+            Some(number) => *number,
+            None => self.far_number(class),
         };
-        self.table.get(number)
-    }
-
-    fn bytes(&self) -> usize {
-        self.pages.len() * (8 + CLASS_PAGE * 2) + self.table.bytes()
-    }
-}
-
-impl PortMap {
-    #[inline]
-    fn vector(&self, value: Option<u16>) -> u16 {
-        let Some(value) = value else { return self.unknown };
-        let (from, to) = match &self.index {
-            None => (0, self.starts.len() - 1),
-            Some(index) => {
-                let high = usize::from(value >> 8);
-                (usize::from(index[high]), usize::from(index[high + 1]))
-            }
+        let number = match found {
+            0 if is_v6 => self.default_v6,
+            0 => 0,
+            found => found - 1,
         };
-        self.vectors[from + self.starts[from + 1..=to].partition_point(|start| *start <= value)]
+        let (page, at) = shape.place(number);
+        let words = if page == 0 { &self.vectors } else { self.far_vectors(page) };
+        &words[at..at + shape.stride()]
+    }
+
+    #[cold]
+    fn far_number(&self, class: usize) -> u16 {
+        let page = (class / CLASS_PAGE).checked_sub(1);
+        let page = page.and_then(|page| self.far.as_ref()?.numbers.get(page));
+        page.and_then(|page| page.get(class % CLASS_PAGE)).copied().unwrap_or(0)
+    }
+
+    fn far_vectors(&self, page: usize) -> &[u64] {
+        let found = self.far.as_ref().and_then(|far| far.vectors.get(page - 1));
+        found.map_or(&[], |page| page)
+    }
+
+    /// All pages of vectors.
+    pub(super) fn pages(&self) -> impl Iterator<Item = &[u64]> {
+        let far = self.far.iter().flat_map(|far| &far.vectors);
+        far.chain([&self.vectors]).map(|page| &**page)
+    }
+
+    /// Words of all vectors.
+    fn words(&self) -> usize {
+        self.pages().map(<[u64]>::len).sum()
     }
 
     fn bytes(&self) -> usize {
-        self.starts.len() * 4 + if self.index.is_some() { 514 } else { 0 }
+        let far = self.far.iter().flat_map(|far| &far.numbers);
+        let numbers: usize = far.chain([&self.numbers]).map(|page| page.len()).sum();
+        numbers * 2 + self.words() * 8
     }
 }
-
 impl Program {
-    /// Finds the lane that decides. `log` is called for lanes that only make a note.
-    pub(crate) fn decide(
-        &self,
-        packet: &Packet,
-        classes: [u32; 2],
-        mut log: impl FnMut(&Origin),
-    ) -> Outcome {
-        let fixed = &*self.fixed;
-        let is_v6 = packet.source.is_ipv6();
-        let ports = packet.ports();
-        let value = match packet.icmp() {
-            Some((kind, code)) => Some(u16::from_be_bytes([kind, code])),
-            None => ports.map(|(_, destination)| destination),
-        };
-        let service = &fixed.services[usize::from(fixed.protocols[usize::from(packet.protocol)])];
-        let service = fixed.service_vectors.get(service.vector(value));
-        let source = match self.source.is_trivial {
+    /// The vectors of a packet with its address classes.
+    #[inline]
+    pub(super) fn vectors(&self, packet: &Packet, classes: [u32; 2]) -> Vectors<'_> {
+        let (shape, is_v6) = (self.shape, packet.source.is_ipv6());
+        let service = self.ports.service(shape, packet);
+        let [source, destination] = [0, 1].map(|side: usize| match self.sides[side].is_trivial {
             true => service,
-            false => self.source.vector(classes[0], is_v6),
-        };
-        let destination = match self.destination.is_trivial {
-            true => service,
-            false => self.destination.vector(classes[1], is_v6),
-        };
-        let source_port = match fixed.source_vectors.len() {
-            1 => service,
-            _ => {
-                let number = fixed.source_port.vector(ports.map(|(source, _)| source));
-                fixed.source_vectors.get(number)
-            }
-        };
-        self.run([service, source, destination, source_port], &mut log)
+            false => self.sides[side].vector(shape, classes[side], is_v6),
+        });
+        let source_port = self.ports.source(shape, packet).unwrap_or(service);
+        [service, source, destination, source_port]
     }
 
-    fn run(&self, vectors: [&[u64]; 4], log: &mut impl FnMut(&Origin)) -> Outcome {
-        let fixed = &*self.fixed;
+    /// Finds the lane that decides. `log` is called for lanes that only make a note.
+    #[inline]
+    pub(super) fn decide(&self, vectors: Vectors<'_>, mut log: impl FnMut(&Origin)) -> Outcome {
         let (mut at, mut logged) = (0, false);
         // Every step goes forward, so this ends after all lanes at the latest.
-        while let Some(lane) = fixed.shape.first(vectors, at) {
-            let Some(step) = fixed.steps.get(lane) else { break };
+        while let Some(lane) = self.shape.first(vectors, at) {
+            let Some(step) = self.steps.get(lane) else { break };
             at = match step.action {
                 Action::Decide(verdict) => {
                     return Outcome { verdict, logged, program: 0, origin: step.origin };
@@ -250,7 +236,7 @@ impl Program {
                 Action::Jump(to) => (to as usize).max(lane + 1),
                 Action::Log(to) => {
                     logged = true;
-                    log(&fixed.origins[step.origin as usize]);
+                    log(&self.origins[step.origin as usize]);
                     (to as usize).max(lane + 1)
                 }
             };
@@ -260,59 +246,41 @@ impl Program {
 
     /// Bytes of the program without those that it shares with others.
     pub(crate) fn bytes(&self) -> usize {
-        let fixed = &*self.fixed;
-        let ports = fixed.source_port.bytes()
-            + fixed.services.iter().map(PortMap::bytes).sum::<usize>()
-            + fixed.source_vectors.bytes()
-            + fixed.service_vectors.bytes();
-        let steps = fixed.steps.len() * size_of::<Step>();
-        let origins = fixed.origins.len() * size_of::<Origin>();
-        size_of::<Program>()
-            + size_of::<Fixed>()
-            + 256
-            + self.source.bytes()
-            + self.destination.bytes()
-            + ports
-            + steps
-            + origins
+        let sides: usize = self.sides.iter().map(Side::bytes).sum();
+        let steps = self.steps.len() * size_of::<Step>();
+        let origins = self.origins.len() * size_of::<Origin>();
+        size_of::<Program>() + sides + self.ports.bytes() + steps + origins
     }
 
     pub(crate) fn lanes(&self) -> usize {
-        self.fixed.steps.len()
+        self.steps.len()
     }
 
-    pub(crate) fn vectors(&self) -> usize {
-        self.source.table.len() + self.destination.table.len()
+    /// Address vectors.
+    pub(crate) fn vector_count(&self) -> usize {
+        let words: usize = self.sides.iter().map(Side::words).sum();
+        words / self.shape.stride().max(1)
+    }
+
+    /// Reads what a decision begins with, so that it is in the cache then.
+    #[inline]
+    pub(super) fn touch(&self, packet: &Packet) -> u16 {
+        self.ports.touch(packet.protocol)
     }
 }
 
 impl Shape {
     /// The first lane from `at` on that all vectors have.
     #[inline]
-    fn first(self, vectors: [&[u64]; 4], at: usize) -> Option<usize> {
-        let word = |place: usize| vectors.iter().fold(u64::MAX, |all, one| all & one[place]);
+    fn first(self, vectors: Vectors<'_>, at: usize) -> Option<usize> {
+        let (words, summary) = (usize::from(self.words), usize::from(self.summary));
         let (mut place, mut mask) = (at / 64, u64::MAX << (at % 64));
-        if self.summary == 0 {
-            while place < self.words {
-                let bits = word(place) & mask;
-                if bits != 0 {
-                    return Some(place * 64 + bits.trailing_zeros() as usize);
-                }
-                (place, mask) = (place + 1, u64::MAX);
-            }
-            return None;
+        if summary > 0 {
+            return self.first_in_groups(vectors, at);
         }
-        while place < self.words {
-            let candidates = word(place / 64) & u64::MAX << (place % 64);
-            if candidates == 0 {
-                (place, mask) = ((place / 64 + 1) * 64, u64::MAX);
-                continue;
-            }
-            let next = place / 64 * 64 + candidates.trailing_zeros() as usize;
-            if next != place {
-                (place, mask) = (next, u64::MAX);
-            }
-            let bits = word(self.summary + place) & mask;
+        while place < words {
+            let word = vectors.iter().fold(u64::MAX, |all, one| all & one[place]);
+            let bits = word & mask;
             if bits != 0 {
                 return Some(place * 64 + bits.trailing_zeros() as usize);
             }
@@ -320,6 +288,53 @@ impl Shape {
         }
         None
     }
+
+    /// The same for long vectors. A group of words is one step without a branch on any of them,
+    /// because rules without an address or port leave few words of a vector at zero.
+    fn first_in_groups(self, vectors: Vectors<'_>, at: usize) -> Option<usize> {
+        let summary = usize::from(self.summary);
+        let parts = vectors.map(|vector| vector.split_at(summary));
+        let summaries = parts.map(|(summary, _)| summary);
+        let groups = parts.map(|(_, words)| words.as_chunks::<GROUP>().0);
+        let mut group = at / 64 / GROUP;
+        let mut least = at;
+        while group * GROUP < usize::from(self.words) {
+            let shared = summaries.iter().fold(u64::MAX, |all, one| all & one[group * GROUP / 64]);
+            let ahead = shared & u64::MAX << (group * GROUP % 64);
+            if ahead == 0 {
+                group = (group * GROUP / 64 + 1) * (64 / GROUP);
+                continue;
+            }
+            group = (group * GROUP / 64 * 64 + ahead.trailing_zeros() as usize) / GROUP;
+            let [a, b, c, d] = groups.map(|groups| &groups[group]);
+            let mut found = [0; GROUP];
+            for (word, found) in found.iter_mut().enumerate() {
+                *found = a[word] & b[word] & c[word] & d[word];
+            }
+            if found.iter().fold(0, |all, one| all | one) != 0 {
+                let from = least.saturating_sub(group * GROUP * 64);
+                let lane = first_bit(found, from);
+                if let Some(lane) = lane {
+                    return Some(group * GROUP * 64 + lane);
+                }
+            }
+            (group, least) = (group + 1, 0);
+        }
+        None
+    }
+}
+
+/// The first bit from a place on.
+#[inline]
+fn first_bit(mut words: [u64; GROUP], from: usize) -> Option<usize> {
+    if from > 0 {
+        for (number, word) in words.iter_mut().enumerate() {
+            let below = from.saturating_sub(number * 64).min(64) as u32;
+            *word &= u64::MAX.checked_shl(below).unwrap_or(0);
+        }
+    }
+    let word = words.iter().position(|word| *word != 0)?;
+    Some(word * 64 + words[word].trailing_zeros() as usize)
 }
 
 #[cfg(test)]

@@ -1,22 +1,30 @@
-//! Longest prefix match, as a trie of 16-bit steps whose old versions stay readable.
+//! The books of longest prefix match: a trie of 16-bit steps that changes cheaply.
 //!
 //! Addresses are keys of 128 bits, IPv4 in the upper 32. A node holds runs of equal values over
-//! its 65,536 slots, so its size follows what is in it; a change copies the nodes on its way and
-//! shares the rest with the version before. Equal contents give equal tries.
+//! its 65,536 slots, so its size follows what is in it; the first step is cut into groups. A
+//! change copies the nodes on its way and shares the rest. Equal contents give equal tries.
+//! Packets are looked up in [`super::table`], which is written from here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Marks a run's value as the place of a child; values are smaller.
-const CHILD: u32 = 1 << 31;
+pub(super) const CHILD: u32 = 1 << 31;
 /// Slots of a node.
 const SLOTS: u32 = 1 << 16;
-/// From this many runs on, a node knows where each 256th slot's run is.
-const INDEXED_RUNS: usize = 32;
+/// From this many runs on, a node knows where each 256th slot's run is. No group has as many.
+const INDEXED_RUNS: usize = 64;
+/// Slots of the first step that lie in one node.
+pub(super) const GROUP_SLOTS: usize = 64;
+/// Nodes of the first step.
+const GROUPS: usize = SLOTS as usize / GROUP_SLOTS;
+/// Bits of a key within a group.
+pub(super) const GROUP_SHIFT: u32 = 118;
 
 /// From addresses to values.
 #[derive(Debug, Clone)]
 pub(crate) struct Trie {
-    root: Arc<Node>,
+    groups: Vec<Arc<Node>>,
 }
 
 /// Addresses that shall have one value, both ends included.
@@ -28,7 +36,7 @@ pub(crate) struct Segment {
 }
 
 #[derive(Debug)]
-struct Node {
+pub(super) struct Node {
     /// First slots of the runs, the first one 0.
     starts: Box<[u16]>,
     /// A value, or [`CHILD`] and a place in `children`. Runs of children are one slot long.
@@ -40,7 +48,7 @@ struct Node {
 
 /// What stands in a slot or in a whole node.
 #[derive(Debug, Clone)]
-enum Content {
+pub(super) enum Content {
     Value(u32),
     Child(Arc<Node>),
 }
@@ -48,52 +56,47 @@ enum Content {
 impl Trie {
     /// The same value for all addresses.
     pub(crate) fn uniform(value: u32) -> Trie {
-        Trie { root: Arc::new(Builder::of(value).into_node()) }
+        let node = Arc::new(Builder::of(value).into_node());
+        Trie { groups: (0..GROUPS).map(|_| node.clone()).collect() }
     }
 
-    /// The value of an address.
-    pub(crate) fn find(&self, key: u128) -> u32 {
-        let (mut node, mut rest) = (&*self.root, key);
-        loop {
-            let value = node.value((rest >> 112) as u16);
-            if value & CHILD == 0 {
-                return value;
+    /// Writes other values in some places, and tells the groups that they are in. The segments
+    /// are in order, do not overlap, and begin and end where prefixes of the family can.
+    pub(crate) fn write(&mut self, segments: &[Segment]) -> Vec<usize> {
+        let mut parts: BTreeMap<usize, Vec<Segment>> = BTreeMap::new();
+        for segment in segments {
+            for group in group_of(segment.start)..=group_of(segment.end) {
+                let first = (group as u128) << GROUP_SHIFT;
+                let last = first | ((1 << GROUP_SHIFT) - 1);
+                let (start, end) = (segment.start.max(first), segment.end.min(last));
+                parts.entry(group).or_default().push(Segment { start, end, ..*segment });
             }
-            node = &node.children[(value & !CHILD) as usize];
-            rest <<= 16;
         }
+        for (group, segments) in &parts {
+            let slots = group * GROUP_SLOTS..(group + 1) * GROUP_SLOTS;
+            let old = Content::Child(self.groups[*group].clone());
+            let range = (slots.start as u32, slots.end as u32);
+            self.groups[*group] = match write(&old, 112, range, segments) {
+                Content::Child(node) => node,
+                Content::Value(value) => Arc::new(Builder::of(value).into_node()),
+            };
+        }
+        parts.into_keys().collect()
     }
 
-    /// A trie with other values in some places. The segments are in order, do not overlap, and
-    /// begin and end where prefixes of the family can.
-    pub(crate) fn with(&self, segments: &[Segment]) -> Trie {
-        let written = write(&Content::Child(self.root.clone()), 112, segments);
-        let root = match written {
-            Content::Child(node) => node,
-            Content::Value(value) => Arc::new(Builder::of(value).into_node()),
-        };
-        Trie { root }
+    /// The nodes of the first step.
+    pub(super) fn groups(&self) -> &[Arc<Node>] {
+        &self.groups
     }
 
-    /// Bytes of all nodes.
-    pub(crate) fn bytes(&self) -> usize {
-        self.root.bytes()
-    }
-
-    /// Runs of all nodes.
-    pub(crate) fn runs(&self) -> usize {
-        self.root.runs()
+    #[cfg(test)]
+    fn runs(&self) -> usize {
+        self.groups.iter().map(|node| node.runs()).sum()
     }
 }
 
 impl Node {
-    #[inline]
-    fn value(&self, slot: u16) -> u32 {
-        self.values[self.run(slot)]
-    }
-
-    #[inline]
-    fn run(&self, slot: u16) -> usize {
+    pub(super) fn run(&self, slot: u16) -> usize {
         let (from, to) = match &self.index {
             None => (0, self.starts.len() - 1),
             Some(index) => {
@@ -104,17 +107,17 @@ impl Node {
         from + self.starts[from + 1..=to].partition_point(|start| *start <= slot)
     }
 
-    fn bytes(&self) -> usize {
-        let own = size_of::<Node>() + self.starts.len() * 6 + self.children.len() * 8;
-        let index = if self.index.is_some() { 257 * 2 } else { 0 };
-        own + index + self.children.iter().map(|child| child.bytes()).sum::<usize>()
+    /// First slots of the runs; that of the first run is of no account.
+    pub(super) fn starts(&self) -> &[u16] {
+        &self.starts
     }
 
+    #[cfg(test)]
     fn runs(&self) -> usize {
         self.starts.len() + self.children.iter().map(|child| child.runs()).sum::<usize>()
     }
 
-    fn content(&self, run: usize) -> Content {
+    pub(super) fn content(&self, run: usize) -> Content {
         match self.values[run] {
             value if value & CHILD == 0 => Content::Value(value),
             value => Content::Child(self.children[(value & !CHILD) as usize].clone()),
@@ -187,12 +190,18 @@ impl Builder {
     }
 }
 
-/// Writes segments over a slot's old content. `shift` is that of the node's slots.
-fn write(old: &Content, shift: u32, segments: &[Segment]) -> Content {
+/// The group of a key.
+pub(super) fn group_of(key: u128) -> usize {
+    (key >> GROUP_SHIFT) as usize
+}
+
+/// Writes segments over a slot's old content. `shift` is that of the node's slots, `range` says
+/// which there are.
+fn write(old: &Content, shift: u32, range: (u32, u32), segments: &[Segment]) -> Content {
     let slot = |key: u128| ((key >> shift) as u32) & (SLOTS - 1);
     let low = (1u128 << shift) - 1;
     let mut builder = Builder { starts: Vec::new(), values: Vec::new(), children: Vec::new() };
-    let (mut next, mut at) = (0, 0);
+    let (mut next, mut at) = (range.0, 0);
     let mut resume = None;
     while let Some(segment) = segments.get(at) {
         let from = resume.take().unwrap_or(segment.start);
@@ -216,12 +225,12 @@ fn write(old: &Content, shift: u32, segments: &[Segment]) -> Content {
         let beyond = inner[within - 1].end > slot_end;
         inner[within - 1].end = inner[within - 1].end.min(slot_end);
         let inside = old_slot(old, first);
-        builder.push(first, write(&inside, shift - 16, &inner));
+        builder.push(first, write(&inside, shift - 16, (0, SLOTS), &inner));
         next = first + 1;
         at += within - usize::from(beyond);
         resume = beyond.then(|| slot_end + 1);
     }
-    builder.copy(old, next, SLOTS);
+    builder.copy(old, next, range.1);
     builder.into_content()
 }
 
@@ -234,6 +243,7 @@ fn old_slot(old: &Content, slot: u32) -> Content {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::AddressTable;
     use super::*;
     use proptest::prelude::*;
 
@@ -259,14 +269,15 @@ mod tests {
             probes in prop::collection::vec(any_segment(128), 40),
         ) {
             let mut trie = Trie::uniform(9);
+            let mut table = AddressTable::new(&trie);
             for (at, write) in writes.iter().enumerate() {
-                let before = trie.clone();
-                trie = trie.with(&[*write]);
+                let before = table.clone();
+                table.renew(&trie.write(&[*write]), &trie);
                 let ends = writes.iter().chain(&probes).flat_map(|one| [one.start, one.end]);
                 for key in ends {
                     let mut written = writes[..=at].iter().rev();
                     let last = written.find(|one| (one.start..=one.end).contains(&key));
-                    prop_assert_eq!(trie.find(key), last.map_or(9, |one| one.value));
+                    prop_assert_eq!(table.find(key), last.map_or(9, |one| one.value));
                     let mut older = writes[..at].iter().rev();
                     let last = older.find(|one| (one.start..=one.end).contains(&key));
                     prop_assert_eq!(before.find(key), last.map_or(9, |one| one.value));
@@ -285,10 +296,12 @@ mod tests {
                     apart.push(*write);
                 }
             }
-            let start = Trie::uniform(7).with(&[first]);
-            let single = apart.iter().fold(start.clone(), |trie, one| trie.with(&[*one]));
+            let mut at_once = Trie::uniform(7);
+            at_once.write(&[first]);
+            let mut single = at_once.clone();
+            apart.iter().for_each(|one| drop(single.write(&[*one])));
             apart.sort_by_key(|one| one.start);
-            let at_once = start.with(&apart);
+            at_once.write(&apart);
             prop_assert_eq!(format!("{single:?}"), format!("{at_once:?}"));
         }
     }
@@ -298,13 +311,15 @@ mod tests {
         let hosts: Vec<Segment> = (0..SLOTS)
             .map(|slot| segment((0x0a01_0000 + u128::from(slot)) << 96, 32, slot % 3))
             .collect();
-        let trie = Trie::uniform(5).with(&hosts);
+        let mut trie = Trie::uniform(5);
+        trie.write(&hosts);
+        let table = AddressTable::new(&trie);
         for slot in 0..SLOTS {
-            assert_eq!(trie.find((0x0a01_0000 + u128::from(slot)) << 96 | 77), slot % 3);
+            assert_eq!(table.find((0x0a01_0000 + u128::from(slot)) << 96 | 77), slot % 3);
         }
-        assert_eq!(trie.find(0x0a02_0000 << 96), 5);
-        assert_eq!(trie.find(0x0a00_ffff << 96), 5);
-        let emptied = trie.with(&[segment(0, 0, 5)]);
-        assert_eq!((emptied.runs(), emptied.find(0x0a01_0000 << 96)), (1, 5));
+        assert_eq!(table.find(0x0a02_0000 << 96), 5);
+        assert_eq!(table.find(0x0a00_ffff << 96), 5);
+        trie.write(&[segment(0, 0, 5)]);
+        assert_eq!((trie.runs(), AddressTable::new(&trie).find(0x0a01_0000 << 96)), (GROUPS, 5));
     }
 }

@@ -7,10 +7,13 @@
 use super::classes::{Atom, Classes, Turnover, V4, V6};
 use super::lane::{Lane, Where};
 use super::vectors::Vectors;
-use crate::classifier::{AddressMap, CLASS_PAGE, Shape};
+use crate::classifier::{CLASS_PAGE, Shape, Side};
 use ahash::AHashMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Classes by which a page of vector numbers grows.
+const CLASSES_STEP: usize = 256;
 
 /// A dimension in the making, and as long as it lives.
 #[derive(Debug)]
@@ -28,8 +31,11 @@ pub(super) struct Addresses {
     vectors: Vectors,
     /// Classes of each vector.
     users: Vec<u32>,
-    entries: AHashMap<u32, u16>,
-    pub(super) map: AddressMap,
+    /// Vector of IPv6 classes that have no entry; that of IPv4's is 0.
+    default_v6: u16,
+    /// Vector numbers from 1 on by class, and 0 for the default.
+    numbers: Vec<Arc<[u16]>>,
+    is_trivial: bool,
 }
 
 #[derive(Debug)]
@@ -50,19 +56,24 @@ impl Addresses {
         classes: &Classes,
     ) -> Result<Addresses, TooMany> {
         let mut dimension = Addresses::without_classes(shape, lanes);
-        let mut concerned: BTreeSet<u32> = BTreeSet::new();
-        for atom in &dimension.atoms {
-            concerned.extend(classes.containing(*atom));
+        // A bit for each class: there are too many for a tree.
+        let mut concerned: Vec<u64> = Vec::new();
+        for class in dimension.atoms.iter().flat_map(|atom| classes.containing(*atom)) {
+            let word = class as usize / 64;
+            concerned.resize(concerned.len().max(word + 1), 0);
+            concerned[word] |= 1 << (class % 64);
         }
-        let mut pages = Pages::default();
-        for class in concerned {
-            let vector = dimension.vector_of(classes.atoms(class));
-            pages.set(class, dimension.count(class, &vector)?);
+        let mut numbers: Vec<u16> = vec![0; concerned.len() * 64];
+        for (word, mut bits) in concerned.into_iter().enumerate() {
+            while bits != 0 {
+                let class = word * 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let vector = dimension.vector_of(classes.atoms(class as u32));
+                numbers[class] = dimension.count(&vector)?;
+            }
         }
-        dimension.map.pages = pages.0.into_iter().map(Arc::from).collect();
-        let is_only = dimension.vectors.table.len() == 1 && dimension.is_unconditional();
-        dimension.map.is_trivial = is_only;
-        dimension.map.table = dimension.vectors.table.clone();
+        dimension.numbers = numbers.chunks(CLASS_PAGE).map(Arc::from).collect();
+        dimension.is_trivial = dimension.vectors.len() == 1 && dimension.is_unconditional();
         Ok(dimension)
     }
 
@@ -87,13 +98,9 @@ impl Addresses {
             atoms: BTreeSet::new(),
             vectors: Vectors::new(shape),
             users: Vec::new(),
-            entries: AHashMap::new(),
-            map: AddressMap {
-                default: [0; 2],
-                pages: Vec::new(),
-                table: Default::default(),
-                is_trivial: false,
-            },
+            default_v6: 0,
+            numbers: Vec::new(),
+            is_trivial: false,
             demands,
         };
         dimension.file();
@@ -116,12 +123,12 @@ impl Addresses {
                 }
             }
         }
+        // Two vectors are within every limit; the first one is number 0.
         for family in [V4, V6] {
             let vector = self.vector_of(&[family]);
-            // Two vectors are within every limit.
-            self.map.default[family as usize] = self.vectors.number(&vector).unwrap_or(0);
+            self.default_v6 = self.vectors.number(&vector).unwrap_or(0);
         }
-        self.users = vec![1; self.vectors.table.len()];
+        self.users = vec![1; self.vectors.len()];
     }
 
     /// True when all lanes are allowed everywhere.
@@ -144,12 +151,11 @@ impl Addresses {
         vector
     }
 
-    /// Notes the vector of a class; its number from 1 on.
-    fn count(&mut self, class: u32, vector: &[u64]) -> Result<u16, TooMany> {
-        let number = self.vectors.number(vector).ok_or(TooMany(self.vectors.table.len()))?;
-        self.users.resize(self.vectors.table.len(), 0);
+    /// Notes that a class has a vector; its number from 1 on.
+    fn count(&mut self, vector: &[u64]) -> Result<u16, TooMany> {
+        let number = self.vectors.number(vector).ok_or(TooMany(self.vectors.len()))?;
+        self.users.resize(self.vectors.len(), 0);
         self.users[usize::from(number)] += 1;
-        self.entries.insert(class, number);
         Ok(number + 1)
     }
 
@@ -162,26 +168,37 @@ impl Addresses {
     ) -> Result<bool, TooMany> {
         let mut changes: Vec<(u32, u16)> = Vec::new();
         for class in turnover.removed.within(&self.atoms) {
-            if let Some(number) = self.entries.remove(&class) {
+            let page = self.numbers.get(class as usize / CLASS_PAGE);
+            let number = page.and_then(|page| page.get(class as usize % CLASS_PAGE));
+            if let Some(number) = number.and_then(|number| number.checked_sub(1)) {
                 self.users[usize::from(number)] -= 1;
                 changes.push((class, 0));
             }
         }
         for class in turnover.added.within(&self.atoms) {
             let vector = self.vector_of(classes.atoms(class));
-            changes.push((class, self.count(class, &vector)?));
+            changes.push((class, self.count(&vector)?));
         }
         for (class, number) in &changes {
-            let page = *class as usize / CLASS_PAGE;
-            if self.map.pages.len() <= page {
-                self.map.pages.resize_with(page + 1, || Arc::new([0; CLASS_PAGE]));
-            }
-            Arc::make_mut(&mut self.map.pages[page])[*class as usize % CLASS_PAGE] = *number;
-        }
-        if !changes.is_empty() {
-            self.map.table = self.vectors.table.clone();
+            self.set(*class as usize, *number);
         }
         Ok(!changes.is_empty())
+    }
+
+    fn set(&mut self, class: usize, number: u16) {
+        let (page, at) = (class / CLASS_PAGE, class % CLASS_PAGE);
+        self.numbers.resize_with(self.numbers.len().max(page + 1), Arc::default);
+        let page = &mut self.numbers[page];
+        if page.len() <= at {
+            let grown = (at + 1).next_multiple_of(CLASSES_STEP);
+            *page = page.iter().copied().chain(std::iter::repeat(0)).take(grown).collect();
+        }
+        Arc::make_mut(page)[at] = number;
+    }
+
+    /// The dimension for packets, as it is now.
+    pub(super) fn side(&self) -> Side {
+        Side::new(&self.numbers, self.vectors.pages(), self.default_v6, self.is_trivial)
     }
 
     /// True when most vectors have no user any more.
@@ -195,19 +212,6 @@ impl Where {
     fn holds(&self, atoms: &[Atom]) -> bool {
         let has = |atom: &Atom| atoms.binary_search(atom).is_ok();
         self.all.iter().all(has) && !self.none.iter().any(has)
-    }
-}
-
-#[derive(Default)]
-struct Pages(Vec<[u16; CLASS_PAGE]>);
-
-impl Pages {
-    fn set(&mut self, class: u32, number: u16) {
-        let page = class as usize / CLASS_PAGE;
-        if self.0.len() <= page {
-            self.0.resize(page + 1, [0; CLASS_PAGE]);
-        }
-        self.0[page][class as usize % CLASS_PAGE] = number;
     }
 }
 

@@ -26,7 +26,7 @@ mod tests;
 pub use classes::CLASSES_MAX;
 pub use lane::LANES_PER_RULE_MAX;
 
-use crate::classifier::{Classifier, Handle, Trie};
+use crate::classifier::{AddressTable, Classifier, Handle, Trie};
 use crate::model::{AddressSet, Excess, Model, PolicyKey, Update};
 use ahash::AHashMap;
 use classes::{V4, V6};
@@ -48,6 +48,7 @@ pub struct Compiler {
     next_code: CodeId,
     store: Store,
     tries: [Trie; 2],
+    tables: [AddressTable; 2],
     /// Policies whose code may be another one, or needed or not, now.
     changed: BTreeSet<PolicyKey>,
     /// The same for profiles.
@@ -78,7 +79,8 @@ impl Compiler {
     pub fn new() -> Compiler {
         let tries = [V4, V6].map(Trie::uniform);
         let (programs, endpoints) = (Vec::new(), Vec::new());
-        let snapshot = Classifier { tries: tries.clone(), programs, endpoints };
+        let tables = [0, 1].map(|family: usize| AddressTable::new(&tries[family]));
+        let snapshot = Classifier { tables: tables.clone(), programs, endpoints };
         Compiler {
             model: Model::default(),
             sets: Sets::new(),
@@ -88,6 +90,7 @@ impl Compiler {
             next_code: 0,
             store: Store::default(),
             tries,
+            tables,
             changed: BTreeSet::new(),
             changed_profiles: BTreeSet::new(),
             settings_changed: false,
@@ -180,17 +183,16 @@ impl Compiler {
             let (of, what) = ("all sets together".to_owned(), "address classes");
             return Err(Excess { of, what, count: classes, limit: CLASSES_MAX });
         }
-        for (trie, segments) in self.tries.iter_mut().zip(&segments) {
-            if !segments.is_empty() {
-                *trie = trie.with(segments);
-            }
+        for (family, segments) in segments.iter().enumerate() {
+            let changed = self.tries[family].write(segments);
+            self.tables[family].renew(&changed, &self.tries[family]);
         }
         for (handle, keys) in self.endpoints.changed_keys(&self.model, &self.code_of, &self.store) {
             self.store.assign(handle, keys);
         }
         self.store.update(&compiled, &self.codes, &self.sets.classes, &turnover);
         self.snapshot = Arc::new(Classifier {
-            tries: self.tries.clone(),
+            tables: self.tables.clone(),
             programs: self.store.programs(),
             endpoints: self.store.endpoints(),
         });

@@ -3,39 +3,37 @@
 use super::addresses::TooMany;
 use super::lane::{Lane, Ranges, Value};
 use super::vectors::Vectors;
-use crate::classifier::{PortMap, Shape, Table};
+use crate::classifier::{PortMap, Ports, Shape};
 use crate::packet::protocol;
 use ahash::AHashMap;
 
-/// From this many runs on a map knows where each 256th value's run is.
-const INDEXED_RUNS: usize = 16;
-
-/// Protocols with destination ports or ICMP types.
-pub(super) struct ServiceMaps {
-    /// The map of each protocol.
-    pub(super) protocols: Box<[u8; 256]>,
-    pub(super) maps: Vec<PortMap>,
-    pub(super) table: Table,
+/// The dimensions of lanes that do not depend on addresses.
+pub(super) fn ports(shape: Shape, lanes: &[&Lane]) -> Result<Ports, TooMany> {
+    let mut vectors = Vectors::new(shape);
+    let (protocols, maps) = services(shape, lanes, &mut vectors)?;
+    let source = match lanes.iter().any(|lane| lane.source_ports.is_some()) {
+        true => {
+            let demands = lanes.iter().map(|lane| Some(lane.source_ports.as_ref()));
+            Some(map(shape, demands, true, &mut vectors)?)
+        }
+        false => None,
+    };
+    Ok(Ports::new(&protocols, &maps, source.as_ref(), vectors.into_words()))
 }
 
-/// The map of source ports.
-pub(super) fn source_ports(shape: Shape, lanes: &[&Lane]) -> Result<(PortMap, Table), TooMany> {
-    let mut vectors = Vectors::new(shape);
-    let demands = lanes.iter().map(|lane| Some(lane.source_ports.as_ref()));
-    let map = map(shape, demands, true, &mut vectors)?;
-    Ok((map, vectors.table))
-}
-
-/// The maps of protocols.
-pub(super) fn services(shape: Shape, lanes: &[&Lane]) -> Result<ServiceMaps, TooMany> {
-    let mut vectors = Vectors::new(shape);
+/// The map of each protocol, and the maps.
+fn services(
+    shape: Shape,
+    lanes: &[&Lane],
+    vectors: &mut Vectors,
+) -> Result<([u8; 256], Vec<PortMap>), TooMany> {
     let mut maps: Vec<PortMap> = Vec::new();
     let mut known: AHashMap<(Option<u8>, Kind), u8> = AHashMap::new();
     let is_named = |number: u8| {
         lanes.iter().any(|lane| [lane.protocol, lane.not_protocol].contains(&Some(number)))
     };
     let named: Vec<bool> = (0..=255).map(is_named).collect();
-    let mut protocols = Box::new([0; 256]);
+    let mut protocols = [0; 256];
     for number in 0..=255u8 {
         let kind = Kind::of(number);
         let name = named[usize::from(number)].then_some(number);
@@ -43,7 +41,7 @@ pub(super) fn services(shape: Shape, lanes: &[&Lane]) -> Result<ServiceMaps, Too
             Some(place) => *place,
             None => {
                 let demands = lanes.iter().map(|lane| demand(lane, number, kind));
-                maps.push(map(shape, demands, kind != Kind::Plain, &mut vectors)?);
+                maps.push(map(shape, demands, kind != Kind::Plain, vectors)?);
                 let place = (maps.len() - 1) as u8;
                 known.insert((name, kind), place);
                 place
@@ -51,7 +49,7 @@ pub(super) fn services(shape: Shape, lanes: &[&Lane]) -> Result<ServiceMaps, Too
         };
         protocols[usize::from(number)] = place;
     }
-    Ok(ServiceMaps { protocols, maps, table: vectors.table })
+    Ok((protocols, maps))
 }
 
 /// What follows a protocol's header fields in policy.
@@ -127,19 +125,9 @@ fn map<'a>(
             numbers.push(number);
         }
     }
-    let index = (starts.len() > INDEXED_RUNS).then(|| index(&starts));
-    Ok(PortMap { starts, vectors: numbers, index, unknown })
+    Ok(PortMap { starts, vectors: numbers, unknown })
 }
 
 fn number(vectors: &mut Vectors, vector: &[u64]) -> Result<u16, TooMany> {
-    vectors.number(vector).ok_or(TooMany(vectors.table.len()))
-}
-
-fn index(starts: &[u16]) -> Box<[u16; 257]> {
-    let mut index = Box::new([(starts.len() - 1) as u16; 257]);
-    for (high, place) in index[..256].iter_mut().enumerate() {
-        let value = (high << 8) as u16;
-        *place = (starts.partition_point(|start| *start <= value) - 1) as u16;
-    }
-    index
+    vectors.number(vector).ok_or(TooMany(vectors.len()))
 }

@@ -9,9 +9,7 @@ use super::code::{Code, Owner};
 use super::lane::{Lane, LaneStep};
 use super::ports;
 use super::sets::CodeId;
-use crate::classifier::{
-    Action as StepAction, Fixed, LANES_MAX, Program, Shape, Step, VECTORS_MAX,
-};
+use crate::classifier::{Action as StepAction, LANES_MAX, Program, Shape, Step, VECTORS_MAX};
 use crate::model::{Action, Excess, TierAction};
 use crate::origin::Origin;
 use crate::{Direction, Stage, Verdict};
@@ -185,22 +183,12 @@ impl<'a> Assembly<'a> {
             Addresses::new(shape, places.iter().map(|(lane, place)| (*lane, place)), classes)
         });
         let (source, destination) = (source?, destination?);
-        let (source_port, source_vectors) = ports::source_ports(shape, lanes)?;
-        let services = ports::services(shape, lanes)?;
-        let fixed = Fixed {
-            shape,
-            source_port,
-            source_vectors,
-            protocols: services.protocols,
-            services: services.maps,
-            service_vectors: services.table,
-            steps: self.steps.into(),
-            origins: self.origins.into(),
-        };
         let program = Program {
-            source: source.map.clone(),
-            destination: destination.map.clone(),
-            fixed: Arc::new(fixed),
+            sides: [source.side(), destination.side()],
+            ports: ports::ports(shape, lanes)?,
+            steps: self.steps.into(),
+            shape,
+            origins: self.origins.into(),
         };
         Ok(Built { source, destination, program: Arc::new(program) })
     }

@@ -225,11 +225,14 @@ impl Built {
         let destination = self.destination.patch(classes, turnover);
         let (Ok(source), Ok(destination)) = (source, destination) else { return true };
         if source || destination {
-            self.program = Arc::new(Program {
-                source: self.source.map.clone(),
-                destination: self.destination.map.clone(),
-                fixed: self.program.fixed.clone(),
-            });
+            let mut program = Program::clone(&self.program);
+            if source {
+                program.sides[0] = self.source.side();
+            }
+            if destination {
+                program.sides[1] = self.destination.side();
+            }
+            self.program = Arc::new(program);
         }
         self.source.is_wasteful() || self.destination.is_wasteful()
     }

@@ -183,7 +183,7 @@ fn joined(parent: &[Atom], own: &[(Atom, u32)]) -> Vec<Atom> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::classifier::Trie;
+    use crate::classifier::{AddressTable, Trie};
     use proptest::prelude::*;
 
     const NETS: [&str; 10] = [
@@ -207,6 +207,7 @@ mod tests {
         ) {
             let (mut space, mut classes) = (Space::new(false), Classes::new());
             let mut trie = Trie::uniform(V4);
+            let mut table = AddressTable::new(&trie);
             let mut members: Vec<(usize, Atom)> = Vec::new();
             for batch in batches {
                 for (net, atom, adds) in batch {
@@ -226,7 +227,7 @@ mod tests {
                 }
                 let segments = space.settle(&mut classes);
                 prop_assert!(segments.windows(2).all(|two| two[0].end < two[1].start));
-                trie = trie.with(&segments);
+                table.renew(&trie.write(&segments), &trie);
                 classes.sweep();
                 let probes = NETS.iter().flat_map(|net| {
                     let net: IpNet = net.parse().unwrap();
@@ -238,7 +239,7 @@ mod tests {
                     });
                     let expected: BTreeSet<Atom> =
                         around.map(|(_, atom)| *atom).chain([V4]).collect();
-                    let class = trie.find(key(address));
+                    let class = table.find(key(address));
                     let atoms: BTreeSet<Atom> = classes.atoms(class).iter().copied().collect();
                     prop_assert_eq!(atoms, expected, "{}", address);
                 }

@@ -3,6 +3,7 @@
 //! things meet.
 
 use super::*;
+use crate::classifier::Question;
 use crate::model::*;
 use crate::origin::Origin;
 use crate::packet::{Packet, Transport};
@@ -253,6 +254,20 @@ fn packet() -> impl Strategy<Value = Packet> {
     )
 }
 
+/// Every packet at every endpoint, stage and direction.
+fn questions(compiler: &Compiler, packets: &[Packet]) -> Vec<Question> {
+    let names = compiler.model().endpoints.keys();
+    let endpoints: Vec<Handle> = names.filter_map(|name| compiler.handle(name)).collect();
+    let at = |packet: &Packet| {
+        let (packet, endpoints) = (*packet, endpoints.clone());
+        places().flat_map(move |(stage, direction)| {
+            let question = move |endpoint| Question { endpoint, stage, direction, packet };
+            endpoints.clone().into_iter().map(question)
+        })
+    };
+    packets.iter().flat_map(at).collect()
+}
+
 /// What a classifier says of a packet everywhere.
 fn outcomes(compiler: &Compiler, packet: &Packet) -> Vec<(String, Verdict, Origin, Vec<Origin>)> {
     let classifier = compiler.snapshot();
@@ -304,7 +319,7 @@ fn expected(model: &Model, packet: &Packet) -> Vec<(String, Verdict, Origin, Vec
 /// Everything of a snapshot that must not depend on how it came about.
 fn shape(compiler: &Compiler) -> (Counts, [usize; 3]) {
     let size = compiler.snapshot().size();
-    (compiler.counts(), [size.programs, size.lanes, size.runs])
+    (compiler.counts(), [size.programs, size.lanes, size.table_bytes])
 }
 
 fn compiled(updates: impl IntoIterator<Item = Update>, batch: usize) -> Compiler {
@@ -357,6 +372,14 @@ proptest! {
             }
         }
         prop_assert_eq!(compiler.faults().count(), 0);
+        let (classifier, questions) = (compiler.snapshot(), questions(&compiler, &packets));
+        let mut together = classifier.outcomes(questions.len());
+        classifier.classify_all(&questions, &mut together);
+        for (question, outcome) in questions.iter().zip(&together) {
+            let Question { endpoint, stage, direction, packet } = question;
+            let single = classifier.classify(*endpoint, *stage, *direction, packet);
+            prop_assert_eq!(*outcome, single);
+        }
         for packet in &packets {
             prop_assert_eq!(outcomes(&compiler, packet), expected(compiler.model(), packet));
         }
