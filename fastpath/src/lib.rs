@@ -25,6 +25,7 @@ pub mod flow_hash;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;
+pub mod limit;
 pub mod nat;
 pub mod neighbor;
 pub mod packet;

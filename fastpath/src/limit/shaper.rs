@@ -1,0 +1,50 @@
+//! What is beyond an endpoint's rates waits, for a while.
+//!
+//! A [`Shaper`] says when a packet may go, its earliest departure time; the packet then waits in a
+//! [`super::Wheel`] of its worker. Who would wait longer than [`SHAPER_DELAY_NS`] is dropped, which
+//! bounds each queue by what its rate sends in that time, as a token bucket filter's latency does.
+
+use super::bucket::{Bucket, Lease, Rate};
+
+/// Longest wait, in nanoseconds (calico.md 7.8).
+pub const SHAPER_DELAY_NS: u64 = 25_000_000;
+
+/// The rate of one endpoint in one direction.
+#[derive(Debug)]
+pub struct Shaper {
+    bits: Bucket,
+}
+
+/// When a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booking {
+    /// At once.
+    Now,
+    /// At this time, in nanoseconds.
+    At(u64),
+    /// Never: it would wait too long.
+    Drop,
+}
+
+impl Shaper {
+    /// A shaper for so many workers whose burst is untouched.
+    pub fn new(rate: Rate, workers: usize) -> Shaper {
+        Shaper { bits: Bucket::new(rate, workers) }
+    }
+
+    /// Another rate; what is booked stays booked.
+    pub fn changed(&self, rate: Rate, workers: usize, now_ns: u64) -> Shaper {
+        Shaper { bits: self.bits.changed(rate, workers, now_ns) }
+    }
+
+    /// Books the departure of a packet of so many bits.
+    #[inline]
+    pub fn book(&self, lease: &mut Lease, now_ns: u64, bits: u32) -> Booking {
+        let latest_ns = now_ns.saturating_add(SHAPER_DELAY_NS);
+        match self.bits.book(lease, now_ns, bits, latest_ns) {
+            None => Booking::Drop,
+            Some(at_ns) if at_ns <= now_ns => Booking::Now,
+            Some(at_ns) => Booking::At(at_ns),
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! On a virtual clock: limits against exact oracles, and what they promise over every interval.
+
+use super::dscp::{Dscp, mark};
+use super::*;
+use margay_tunnels::wire::{ipv4, ipv6, protocol};
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+/// Units of a bit, as in the bucket.
+const UNITS: u128 = 1_000_000_000;
+
+/// A token bucket with exact numbers: how far the arrivals are ahead of the clock.
+struct Oracle {
+    rate: Rate,
+    /// In units after the clock's zero.
+    arrival: u128,
+}
+
+impl Oracle {
+    fn pass(&mut self, now_ns: u64, cost: u32) -> bool {
+        let now = u128::from(now_ns) * u128::from(self.rate.per_second);
+        let end = self.arrival.max(now) + u128::from(cost) * UNITS;
+        let passes = end - now <= u128::from(self.rate.burst) * UNITS;
+        if passes {
+            self.arrival = end;
+        }
+        passes
+    }
+}
+
+/// Nanoseconds since the packet before, the worker, and the cost.
+type Step = (u64, usize, u32);
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let wait =
+        prop_oneof![3 => Just(0u64), 5 => 0u64..2000, 3 => 0u64..1_000_000, 1 => 0u64..1 << 40];
+    let cost = prop_oneof![4 => 512u32..12_000, 1 => 0u32..3, 1 => Just(64_000 * 8)];
+    prop::collection::vec((wait, 0usize..4, cost), 1..300)
+}
+
+fn rate() -> impl Strategy<Value = Rate> {
+    let rates = prop_oneof![
+        Just(1u64),
+        Just(3),
+        1u64..2000,
+        1_000_000u64..10_000_000_000,
+        Just(999_999_999_999),
+        Just(RATE_MAX)
+    ];
+    let bursts =
+        prop_oneof![0u64..10, 1_000u64..1_000_000, Just(4_294_967_296), Just(34_359_738_360)];
+    (rates, bursts).prop_map(|(per_second, burst)| Rate { per_second, burst })
+}
+
+/// Fails if some interval has more than rate x time + burst.
+fn conforms(passed: &[(u64, u32)], rate: Rate) -> Result<(), TestCaseError> {
+    for (first, (start, _)) in passed.iter().enumerate() {
+        let mut sum = 0u128;
+        for (at, cost) in &passed[first..] {
+            sum += u128::from(*cost) * UNITS;
+            let may = u128::from(at - start) * u128::from(rate.per_second)
+                + u128::from(rate.burst) * UNITS;
+            prop_assert!(sum <= may, "{sum} of {may} units from {start} to {at}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_worker_passes_what_an_exact_bucket_passes(rate in rate(), steps in steps()) {
+        let bucket = Bucket::new(rate, 1);
+        let mut oracle = Oracle { rate, arrival: 0 };
+        let (mut lease, mut now_ns) = (Lease::default(), 1_000_000_000_000);
+        for (wait, _, cost) in steps {
+            now_ns += wait;
+            let spent = bucket.spend(&mut lease, now_ns, cost);
+            prop_assert_eq!(spent.is_some(), oracle.pass(now_ns, cost), "at {}", now_ns);
+            lease = spent.unwrap_or(lease);
+        }
+    }
+
+    #[test]
+    fn no_split_over_workers_passes_more_than_rate_and_burst(
+        rate in rate(),
+        steps in steps(),
+        workers in 1usize..4,
+    ) {
+        let bucket = Bucket::new(rate, workers);
+        let mut leases = vec![Lease::default(); workers];
+        let (mut passed, mut now_ns) = (Vec::new(), 7);
+        for (wait, worker, cost) in steps {
+            now_ns += wait;
+            let lease = &mut leases[worker % workers];
+            if let Some(spent) = bucket.spend(lease, now_ns, cost) {
+                *lease = spent;
+                passed.push((now_ns, cost));
+            }
+        }
+        conforms(&passed, rate)?;
+    }
+
+    #[test]
+    fn with_several_workers_too_hardly_less_passes(
+        rate in rate().prop_filter("some burst", |rate| rate.burst > 10_000_000),
+        steps in steps(),
+        workers in 1usize..4,
+    ) {
+        let bucket = Bucket::new(rate, workers);
+        let mut leases = vec![Lease::default(); workers];
+        let (mut passed, mut now_ns): (Vec<(u64, u32)>, _) = (Vec::new(), 7);
+        for (wait, worker, cost) in steps {
+            now_ns += wait;
+            let lease = &mut leases[worker % workers];
+            if let Some(spent) = bucket.spend(lease, now_ns, cost) {
+                *lease = spent;
+                passed.push((now_ns, cost));
+                continue;
+            }
+            // Some interval up to now has 98 % of what it may have.
+            let mut sum = u128::from(cost) * UNITS;
+            let mut is_full = sum * 100 > u128::from(rate.burst) * UNITS * 98;
+            for (at, cost) in passed.iter().rev() {
+                sum += u128::from(*cost) * UNITS;
+                let may = u128::from(now_ns - at) * u128::from(rate.per_second)
+                    + u128::from(rate.burst) * UNITS;
+                is_full |= sum * 100 >= may * 98;
+            }
+            prop_assert!(is_full, "dropped at {}", now_ns);
+        }
+    }
+
+    #[test]
+    fn a_policer_keeps_every_rate_and_a_dropped_packet_counts_for_none(
+        bits in rate(),
+        peak in rate(),
+        packets in rate(),
+        steps in steps(),
+        workers in 1usize..3,
+    ) {
+        let rates = Rates { bits: Some(bits), peak: Some(peak), packets: Some(packets) };
+        let policer = Policer::new(rates, workers);
+        let mut oracles = [bits, peak, packets].map(|rate| Oracle { rate, arrival: 0 });
+        let mut leases = vec![Leases::default(); workers];
+        let (mut passed, mut now_ns) = (Vec::new(), 5);
+        for (wait, worker, cost) in steps {
+            now_ns += wait;
+            let result = policer.pass(&mut leases[worker % workers], now_ns, cost);
+            if workers == 1 {
+                let before = [0, 1, 2].map(|one: usize| oracles[one].arrival);
+                let passes = oracles[2].pass(now_ns, 1)
+                    && oracles[1].pass(now_ns, cost)
+                    && oracles[0].pass(now_ns, cost);
+                prop_assert_eq!(result.is_ok(), passes, "at {}", now_ns);
+                if !passes {
+                    (0..3).for_each(|one| oracles[one].arrival = before[one]);
+                }
+            }
+            if result.is_ok() {
+                passed.push((now_ns, cost));
+            }
+        }
+        conforms(&passed, bits)?;
+        conforms(&passed, peak)?;
+        let counted: Vec<(u64, u32)> = passed.iter().map(|(at, _)| (*at, 1)).collect();
+        conforms(&counted, packets)?;
+    }
+
+    #[test]
+    fn a_shaper_books_departures_that_keep_the_rate(
+        rate in rate(),
+        steps in steps(),
+        workers in 1usize..4,
+    ) {
+        let shaper = Shaper::new(rate, workers);
+        let mut leases = vec![Lease::default(); workers];
+        let (mut departures, mut now_ns) = (Vec::new(), 7);
+        for (wait, worker, cost) in steps {
+            now_ns += wait;
+            match shaper.book(&mut leases[worker % workers], now_ns, cost) {
+                Booking::Now => departures.push((now_ns, cost)),
+                Booking::At(at_ns) => {
+                    prop_assert!(at_ns > now_ns && at_ns <= now_ns + SHAPER_DELAY_NS);
+                    departures.push((at_ns, cost));
+                }
+                Booking::Drop => {}
+            }
+        }
+        departures.sort_by_key(|(at, _)| *at);
+        // A packet that is longer than the burst goes too: then the burst is its length. Departures
+        // are whole nanoseconds, so two of them may be closer by one.
+        let longest = departures.iter().map(|(_, cost)| u64::from(*cost)).max().unwrap_or(0);
+        let nanosecond = rate.per_second.div_ceil(1_000_000_000);
+        conforms(&departures, Rate { burst: rate.burst + longest + nanosecond, ..rate })?;
+    }
+
+    #[test]
+    fn the_wheel_gives_back_in_order_and_in_time(
+        things in prop::collection::vec((0u64..2 * HORIZON_NS, 0u64..4 * SLOT_NS), 1..200),
+        limit in 1usize..100,
+    ) {
+        let mut now_ns = 12_345_678;
+        let mut wheel = Wheel::new(limit, now_ns);
+        let mut waiting: Vec<(u64, usize)> = Vec::new();
+        for (number, (ahead, wait)) in things.into_iter().enumerate() {
+            now_ns += wait;
+            while let Some(number) = wheel.pop(now_ns) {
+                let at = waiting.iter().position(|one| one.1 == number);
+                let (at_ns, _) = waiting.remove(at.expect("it waits"));
+                prop_assert!(at_ns <= now_ns, "not before its time");
+                let slot = at_ns.div_ceil(SLOT_NS);
+                prop_assert!(waiting.iter().all(|one| one.0.div_ceil(SLOT_NS) >= slot
+                    && (one.0.div_ceil(SLOT_NS) > slot || one.1 > number)));
+            }
+            prop_assert!(waiting.iter().all(|one| one.0 + SLOT_NS > now_ns), "none is late");
+            let at_ns = now_ns + ahead;
+            match wheel.insert(at_ns, number) {
+                Ok(()) => waiting.push((at_ns, number)),
+                Err(_) => prop_assert!(waiting.len() == limit || ahead > HORIZON_NS - SLOT_NS),
+            }
+            prop_assert_eq!(wheel.len(), waiting.len());
+        }
+    }
+
+    #[test]
+    fn fair_queues_are_bounded_and_drop_from_the_longest(
+        moves in prop::collection::vec((0usize..5, 1u32..9000, any::<bool>()), 1..400),
+        each in 1usize..20,
+        limit in 1usize..40,
+    ) {
+        let mut queue = FairQueue::new(&[1, 2, 4, 1], each, limit, 0);
+        let mut model: Vec<VecDeque<usize>> = vec![VecDeque::new(); 4];
+        for (number, (class, bytes, pushes)) in moves.into_iter().enumerate() {
+            if !pushes {
+                match queue.pop() {
+                    Some((class, packet)) => {
+                        prop_assert_eq!(model[class].pop_front(), Some(packet));
+                    }
+                    None => prop_assert!(model.iter().all(VecDeque::is_empty)),
+                }
+                continue;
+            }
+            let longest = model.iter().map(VecDeque::len).max().unwrap_or(0);
+            let total: usize = model.iter().map(VecDeque::len).sum();
+            match queue.push(class, bytes, number) {
+                Some(Refused { class: 4, packet }) => prop_assert_eq!((class, packet), (4, number)),
+                Some(Refused { class: from, packet }) => {
+                    let is_own = from == class && model[class].len() == each;
+                    prop_assert!(is_own || total == limit && model[from].len() == longest);
+                    prop_assert_eq!(model[from].pop_front(), Some(packet));
+                    model[class].push_back(number);
+                }
+                None => {
+                    prop_assert!(class < 4 && total < limit && model[class].len() < each);
+                    model[class].push_back(number);
+                }
+            }
+            prop_assert_eq!(queue.len(), model.iter().map(VecDeque::len).sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn busy_classes_share_by_weight(
+        weights in prop::collection::vec(1u32..8, 2..6),
+        lengths in prop::collection::vec(60u32..1514, 30),
+    ) {
+        let mut queue = FairQueue::new(&weights, 4, 1000, 0);
+        let mut sent = vec![0u64; weights.len()];
+        let mut next = vec![0usize; weights.len()];
+        let mut bytes = vec![VecDeque::new(); weights.len()];
+        for _ in 0..20_000 {
+            for class in 0..weights.len() {
+                while queue.depth(class) < 3 {
+                    let length = lengths[(next[class] * 7 + class) % lengths.len()];
+                    next[class] += 1;
+                    bytes[class].push_back(length);
+                    prop_assert_eq!(queue.push(class, length, ()), None);
+                }
+            }
+            let (class, ()) = queue.pop().expect("all are busy");
+            sent[class] += u64::from(bytes[class].pop_front().expect("it was queued"));
+        }
+        let total: u64 = sent.iter().sum();
+        let all: u32 = weights.iter().sum();
+        for (sent, weight) in sent.iter().zip(&weights) {
+            let share = *sent as f64 * f64::from(all) / total as f64 / f64::from(*weight);
+            prop_assert!((0.95..1.05).contains(&share), "{:?} {:?}", sent, weights);
+        }
+    }
+}
+
+#[test]
+fn a_changed_rate_remembers_what_has_passed() {
+    let old = Bucket::new(Rate { per_second: 1000, burst: 5000 }, 1);
+    let mut lease = Lease::default();
+    for _ in 0..5 {
+        lease = old.spend(&mut lease, 1_000_000_000, 1000).expect("within the burst");
+    }
+    assert_eq!(old.spend(&mut lease, 1_000_000_000, 1000), None);
+    let new = old.changed(Rate { per_second: 2000, burst: 6000 }, 1, 1_000_000_000);
+    let mut lease = Lease::default();
+    lease = new.spend(&mut lease, 1_000_000_000, 1000).expect("the burst has grown by it");
+    assert_eq!(new.spend(&mut lease, 1_499_999_999, 1000), None);
+    assert!(new.spend(&mut lease, 1_500_000_000, 1000).is_some());
+}
+
+#[test]
+fn a_packet_limit_of_five_passes_five_at_once() {
+    let policer = Policer::new(
+        Rates { packets: Some(Rate { per_second: 3, burst: 5 }), ..Rates::default() },
+        2,
+    );
+    let mut leases = [Leases::default(); 2];
+    let mut pass = |at, now_ns| policer.pass(&mut leases[at], now_ns, 800);
+    // Two workers round apart from each other, which may cost a nanosecond each.
+    assert!((0..5).all(|at| pass(at % 2, 9 + at as u64).is_ok()));
+    assert_eq!(pass(0, 13), Err(Excess::Packets));
+    assert_eq!(pass(1, 333_333_342), Err(Excess::Packets));
+    assert_eq!(pass(1, 333_333_345), Ok(()));
+}
+
+#[test]
+fn connections_are_counted_to_the_limit() {
+    let connections = Connections::default();
+    assert!(connections.open(2) && connections.open(2) && !connections.open(2));
+    connections.close();
+    assert!(connections.open(2));
+    assert!(!connections.open(1), "a lower limit holds for new ones");
+    assert_eq!(connections.count(), 2);
+    (0..4).for_each(|_| connections.close());
+    assert_eq!(connections.count(), 0);
+}
+
+#[test]
+fn code_points_have_their_names() {
+    let named = |name| Dscp::named(name).map(Dscp::value);
+    let pairs = [("EF", 46), ("cs6", 48), ("AF11", 10), ("af43", 38), ("LE", 1), ("DF", 0)];
+    assert!(pairs.iter().all(|(name, value)| named(name) == Some(*value)));
+    assert!(
+        ["AF14", "AF51", "CS8", "XX", "", "AF1", "CSx"].iter().all(|name| named(name).is_none())
+    );
+    assert_eq!(Dscp::new(64), None);
+}
+
+#[test]
+fn rfc2474_3_marking_leaves_ecn_alone() {
+    let (from, to) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+    let mut packet = ipv4::header(from, to, protocol::UDP, 64, 0).to_vec();
+    packet[1] = 0b1011_0101;
+    packet[10..12].copy_from_slice(&[0, 0]);
+    let field =
+        margay_tunnels::wire::checksum::finish(margay_tunnels::wire::checksum::sum(&packet));
+    packet[10..12].copy_from_slice(&field.to_be_bytes());
+    let dscp = Dscp::new(46).unwrap();
+    mark(&mut packet, dscp);
+    let view = ipv4::View::new(&packet).unwrap();
+    assert_eq!((view.traffic_class(), view.checksum_ok()), (46 << 2 | 1, true));
+    let mut packet = [0u8; 40];
+    (packet[0], packet[1], packet[2]) = (0x6b, 0x5a, 0xbc);
+    mark(&mut packet, dscp);
+    let view = ipv6::View::new(&packet).unwrap();
+    assert_eq!(view.traffic_class(), 46 << 2 | 1);
+    assert_eq!((packet[1] & 0xf, packet[2]), (0xa, 0xbc), "the flow label stays");
+    mark(&mut [0x45; 19], dscp);
+}
