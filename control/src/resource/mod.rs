@@ -12,6 +12,7 @@ pub mod host_endpoint;
 pub mod ip_pool;
 pub mod node;
 pub mod policy;
+pub mod qos;
 pub mod secret;
 pub mod service;
 pub mod workload_endpoint;
