@@ -152,7 +152,7 @@ impl Pipeline {
         }
         self.end_lap(Stage::Parse, count);
         if let Some(rules) = &view.tables.nat
-            && found.may_concern(&rules.ranges, burst)
+            && (view.tables.policy.is_some() || found.may_concern(&rules.ranges, burst))
         {
             self.track(view, rules, &mut found, burst);
             self.end_lap(Stage::Flow, count);

@@ -94,7 +94,8 @@ async fn values_that_look_like_others_come_back_as_they_were() {
         [],
         ""
     ]);
-    let value = json!({"kind": "Profile", "metadata": {"name": "kns.default"}, "spec": odd});
+    let spec = json!({"odd": odd});
+    let value = json!({"kind": "Profile", "metadata": {"name": "kns.default"}, "spec": spec});
     let written = store.create(document(value)).await.unwrap();
     assert_eq!(store.get(&written.key).await.unwrap(), written);
 }
