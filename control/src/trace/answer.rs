@@ -42,7 +42,7 @@ pub struct StageAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleAnswer>,
     /// The node that it is on; empty where that is plain.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node: String,
 }
 
@@ -66,7 +66,7 @@ pub struct RuleAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<usize>,
     /// Sets and ranges by which it matched.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<String>,
 }
 

@@ -168,3 +168,11 @@ fn the_way_back_asks_for_the_other_end_s_flow() {
     assert_eq!((&*back.from, &*back.to), ("shop/db", "shop/web"));
     assert_eq!((back.sport, back.port), (Some(5432), Some(USUAL_PORT)));
 }
+
+#[test]
+fn what_is_left_out_of_an_answer_is_read_as_nothing() {
+    use super::answer::{RuleAnswer, StageAnswer};
+    let (rule, stage) = (RuleAnswer::default(), StageAnswer::default());
+    let text = serde_json::to_string(&(&rule, &stage)).unwrap();
+    assert_eq!(serde_json::from_str::<(RuleAnswer, StageAnswer)>(&text).unwrap(), (rule, stage));
+}
