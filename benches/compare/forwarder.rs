@@ -39,22 +39,6 @@ pub(crate) fn routes() -> Result<Vec<Ipv4Net>> {
     (0..256).map(|third| net(third).context("a prefix of 24 bits")).collect()
 }
 
-fn port(name: &str, mac: Mac) -> PortEntry {
-    PortEntry {
-        name: name.to_owned(),
-        mac,
-        mtu: 1500,
-        worker: 0,
-        implicit_partial_csum: false,
-        workload: false,
-        answers_neighbors: false,
-        icmp_source_v4: None,
-        icmp_source_v6: None,
-        sources: None,
-        up: true,
-    }
-}
-
 /// Link addresses of the router's ports, and of the next hop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Macs {
@@ -78,8 +62,9 @@ pub(crate) fn start(macs: Macs, frames: usize) -> Result<Dataplane> {
         mac: Some(macs.next_hop),
         tunnel: None,
     };
+    let port = |name: &str, mac| Some(PortEntry::network(name, mac, 1500));
     let published = dataplane.publish(Tables {
-        ports: vec![Some(port("in", macs.ingress)), Some(port("out", macs.egress))],
+        ports: vec![port("in", macs.ingress), port("out", macs.egress)],
         targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],
         adjacencies: vec![next_hop],
         ..Tables::default()

@@ -84,19 +84,7 @@ fn rules(flows: usize) -> Rules {
 }
 
 fn tables(flows: Option<usize>) -> Tables {
-    let port = |name: &str| PortEntry {
-        name: name.to_owned(),
-        mac: ROUTER,
-        mtu: 1500,
-        worker: 0,
-        implicit_partial_csum: false,
-        workload: false,
-        answers_neighbors: false,
-        icmp_source_v4: None,
-        icmp_source_v6: None,
-        sources: None,
-        up: true,
-    };
+    let port = |name: &str| PortEntry::network(name, ROUTER, 1500);
     Tables {
         ports: vec![Some(port("in")), Some(port("out"))],
         targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],

@@ -273,19 +273,8 @@ impl Drop for Replay {
 }
 
 fn made_up_host() -> PortEntry {
-    PortEntry {
-        name: "host".to_owned(),
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        mtu: u16::MAX,
-        worker: 0,
-        implicit_partial_csum: false,
-        workload: false,
-        answers_neighbors: true,
-        icmp_source_v4: None,
-        icmp_source_v6: None,
-        sources: None,
-        up: true,
-    }
+    let network = PortEntry::network("host", Mac([2, 0, 0, 0, 0, 1]), u16::MAX);
+    PortEntry { answers_neighbors: true, ..network }
 }
 
 /// A locally administered link address that shows the last four bytes of the neighbour's.

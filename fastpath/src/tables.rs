@@ -100,6 +100,26 @@ impl PortEntry {
     }
 }
 
+impl PortEntry {
+    /// A device towards a network that is up, with an MTU in bytes: owned by the first worker,
+    /// without addresses of margay.
+    pub fn network(name: &str, mac: Mac, mtu: u16) -> PortEntry {
+        PortEntry {
+            name: name.to_owned(),
+            mac,
+            mtu,
+            worker: 0,
+            implicit_partial_csum: false,
+            workload: false,
+            answers_neighbors: false,
+            icmp_source_v4: None,
+            icmp_source_v6: None,
+            sources: None,
+            up: true,
+        }
+    }
+}
+
 /// The snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {

@@ -36,8 +36,9 @@ pub(crate) fn print<T: Serialize>(
 }
 
 /// A table without lines, with these headings.
-pub(crate) fn columns<const N: usize>(headings: [&str; N]) -> Table {
+pub(crate) fn columns<'a>(headings: impl IntoIterator<Item = &'a str>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(headings.map(str::to_uppercase));
+    let headings = headings.into_iter().map(str::to_uppercase);
+    table.load_style(presets::NOTHING).set_header(headings);
     table
 }

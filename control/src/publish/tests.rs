@@ -25,19 +25,7 @@ fn net(text: &str) -> IpNet {
 }
 
 fn port(id: u16, name: &str) -> PublishedPort {
-    let entry = PortEntry {
-        name: name.to_owned(),
-        mac: Mac([2, 0, 0, 0, 0, id as u8]),
-        mtu: 1500,
-        worker: 0,
-        implicit_partial_csum: false,
-        workload: false,
-        answers_neighbors: false,
-        icmp_source_v4: None,
-        icmp_source_v6: None,
-        sources: None,
-        up: true,
-    };
+    let entry = PortEntry::network(name, Mac([2, 0, 0, 0, 0, id as u8]), 1500);
     PublishedPort { id: PortId(id), entry, station: None, device: Some(u32::from(id) + 10) }
 }
 

@@ -14,7 +14,10 @@ impl Router {
     pub(super) fn resolve_nat(&mut self) {
         let local: Vec<IpAddr> = self.mirror.addresses().map(|(_, net)| net.addr()).collect();
         let wanted = self.config.nat.port_range.0;
-        let ports = own_ports::free(wanted);
+        let asks = self.model.pools.values().any(|pool| pool.nat_outgoing);
+        let serves = self.config.nat.services && !self.model.services.is_empty();
+        // Looking at all sockets of the host takes its time.
+        let ports = (asks || serves).then(|| own_ports::free(wanted)).flatten();
         let taken = ports.map(own_ports::taken).unwrap_or_default();
         let rules = rules(NatInputs {
             node: &self.config.node_name,
@@ -26,7 +29,6 @@ impl Router {
             workers: self.dataplane.worker_count(),
             before: self.publisher.nat().and_then(|rules| rules.services.as_ref()),
         });
-        let asks = self.model.pools.values().any(|pool| pool.nat_outgoing);
         if asks && ports.is_none() {
             self.note([format!(
                 "no port of {}-{} is free for NAT: the kernel gives all to its own sockets; \

@@ -72,17 +72,9 @@ fn mac(last: u8) -> Mac {
 /// Port `n` has link address `n` and leads to 10.0.n.0/24, and belongs to worker `n % workers`.
 fn tables(ports: u8, workers: u16, resolved: bool) -> Tables {
     let entry = |n: u8| PortEntry {
-        name: format!("wire{n}"),
-        mac: mac(n),
-        mtu: 1500,
         worker: u16::from(n) % workers,
-        implicit_partial_csum: false,
-        workload: false,
-        answers_neighbors: false,
         icmp_source_v4: Some([10, 0, n, 1].into()),
-        icmp_source_v6: None,
-        sources: None,
-        up: true,
+        ..PortEntry::network(&format!("wire{n}"), mac(n), 1500)
     };
     let adjacency = |n: u8| Adjacency {
         port: PortId(n.into()),

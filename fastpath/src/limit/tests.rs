@@ -190,10 +190,11 @@ proptest! {
         }
         departures.sort_by_key(|(at, _)| *at);
         // A packet that is longer than the burst goes too: then the burst is its length. Departures
-        // are whole nanoseconds, so two of them may be closer by one.
+        // are whole nanoseconds, so two of them may be closer by one, and every worker keeps what
+        // is left of its last one for its next packet.
         let longest = departures.iter().map(|(_, cost)| u64::from(*cost)).max().unwrap_or(0);
-        let nanosecond = rate.per_second.div_ceil(1_000_000_000);
-        conforms(&departures, Rate { burst: rate.burst + longest + nanosecond, ..rate })?;
+        let rounded = rate.per_second.div_ceil(1_000_000_000) * (1 + workers as u64);
+        conforms(&departures, Rate { burst: rate.burst + longest + rounded, ..rate })?;
     }
 
     #[test]

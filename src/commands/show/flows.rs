@@ -87,32 +87,13 @@ fn ends(tuple: &TupleAnswer) -> [String; 2] {
     [endpoint(tuple.src, tuple.src_port), endpoint(tuple.dst, tuple.dst_port)]
 }
 
+const COLUMNS: [&str; 8] =
+    ["protocol", "state", "from", "to", "answers from", "answers to", "packets", "timeout"];
+const WIDE_COLUMNS: [&str; 3] = ["bytes", "assured", "worker"];
+
 fn flows(answer: &[FlowAnswer], wide: bool) -> Table {
-    let mut table = match wide {
-        false => columns([
-            "protocol",
-            "state",
-            "from",
-            "to",
-            "answers from",
-            "answers to",
-            "packets",
-            "timeout",
-        ]),
-        true => columns([
-            "protocol",
-            "state",
-            "from",
-            "to",
-            "answers from",
-            "answers to",
-            "packets",
-            "timeout",
-            "bytes",
-            "assured",
-            "worker",
-        ]),
-    };
+    let headings = COLUMNS.into_iter().chain(WIDE_COLUMNS.into_iter().filter(|_| wide));
+    let mut table = columns(headings);
     for flow in answer {
         let mut row = vec![flow.protocol.clone(), flow.state.clone()];
         row.extend(ends(&flow.original));
