@@ -1,9 +1,10 @@
 //! An assembler for eBPF: one method an instruction, labels for jumps, a listing for people.
 //!
 //! The instruction set is that of RFC 9669, as far as XDP programs need it: loads and stores of
-//! packet bytes, 64-bit arithmetic, conditional jumps forward, calls of kernel functions. Atomic
-//! operations and calls of own functions are left out. Whether a program is safe to run is the
-//! kernel's verifier to say; the assembler only knows whether its jumps have a target.
+//! packet bytes, 64-bit arithmetic, atomic addition, conditional jumps forward, calls of kernel
+//! functions. Other atomic operations and calls of own functions are left out. Whether a program is
+//! safe to run is the kernel's verifier to say; the assembler only knows whether its jumps have a
+//! target.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -109,6 +110,12 @@ pub enum Helper {
     Redirect = 23,
     /// R1 map, R2 key, R3 flags: the verdict for an empty slot; R0 the verdict to return.
     RedirectMap = 51,
+    /// R1 context, R2 bytes to add at the packet's end, negative to cut; R0 0 when done.
+    XdpAdjustTail = 65,
+    /// R0 nanoseconds since boot as of the last tick: cheaper than [`Helper::KtimeGetNs`].
+    KtimeGetCoarseNs = 160,
+    /// R1 context; R0 bytes of the packet, all its fragments together (Linux 5.18).
+    XdpGetBuffLen = 188,
 }
 
 /// One encoded instruction.
@@ -161,6 +168,8 @@ const LD_IMM64: u8 = 0x18;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const PSEUDO_MAP_FD: u8 = 1;
+const PSEUDO_MAP_VALUE: u8 = 2;
+const ATOMIC_ADD: u8 = 0xdb;
 
 impl Assembler {
     /// No instructions yet.
@@ -199,6 +208,11 @@ impl Assembler {
         }
     }
 
+    /// `*(base + off) += src`, all 64 bits as one step.
+    pub fn atomic_add(&mut self, base: Reg, off: i16, src: Reg) {
+        self.put(ATOMIC_ADD, base, src as u8, off, 0);
+    }
+
     /// `dst = dst op src`; for [`Alu::Mov`], `dst = src`.
     pub fn alu(&mut self, op: Alu, dst: Reg, src: impl Into<Src>) {
         self.put_src(ALU64 | op as u8, dst, src.into());
@@ -224,6 +238,13 @@ impl Assembler {
     pub fn load_map(&mut self, dst: Reg, map: &Map, name: &'static str) {
         self.maps.push((self.insns.len(), name));
         self.put(LD_IMM64, dst, PSEUDO_MAP_FD, 0, map.raw_fd());
+        self.put(0, Reg::R0, 0, 0, 0);
+    }
+
+    /// `dst` = the address of the first value of an array; `name` is for the listing.
+    pub fn load_map_value(&mut self, dst: Reg, map: &Map, name: &'static str) {
+        self.maps.push((self.insns.len(), name));
+        self.put(LD_IMM64, dst, PSEUDO_MAP_VALUE, 0, map.raw_fd());
         self.put(0, Reg::R0, 0, 0, 0);
     }
 
@@ -292,7 +313,11 @@ impl Insn {
         let second =
             if self.code & SRC_REG == 0 { self.imm.to_string() } else { format!("r{src}") };
         match (self.code, target, map) {
+            (LD_IMM64, _, Some(map)) if src == PSEUDO_MAP_VALUE => {
+                format!("r{dst} = value of {map}")
+            }
             (LD_IMM64, _, Some(map)) => format!("r{dst} = map {map}"),
+            (ATOMIC_ADD, ..) => format!("lock *(u64 *)(r{dst} {:+}) += r{src}", self.off),
             (LD_IMM64, ..) => {
                 let value = u64::from(following as u32) << 32 | u64::from(self.imm as u32);
                 format!("r{dst} = {value:#x}")
@@ -321,6 +346,9 @@ fn helper_name(number: i32) -> &'static str {
         7 => "get_prandom_u32",
         23 => "redirect",
         51 => "redirect_map",
+        65 => "xdp_adjust_tail",
+        160 => "ktime_get_coarse_ns",
+        188 => "xdp_get_buff_len",
         _ => "unknown",
     }
 }

@@ -14,6 +14,8 @@ pub enum MapKind {
     Array = 2,
     /// A number to a value for each CPU: counters without contention.
     PerCpuArray = 6,
+    /// A number to the device that packets are redirected to.
+    Devmap = 14,
     /// A queue number to the AF_XDP socket that takes its packets.
     Xskmap = 17,
 }
@@ -68,12 +70,24 @@ impl Map {
         value_size: usize,
         max_entries: u32,
     ) -> io::Result<Map> {
+        let flags = if kind == MapKind::Hash { NO_PREALLOC } else { 0 };
+        Map::with_flags((kind, flags), name, key_size, value_size, max_entries)
+    }
+
+    /// As [`Map::new`], with flags of the kernel's.
+    pub(super) fn with_flags(
+        (kind, flags): (MapKind, u32),
+        name: &str,
+        key_size: usize,
+        value_size: usize,
+        max_entries: u32,
+    ) -> io::Result<Map> {
         let mut attr = CreateAttr {
             map_type: kind as u32,
             key_size: key_size as u32,
             value_size: value_size as u32,
             max_entries,
-            map_flags: if kind == MapKind::Hash { NO_PREALLOC } else { 0 },
+            map_flags: flags,
             map_name: syscall::object_name(name),
             ..CreateAttr::default()
         };

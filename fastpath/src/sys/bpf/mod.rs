@@ -8,9 +8,11 @@ pub mod asm;
 pub mod generator;
 mod link;
 mod map;
+mod mapped;
 mod program;
 mod syscall;
 
 pub use link::{AttachMode, Link};
 pub use map::{Map, MapKind};
+pub use mapped::MappedArray;
 pub use program::{LiveRun, Program, ProgramError, ProgramInfo, TestRun, XdpContext};

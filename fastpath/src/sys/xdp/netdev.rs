@@ -41,6 +41,7 @@ const GENL_ID_CTRL: u16 = 16;
 const GENL_BYTES: usize = 4;
 const NETDEV_XDP_FEATURES: u16 = 3;
 const FEATURE_ZERO_COPY: u32 = 8;
+const FEATURE_REDIRECT_TARGET: u32 = 4;
 
 impl Device {
     /// The device with this name. `ENODEV` when there is none.
@@ -86,22 +87,46 @@ fn attached(attributes: &[u8]) -> Option<ProgramInfo> {
     Some(ProgramInfo::by_id(id))
 }
 
-/// Bit set of the `netdev` family: what the driver says about XDP.
+/// Asks drivers what they say about XDP.
+pub(crate) struct Features {
+    netlink: Netlink,
+    /// Number of the `netdev` family.
+    family: u16,
+}
+
+impl Features {
+    /// In the calling thread's namespace. `ENOENT` on kernels before 6.3.
+    pub(crate) fn open() -> io::Result<Features> {
+        let netlink = Netlink::open(libc::NETLINK_GENERIC)?;
+        let mut request = vec![3, 1, 0, 0];
+        put(&mut request, 2, b"netdev\0");
+        let answer = netlink.ask(GENL_ID_CTRL, &request, Some(GENL_ID_CTRL))?;
+        let family = attribute(answer.get(GENL_BYTES..).unwrap_or_default(), 1)
+            .and_then(|value| Some(u16::from_ne_bytes(value.try_into().ok()?)))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        // Another socket: the acknowledgement of the question is still in this one.
+        Ok(Features { netlink: Netlink::open(libc::NETLINK_GENERIC)?, family })
+    }
+
+    /// Bit set of a device.
+    fn of(&mut self, index: u32) -> io::Result<u32> {
+        let mut request = vec![1, 1, 0, 0];
+        put(&mut request, 1, &index.to_ne_bytes());
+        let answer = self.netlink.ask(self.family, &request, Some(self.family));
+        self.netlink = Netlink::open(libc::NETLINK_GENERIC)?;
+        attribute(answer?.get(GENL_BYTES..).unwrap_or_default(), NETDEV_XDP_FEATURES)
+            .and_then(|value| u32_at(value, 0))
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    /// True when a device takes frames that are redirected to it now.
+    pub(crate) fn takes_redirects(&mut self, index: u32) -> bool {
+        self.of(index).is_ok_and(|features| features & FEATURE_REDIRECT_TARGET != 0)
+    }
+}
+
 fn features(index: u32) -> io::Result<u32> {
-    let netlink = Netlink::open(libc::NETLINK_GENERIC)?;
-    let mut request = vec![3, 1, 0, 0];
-    put(&mut request, 2, b"netdev\0");
-    let answer = netlink.ask(GENL_ID_CTRL, &request, Some(GENL_ID_CTRL))?;
-    let family = attribute(answer.get(GENL_BYTES..).unwrap_or_default(), 1)
-        .and_then(|value| Some(u16::from_ne_bytes(value.try_into().ok()?)))
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
-    let mut request = vec![1, 1, 0, 0];
-    put(&mut request, 1, &index.to_ne_bytes());
-    let netlink = Netlink::open(libc::NETLINK_GENERIC)?;
-    let answer = netlink.ask(family, &request, Some(family))?;
-    attribute(answer.get(GENL_BYTES..).unwrap_or_default(), NETDEV_XDP_FEATURES)
-        .and_then(|value| u32_at(value, 0))
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    Features::open()?.of(index)
 }
 
 /// Runs an ethtool command whose struct is `words` long, the first of them the command.
