@@ -93,6 +93,8 @@ pub struct WorkerCounters {
     pub punted: Counter,
     /// Packets sent on to a next hop.
     pub forwarded: Counter,
+    /// Those of them that the XDP program carried, as far as the worker has read it.
+    pub offloaded: Counter,
     /// ICMP errors made.
     pub icmp_errors: Counter,
     /// Further packets made: fragments beyond the first, segments beyond the first, answers.
@@ -118,6 +120,7 @@ impl Default for WorkerCounters {
             drops: CachePadded::new(std::array::from_fn(|_| Counter::default())),
             punted: Counter::default(),
             forwarded: Counter::default(),
+            offloaded: Counter::default(),
             icmp_errors: Counter::default(),
             made: Counter::default(),
             merged: Counter::default(),

@@ -3,6 +3,7 @@
 //! Ports count for TCP, UDP and SCTP in packets that are not fragments; all fragments of a packet
 //! hash by addresses and protocol, so that they stay on one path (RFC 6438 says why).
 
+use crate::flow::Tuple;
 use crate::packet::Packet;
 use margay_tunnels::wire::{ipv4, ipv6, protocol};
 
@@ -27,14 +28,29 @@ pub fn flow_hash(packet: &Packet) -> u32 {
         }
         _ => return 0,
     };
+    let has_ports = matches!(kind, protocol::TCP | protocol::UDP | protocol::SCTP) && !fragment;
+    let l4 = usize::from(packet.l4);
+    let ports = head.get(l4..l4 + 4).filter(|_| has_ports).map(|ports| {
+        (u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]))
+    });
+    finish(addresses, kind, ports)
+}
+
+/// The same of a packet of TCP or UDP that is no fragment, by what names its flow.
+pub fn of_tuple(tuple: &Tuple) -> u32 {
+    let (src, dst) = (tuple.src, tuple.dst);
+    let addresses = match src.is_v4() {
+        true => mix(u64::from(src.v4_bits())) ^ mix(u64::from(dst.v4_bits())),
+        false => mix_wide(src.bits()) ^ mix_wide(dst.bits()),
+    };
+    finish(addresses, tuple.protocol, Some((tuple.src_port, tuple.dst_port)))
+}
+
+#[inline]
+fn finish(addresses: u64, kind: u8, ports: Option<(u16, u16)>) -> u32 {
     let mut hash = addresses ^ mix(u64::from(kind) << 32);
-    let has_ports = matches!(kind, protocol::TCP | protocol::UDP | protocol::SCTP);
-    if has_ports
-        && !fragment
-        && let Some(ports) = head.get(usize::from(packet.l4)..usize::from(packet.l4) + 4)
-    {
-        let src = u64::from(u16::from_be_bytes([ports[0], ports[1]]));
-        let dst = u64::from(u16::from_be_bytes([ports[2], ports[3]]));
+    if let Some((src, dst)) = ports {
+        let (src, dst) = (u64::from(src), u64::from(dst));
         hash ^= mix(src | 1 << 40) ^ mix(dst | 1 << 40);
         // Equal ports would cancel out; their sum does not.
         hash = hash.wrapping_add(mix(src + dst));

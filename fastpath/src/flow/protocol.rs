@@ -156,6 +156,8 @@ pub(super) const LAST_FIN_REPLY: u8 = 4;
 pub(super) const REPLIED: u8 = 8;
 /// It was begun by the side that [`Direction::Reply`] comes from.
 pub(super) const BEGUN_BY_REPLY: u8 = 32;
+/// Packets of it may be carried without the table seeing them.
+pub(super) const OFFLOADED: u8 = 64;
 /// Worth keeping when room is short: both sides have taken part in more than a greeting.
 pub(super) const ASSURED: u8 = 16;
 

@@ -90,6 +90,12 @@ impl Session {
         self.bits & protocol::ASSURED != 0
     }
 
+    /// True while the XDP program may carry packets of it.
+    #[inline]
+    pub fn is_offloaded(&self) -> bool {
+        self.bits & protocol::OFFLOADED != 0
+    }
+
     /// True when an address or a port is changed on the way.
     #[inline]
     pub fn is_translated(&self) -> bool {

@@ -8,7 +8,7 @@
 
 use super::address::{Address, Tuple};
 use super::index::Index;
-use super::protocol::{self, Signal};
+use super::protocol::Signal;
 use super::session::{Direction, Place, Session, SessionId};
 use super::timeouts::Timeouts;
 use super::wheel::{Linked, Links, NONE, Wheel};
@@ -18,9 +18,11 @@ use std::hash::{BuildHasher, Hasher};
 
 mod keys;
 mod mapping;
+mod offloaded;
 mod slots;
 
 use keys::Key;
+pub use offloaded::Carried;
 
 /// Sessions of one call of [`FlowTable::find_batch`] at most.
 pub const BATCH: usize = 64;
@@ -109,6 +111,7 @@ pub struct FlowTable {
     hand: usize,
     counters: Counters,
     changes: u64,
+    withdrawn: Vec<SessionId>,
 }
 
 impl FlowTable {
@@ -135,6 +138,7 @@ impl FlowTable {
             hand: 0,
             counters: Counters::default(),
             changes: 0,
+            withdrawn: Vec::new(),
         })
     }
 
@@ -253,12 +257,13 @@ impl FlowTable {
         let packets = &mut session.packets[seen.direction as usize];
         *packets = packets.wrapping_add(1);
         session.bytes += u64::from(seen.bytes);
-        let begun = session.bits & protocol::BEGUN_BY_REPLY;
-        let from = if begun == 0 { seen.direction } else { seen.direction.other() };
-        let (state, bits) = protocol::next(session.state, session.bits & !begun, seen.signal, from);
-        session.bits = bits | begun;
-        if state != session.state {
-            session.state = state;
+        let before = (session.state, session.bits);
+        let (state, bits) = session.after(seen.direction, seen.signal);
+        (session.state, session.bits) = (state, bits);
+        if (state, bits) != before {
+            self.withdraw(id);
+        }
+        if state != before.0 {
             self.rewind(id);
         }
     }
@@ -347,6 +352,7 @@ impl FlowTable {
     /// Ends a session.
     pub fn remove(&mut self, id: SessionId) -> Option<Removed> {
         self.get(id)?;
+        self.withdraw(id);
         let ends_mapping = self.leave_mapping(id);
         self.unindex_tuples(id);
         let slot = self.slot_of(id);
@@ -354,26 +360,6 @@ impl FlowTable {
         let session = self.release_slot(id);
         self.forget_source(session.original.src);
         Some(Removed { session, ends_mapping })
-    }
-
-    /// Ends the sessions whose time has come by `now_s`, looking at no more than `budget` of them;
-    /// what is left over is for the next call. True when nothing was.
-    pub fn expire(&mut self, now_s: u32, budget: usize, mut ended: impl FnMut(Removed)) -> bool {
-        for _ in 0..budget {
-            let Some(id) = self.wheel.due(now_s) else { return true };
-            // Its neighbour in the list is looked at next.
-            self.prefetch_slot(self.slab.0[id as usize].wheel.next);
-            let id = SessionId(id);
-            if self.end_of(&self.slab.0[id.0 as usize]) > now_s {
-                self.rewind(id);
-                continue;
-            }
-            self.counters.expired += 1;
-            if let Some(removed) = self.remove(id) {
-                ended(removed);
-            }
-        }
-        self.wheel.due(now_s).is_none()
     }
 
     #[inline]
@@ -392,7 +378,7 @@ impl FlowTable {
     }
 
     #[cfg(test)]
-    pub(super) fn state_of(&self, id: SessionId) -> Option<protocol::State> {
+    pub(super) fn state_of(&self, id: SessionId) -> Option<crate::flow::State> {
         self.get(id).map(Session::state)
     }
 

@@ -18,6 +18,7 @@ mod subject;
 mod tracker;
 
 pub use ports::PortUse;
+pub(crate) use rewrite::changes;
 pub use rewrite::translate;
 pub use rules::{Class, Filtering, OWN_RANGE, PortRange, Ranges, Rules};
 pub use subject::{Part, Subject, subject};

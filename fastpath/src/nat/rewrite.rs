@@ -148,6 +148,22 @@ pub fn translate(packet: &mut Packet, to: &Tuple, with_ports: bool) {
     }
 }
 
+/// What the checksums of an IPv4 header and of TCP or UDP change by when a packet of `from` becomes
+/// one of `to`, folded: to be added to what a finished checksum is the complement of.
+pub(crate) fn changes(from: &Tuple, to: &Tuple) -> (u16, u16) {
+    let (mut pseudo, mut ports) = (Delta::default(), Delta::default());
+    for (old, new) in [(from.src, to.src), (from.dst, to.dst)] {
+        if old.is_v4() {
+            pseudo.bytes(&old.v4_bits().to_be_bytes(), &new.v4_bits().to_be_bytes());
+        } else {
+            pseudo.bytes(&old.bits().to_be_bytes(), &new.bits().to_be_bytes());
+        }
+    }
+    ports.word(from.src_port, to.src_port);
+    ports.word(from.dst_port, to.dst_port);
+    (checksum::fold(pseudo.0), checksum::fold(pseudo.plus(ports).0))
+}
+
 /// Whether an ICMP error's checksum is right, or left for later hands (RFC 5508 REQ-3 a).
 pub(super) fn is_error_whole(packet: &Packet) -> bool {
     let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));

@@ -18,10 +18,11 @@ use crate::port::PortId;
 use crate::service::Clients;
 use ahash::{AHashMap, RandomState};
 use std::sync::Arc;
-use upkeep::MadeFor;
+use upkeep::{EXPIRE_BUDGET, MadeFor};
 
 mod begin;
 mod guard;
+mod offloaded;
 mod services;
 mod upkeep;
 

@@ -61,7 +61,7 @@ impl Guard {
 
     /// True when policy is another since a flow was let through, and that matters.
     #[inline]
-    fn is_stale(&self, session: &Session) -> bool {
+    pub(super) fn is_stale(&self, session: &Session) -> bool {
         let policy = self.policy.as_ref().filter(|policy| policy.rejudges());
         policy.is_some_and(|policy| policy.generation() != session.judged)
     }

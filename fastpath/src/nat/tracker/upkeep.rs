@@ -1,7 +1,7 @@
 //! What is done to flows between bursts: they expire, are listed, are ended by hand, and follow new
 //! rules.
 
-use super::{Tracker, seconds};
+use super::Tracker;
 use crate::flow::{Address, Counters, Session, SessionId, Tuple};
 use crate::nat::ports::PortUse;
 use crate::nat::rules::Rules;
@@ -10,7 +10,7 @@ use crate::packet::Packet;
 use crate::service::{Endpoint, Services};
 
 /// Sessions that one tick looks at.
-const EXPIRE_BUDGET: usize = 4096;
+pub(super) const EXPIRE_BUDGET: usize = 4096;
 
 /// What of the rules the flows depend on that there are. Rules change often; looking at all flows
 /// is for the few changes that concern them.
@@ -69,16 +69,7 @@ pub struct NatReport {
 impl Tracker {
     /// Ends what has expired. Call a few times a second; false when some flows are left over.
     pub fn tick(&mut self, now_ns: u64) -> bool {
-        self.now_s = seconds(now_ns);
-        let mut ended = Vec::new();
-        let done = self.table.expire(self.now_s, EXPIRE_BUDGET, |removed| {
-            if removed.ends_mapping {
-                ended.push(removed);
-            }
-        });
-        ended.iter().for_each(|removed| self.forget(removed));
-        self.fragments.expire(now_ns, &mut self.expired);
-        done
+        self.tick_carried(now_ns, |_, _| None)
     }
 
     /// Lets a fragment wait for its first one; gives it back when there is no room.
