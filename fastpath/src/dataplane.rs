@@ -8,6 +8,7 @@ use crate::counters::{PortCounters, WorkerCounters};
 use crate::epoch::Published;
 use crate::fib::Fib;
 use crate::neighbor::Neighbor;
+use crate::offload::FlowMap;
 use crate::packet::Packet;
 use crate::port::{Port, PortId};
 use crate::service::Clients;
@@ -20,13 +21,13 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 mod flows;
+mod offload;
 mod report;
 
 pub use flows::Flow;
@@ -135,6 +136,7 @@ pub(crate) struct Shared {
     pub(crate) events: Sender<Event>,
     pub(crate) path_mtus: Arc<PathMtus>,
     pub(crate) clients: Arc<Clients>,
+    pub(crate) offload: OnceLock<Arc<FlowMap>>,
 }
 
 impl Shared {
@@ -192,6 +194,7 @@ impl Dataplane {
             events,
             path_mtus: Arc::default(),
             clients: Arc::default(),
+            offload: OnceLock::new(),
         };
         let shared = Arc::new(shared);
         let mut threads = Vec::new();
@@ -255,7 +258,11 @@ impl Dataplane {
     /// Swaps the snapshot; returns when every worker uses the new one. False when a worker did not
     /// take it within [`crate::epoch::PATIENCE`].
     pub fn publish(&self, tables: Tables) -> bool {
-        self.shared.published.publish(tables)
+        let done = self.shared.published.publish(tables);
+        if let Some(map) = self.shared.offload.get() {
+            map.raise();
+        }
+        done
     }
 
     /// The snapshot that was published last.

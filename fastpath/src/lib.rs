@@ -7,6 +7,9 @@
 //!            (counted)      refusal
 //! ```
 //!
+//! Established flows that need nothing but a rewrite are given to the port's XDP program
+//! ([`offload`]), which carries them until something changes.
+//!
 //! [`worker`] runs that loop on a pinned thread, [`pipeline`] is the way itself, one screen of
 //! calls. The control side holds a [`dataplane::Dataplane`], gives it ports and snapshots of
 //! [`tables::Tables`], and writes the [`fib`] in place. No lock, allocation or log line per packet.
@@ -28,6 +31,7 @@ pub mod icmp;
 pub mod limit;
 pub mod nat;
 pub mod neighbor;
+pub mod offload;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;

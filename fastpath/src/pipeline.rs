@@ -14,6 +14,7 @@ use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
 use crate::nat::Tracker;
 use crate::neighbor::{HoldQueue, Neighbor};
+use crate::offload::tier::Tier;
 use crate::packet::Packet;
 use crate::parse::{Parsed, parse_any, plain_v4};
 use crate::port::{BURST, PortId};
@@ -32,6 +33,7 @@ mod decap;
 mod encap;
 mod in_place;
 mod neighbors;
+mod offload;
 mod outer_fragment;
 mod refusal;
 mod track;
@@ -77,6 +79,7 @@ pub struct Pipeline {
     worker: u16,
     tracker: Option<Tracker>,
     flows_are_due: bool,
+    offload: Option<Box<Tier>>,
     reassembly: Reassembly,
     hold: HoldQueue,
     icmp: icmp::Limiter,
@@ -103,6 +106,7 @@ impl Pipeline {
             worker: 0,
             tracker: None,
             flows_are_due: false,
+            offload: None,
             reassembly: Reassembly::default(),
             hold: HoldQueue::default(),
             icmp: icmp::Limiter::default(),
@@ -137,6 +141,7 @@ impl Pipeline {
             return;
         };
         self.capture_all(view, burst);
+        self.pick(ingress, burst);
         let count = burst.len();
         let mut found = self.found.take().unwrap_or_default();
         found.clear();
@@ -157,6 +162,7 @@ impl Pipeline {
             self.track(view, rules, &mut found, burst);
             self.end_lap(Stage::Flow, count);
         }
+        self.consider(view, &found, burst);
         found.look_up(view.fib, count);
         self.end_lap(Stage::Lookup, count);
         self.finish(view, Some(port), &mut found, burst);

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::nat::PortRange;
+use crate::offload::FlowMap;
+use crate::port::PortId;
 use crate::sys::bpf::{Map, MapKind, Program, ProgramError};
 use crate::sys::memory::Arena;
 use crate::sys::xdp::raise_memlock_limit;
@@ -136,6 +138,7 @@ pub struct Steering {
     services_v6: Map,
     current: Mutex<Current>,
     vxlan_port: u16,
+    offload: Option<Arc<FlowMap>>,
 }
 
 impl Steering {
@@ -151,7 +154,19 @@ impl Steering {
             services_v6: map(MapKind::Hash, "services_v6", (20, 4), MAX_SERVICES)?,
             current: Mutex::default(),
             vxlan_port,
+            offload: None,
         })
+    }
+
+    /// Ports that are opened from now on carry flows by themselves, where their devices can.
+    #[must_use]
+    pub fn with_offload(self, map: Arc<FlowMap>) -> Steering {
+        Steering { offload: Some(map), ..self }
+    }
+
+    /// The flows that are carried so.
+    pub fn offload(&self) -> Option<&Arc<FlowMap>> {
+        self.offload.as_ref()
     }
 
     /// Packet memory and who holds it.
@@ -165,7 +180,11 @@ impl Steering {
     pub fn set(&self, steered: &Steered) -> Result<(), SteeringError> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let served = self.set_services(&steered.services, &mut current.services);
-        self.set_local(steered.wanted(), &mut current.local).and(served)
+        let local = self.set_local(steered.wanted(), &mut current.local);
+        if let Some(map) = &self.offload {
+            map.raise();
+        }
+        local.and(served)
     }
 
     fn set_local(
@@ -241,9 +260,24 @@ impl Steering {
         map(MapKind::Xskmap, "xsks", (4, 4), queues)
     }
 
-    /// The program of one device, loaded.
-    pub(crate) fn load(&self, xsks: &Map) -> Result<Program, SteeringError> {
-        let insns = program::assemble(self.maps(xsks))?;
+    /// The program of one port's device, loaded; true when it carries flows. Kernels before 5.18
+    /// take it without that part only.
+    pub(crate) fn load(&self, xsks: &Map, port: PortId) -> Result<(Program, bool), SteeringError> {
+        if let Some(map) = &self.offload {
+            match self.load_with(xsks, Some((map, port))) {
+                Ok(program) => return Ok((program, true)),
+                Err(error) => tracing::warn!(%port, "no flow offload: {error}"),
+            }
+        }
+        Ok((self.load_with(xsks, None)?, false))
+    }
+
+    pub(crate) fn load_with(
+        &self,
+        xsks: &Map,
+        offload: Option<(&FlowMap, PortId)>,
+    ) -> Result<Program, SteeringError> {
+        let insns = program::assemble(program::Maps { offload, ..self.maps(xsks) })?;
         Ok(Program::load_xdp(PROGRAM_NAME, &insns)?)
     }
 
@@ -255,6 +289,7 @@ impl Steering {
             services_v6: &self.services_v6,
             xsks,
             vxlan_port: self.vxlan_port,
+            offload: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::counters::{PortCounters, Stage};
 use crate::dataplane::{Event, FlowQuestion, Shared};
 use crate::fib::Fib;
 use crate::neighbor::Neighbor;
+use crate::offload::FlowMap;
 use crate::packet::Packet;
 use crate::pipeline::{Pipeline, View};
 use crate::port::{BURST, Port, PortId, PortReport, RxState};
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Report(Sender<Vec<(PortId, PortReport)>>),
     /// About its flows.
     Flows(FlowQuestion),
+    /// Give flows to the XDP program; the number is what its clock is ahead, in nanoseconds.
+    Offload(Arc<FlowMap>, u64),
     /// Copy packets from now on, or no longer.
     Capture(Option<Tap>),
     /// End.
@@ -151,6 +154,7 @@ impl Worker {
         let mut turn = 0u64;
         while !self.stopping {
             turn += 1;
+            self.pipeline.begin_turn();
             if self.shared.published.is_behind(self.index) {
                 self.shared.published.catch_up(self.index, &mut self.tables);
             }
@@ -302,11 +306,19 @@ impl Worker {
                     self.ask_for_neighbors();
                 }
                 Command::Report(answer) => {
+                    self.pipeline.read_offload();
                     self.show_cached();
                     let _ = answer.send(self.report());
                 }
                 Command::Flows(question) => self.pipeline.answer_flows(question),
-                Command::Capture(tap) => self.pipeline.tap = tap,
+                Command::Offload(map, clock_ns) => {
+                    let workers = self.shared.workers.len() as u16;
+                    self.pipeline.start_offload(map, workers, clock_ns);
+                }
+                Command::Capture(tap) => {
+                    self.pipeline.tap = tap;
+                    self.pipeline.recall_offload();
+                }
                 Command::Stop => self.stopping = true,
                 #[cfg(test)]
                 Command::Panic => panic!("asked to panic"),

@@ -118,6 +118,7 @@ impl crate::pipeline::Pipeline {
     pub(crate) fn answer_flows(&mut self, question: FlowQuestion) {
         match question {
             FlowQuestion::Page(from, answer) => {
+                self.read_offload();
                 let mut page = Page::default();
                 if let Some(tracker) = self.tracker() {
                     let take = |id, session: &Session, lives_on_s| {

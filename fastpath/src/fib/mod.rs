@@ -24,6 +24,7 @@ mod tests;
 
 pub use entry::MAX_TARGET;
 
+use crate::offload::Generation;
 use crate::tables::TargetId;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -154,6 +155,7 @@ pub struct FibWriter {
     v6: v6::Writer6,
     limits: FibLimits,
     promoted: [bool; 2],
+    generation: Option<Generation>,
 }
 
 impl FibWriter {
@@ -173,13 +175,19 @@ impl FibWriter {
         let fib =
             Arc::new(Fib { v4: v4::Table4::new(groups)?, v6: v6::Table6::new(strides, buckets)? });
         let (v4, v6) = (v4::Writer4::new(groups), v6::Writer6::new(strides, buckets));
-        let writer = FibWriter { fib: fib.clone(), v4, v6, limits, promoted: [false; 2] };
+        let (promoted, generation) = ([false; 2], None);
+        let writer = FibWriter { fib: fib.clone(), v4, v6, limits, promoted, generation };
         Ok((writer, fib))
     }
 
     /// The readers' side.
     pub fn fib(&self) -> &Arc<Fib> {
         &self.fib
+    }
+
+    /// Raises the generation of offloaded flows after each change from now on.
+    pub fn raise_on_change(&mut self, generation: Generation) {
+        self.generation = Some(generation);
     }
 
     /// Sets the target of a prefix, whose host bits don't matter; the target it had before.
@@ -191,6 +199,7 @@ impl FibWriter {
             IpNet::V4(net) => self.insert_v4(net, to),
             IpNet::V6(net) => self.insert_v6(net, to),
         }?;
+        self.changed();
         self.promote();
         Ok(old)
     }
@@ -219,6 +228,18 @@ impl FibWriter {
 
     /// Takes a prefix away; the target it had, `None` when it was not there. Never fails.
     pub fn remove(&mut self, net: IpNet) -> Option<TargetId> {
+        let removed = self.take(net);
+        self.changed();
+        removed
+    }
+
+    fn changed(&self) {
+        if let Some(generation) = &self.generation {
+            generation.raise();
+        }
+    }
+
+    fn take(&mut self, net: IpNet) -> Option<TargetId> {
         match net.trunc() {
             IpNet::V4(net) if net.prefix_len() == 0 => self.fib.v4.fallback.set(None),
             IpNet::V6(net) if net.prefix_len() == 0 => self.fib.v6.fallback.set(None),

@@ -73,6 +73,7 @@ impl Pipeline {
         let Some(tracker) = self.tracker_for(rules, view) else { return Some(packet) };
         let mut verdicts = [Verdict::Go];
         tracker.track(rules, std::slice::from_mut(&mut packet), &mut verdicts, view.now_ns);
+        self.follow_sessions();
         match verdicts[0] {
             Verdict::Go | Verdict::Rewritten => return Some(packet),
             Verdict::Drop(reason) => self.drop(view, packet, reason),
@@ -98,6 +99,7 @@ impl Pipeline {
         if let Some(rules) = &view.tables.nat {
             self.track(view, rules, &mut found, burst);
         }
+        self.follow_sessions();
         found.look_up(view.fib, burst.len());
         self.finish(view, None, &mut found, burst);
         self.found = Some(found);
@@ -139,11 +141,18 @@ impl Pipeline {
 
     /// Ends flows and fragments whose time is over.
     pub(super) fn tick_flows(&mut self, view: View<'_>) {
+        if let Some(tier) = &mut self.offload {
+            tier.tick(&mut self.tracker, &self.counters, view.now_ns);
+        }
         if view.tables.nat.is_none() {
             return self.end_tracking(view);
         }
         let Some(tracker) = &mut self.tracker else { return };
-        self.flows_are_due = !tracker.tick(view.now_ns);
+        let (offload, counters) = (&mut self.offload, &self.counters);
+        self.flows_are_due = !tracker.tick_carried(view.now_ns, |id, session| {
+            offload.as_mut()?.carried((id, session), counters)
+        });
+        self.follow_sessions();
         self.drop_expired(view);
     }
 
@@ -182,11 +191,16 @@ impl Pipeline {
 
     /// Ends a flow, if it is still the one that is meant.
     pub(crate) fn end_flow(&mut self, id: SessionId, original: &crate::flow::Tuple) -> bool {
-        self.tracker.as_mut().is_some_and(|tracker| tracker.end_if(id, original))
+        let ended = self.tracker.as_mut().is_some_and(|tracker| tracker.end_if(id, original));
+        self.follow_sessions();
+        ended
     }
 
     /// Frees what translation holds, for the end of the worker.
     pub(super) fn clear_tracking(&mut self) {
+        if let Some(mut tier) = self.offload.take() {
+            tier.clear();
+        }
         self.handed.drain(..).for_each(|(_, packet)| packet.free(&mut self.pool));
         if let Some(mut tracker) = self.tracker.take() {
             tracker.clear();

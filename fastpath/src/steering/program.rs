@@ -5,12 +5,16 @@
 //! VLAN tags), groups and broadcast, link-local and host-only destinations, neighbour discovery,
 //! and the host's own addresses; but of these, where tunnels end, IPIP and VXLAN are redirected,
 //! and ICMP errors that quote them; and the ports that are for translation or for services. A
-//! queue without a socket passes as well. The program reads and never writes the packet.
+//! queue without a socket passes as well. Before all that, packets of offloaded flows are carried
+//! to their next hop at once (see [`offload`]); no other packet is written to.
 
+use crate::offload::FlowMap;
+use crate::port::PortId;
 use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
 
+mod offload;
 mod translated;
 mod tunnel;
 
@@ -49,6 +53,8 @@ pub(super) struct Maps<'a> {
     pub(super) xsks: &'a Map,
     /// UDP port of VXLAN.
     pub(super) vxlan_port: u16,
+    /// Offloaded flows, and the port that the program is for.
+    pub(super) offload: Option<(&'a FlowMap, PortId)>,
 }
 
 /// Flag in the maps of addresses: one of the host's.
@@ -82,9 +88,19 @@ pub(super) fn listing(maps: Maps<'_>) -> String {
 fn write(maps: Maps<'_>) -> Assembler {
     let mut asm = Assembler::new();
     ethernet(&mut asm);
+    asm.label("ipv4");
+    if let Some((map, port)) = maps.offload {
+        offload::ipv4(&mut asm, map, port);
+        offload::steer(&mut asm, "steer_v4");
+    }
     ipv4(&mut asm, maps.local_v4);
     tunnel::ipv4(&mut asm, maps.vxlan_port);
     translated::ipv4(&mut asm, maps.services_v4);
+    asm.label("ipv6");
+    if let Some((map, port)) = maps.offload {
+        offload::ipv6(&mut asm, map, port);
+        offload::steer(&mut asm, "steer_v6");
+    }
     ipv6(&mut asm, maps.local_v6);
     tunnel::ipv6(&mut asm, maps.vxlan_port);
     translated::ipv6(&mut asm, maps.services_v6);
@@ -134,7 +150,6 @@ fn ethernet(asm: &mut Assembler) {
 }
 
 fn ipv4(asm: &mut Assembler, local: &Map) {
-    asm.label("ipv4");
     need(asm, IPV4_END);
     asm.load(Size::B, R4, R2, IPV4_DST);
     // 0/8, 127/8, groups, reserved and broadcast: 224.0.0.0 and all above.
@@ -155,7 +170,6 @@ fn ipv6(asm: &mut Assembler, local: &Map) {
     const ICMPV6: i32 = 58;
     const FIRST_ND_TYPE: i32 = 133;
     const LAST_ND_TYPE: i32 = 137;
-    asm.label("ipv6");
     need(asm, IPV6_END);
     asm.load(Size::B, R4, R2, IPV6_DST);
     // ff00::/8.

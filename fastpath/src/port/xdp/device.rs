@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::offload::PortLease;
 use crate::sys::bpf::{Link, Map};
 use crate::sys::memory::FramePool;
 use crate::sys::xdp::socket::Socket;
@@ -89,11 +90,17 @@ pub struct XdpDevice {
     index: u32,
     queues: u32,
     link: Option<Link>,
+    lease: Option<PortLease>,
 }
 
 impl XdpDevice {
-    pub(super) fn new(shared: Arc<Shared>, index: u32, queues: u32, link: Link) -> XdpDevice {
-        XdpDevice { shared, index, queues, link: Some(link) }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        index: u32,
+        queues: u32,
+        (link, lease): (Link, Option<PortLease>),
+    ) -> XdpDevice {
+        XdpDevice { shared, index, queues, link: Some(link), lease }
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -133,6 +140,7 @@ impl XdpDevice {
 
 impl Drop for XdpDevice {
     fn drop(&mut self) {
+        self.lease = None;
         (0..self.queues).for_each(|queue| self.shared.vacate(queue));
         self.link = None;
         drop(self.shared.take_retired(false));

@@ -113,8 +113,10 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
     }
     let device = find_free(name)?;
     let xsks = steering.new_xskmap(device.rx_queues)?;
-    let program = steering.load(&xsks)?;
+    let (program, carries) = steering.load(&xsks, spec.port)?;
     let (link, attached) = attach(&program, &device, spec.mode)?;
+    let offload = steering.offload().filter(|_| carries && attached.mode == AttachMode::Native);
+    let lease = offload.and_then(|map| map.open_port(spec.port, device.index));
     let zero_copy =
         spec.zero_copy && attached.mode == AttachMode::Native && device.zero_copy != Some(false);
     let mut queues = Vec::new();
@@ -144,7 +146,7 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
     let mode =
         mode_text(&device, spec, &attached, first.is_some_and(|s| s.is_zero_copy()), refused);
     let shared = Shared::new(name.clone(), mode, steering.umem().clone(), xsks);
-    let handle = XdpDevice::new(Arc::new(shared), device.index, device.rx_queues, link);
+    let handle = XdpDevice::new(Arc::new(shared), device.index, device.rx_queues, (link, lease));
     let parts = share_out(spec, &handle, queues)?;
     Ok((handle, parts))
 }

@@ -1,0 +1,273 @@
+//! Flow offload: established flows that the XDP program of their port carries by itself.
+//!
+//! ```text
+//!   XDP: key known? generation right? -> rewrite -> redirect to the egress device
+//!          | no                                        (no worker, no copy)
+//!          v
+//!   worker: the whole pipeline; every few packets of a heavy flow -> decide -> FlowMap
+//! ```
+//!
+//! The workers stay the only deciders: [`decide`] makes of what the pipeline would do with a flow a
+//! plain [`Decision`], [`tier`] keeps one worker's share of the [`FlowMap`]. Whatever may change a
+//! decision raises the map's generation, and all older entries are the workers' again at once.
+
+mod decide;
+mod key;
+mod record;
+pub(crate) mod tier;
+
+pub use key::Key;
+pub(crate) use key::TCP_TURNING;
+pub use record::Decision;
+pub(crate) use record::layout;
+
+use crate::port::PortId;
+use crate::steering::SteeringError;
+use crate::sys::bpf::{Map, MapKind, MappedArray};
+use crate::sys::xdp::netdev::Features;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Most flows that are offloaded at a time, each direction of a connection being one.
+pub const MAX_FLOWS: u32 = 65_536;
+/// Ports with numbers from this one on have no part in offload.
+pub const MAX_PORTS: usize = 4096;
+
+/// What of a port's traffic the XDP program carried, as far as workers have read it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortTotals {
+    /// Packets that came in by it.
+    pub rx_packets: u64,
+    /// Their bytes, Ethernet headers included, padding left out.
+    pub rx_bytes: u64,
+    /// Packets that left by it.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
+/// A port, by its number.
+#[derive(Debug, Default)]
+struct PortState {
+    /// The device's number; 0 while the port has no part in offload.
+    device: AtomicU32,
+    /// The device takes redirected frames now.
+    egress: AtomicBool,
+    rx_packets: AtomicU64,
+    rx_bytes: AtomicU64,
+    tx_packets: AtomicU64,
+    tx_bytes: AtomicU64,
+}
+
+/// The maps that the workers write and the XDP programs of all ports read.
+#[derive(Debug)]
+pub struct FlowMap {
+    /// One word: the generation. An array of its own, for programs read only such without a call.
+    generation: MappedArray,
+    /// Flows from row 1 on, see [`layout`].
+    records: MappedArray,
+    v4: Map,
+    v6: Map,
+    devices: Map,
+    ports: Box<[PortState]>,
+}
+
+/// The right to raise the generation: whoever changes what decisions are made of has one.
+#[derive(Debug, Clone)]
+pub struct Generation(Arc<FlowMap>);
+
+impl Generation {
+    /// All decisions so far are void. To be called after the change can be seen.
+    #[inline]
+    pub fn raise(&self) {
+        self.0.raise();
+    }
+}
+
+/// A port's part in offload; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct PortLease {
+    map: Arc<FlowMap>,
+    port: PortId,
+}
+
+fn failed(name: &'static str) -> impl Fn(std::io::Error) -> SteeringError {
+    move |source| SteeringError::Map { name, source }
+}
+
+impl FlowMap {
+    /// Empty maps.
+    pub fn new() -> Result<Arc<FlowMap>, SteeringError> {
+        let hash = |name, key_size| {
+            Map::new(MapKind::Hash, name, key_size, 4, MAX_FLOWS).map_err(failed(name))
+        };
+        let records = MappedArray::new("flows", MAX_FLOWS + 1, layout::WORDS);
+        let devices = Map::new(MapKind::Devmap, "devices", 4, 4, MAX_PORTS as u32);
+        let map = FlowMap {
+            generation: MappedArray::new("generation", 1, 1).map_err(failed("generation"))?,
+            records: records.map_err(failed("flows"))?,
+            v4: hash("flows_v4", key::V4_BYTES)?,
+            v6: hash("flows_v6", key::V6_BYTES)?,
+            devices: devices.map_err(failed("devices"))?,
+            ports: (0..MAX_PORTS).map(|_| PortState::default()).collect(),
+        };
+        map.raise();
+        Ok(Arc::new(map))
+    }
+
+    /// The right to raise its generation.
+    pub fn generation(self: &Arc<Self>) -> Generation {
+        Generation(self.clone())
+    }
+
+    /// The generation that valid entries have.
+    #[inline]
+    pub(crate) fn current(&self) -> u64 {
+        self.generation.word(0, 0).load(Ordering::Acquire)
+    }
+
+    /// All decisions so far are void.
+    #[inline]
+    pub(crate) fn raise(&self) {
+        self.generation.word(0, 0).fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// What the program needs: flows by key of either family, their records, the devices.
+    pub(crate) fn maps(&self, v4: bool) -> (&Map, &Map, &Map) {
+        (if v4 { &self.v4 } else { &self.v6 }, self.records.map(), &self.devices)
+    }
+
+    /// The map with the generation.
+    pub(crate) fn generation_map(&self) -> &Map {
+        self.generation.map()
+    }
+
+    /// Rows that worker `worker` of `workers` may fill.
+    pub(crate) fn share(worker: u16, workers: u16) -> Range<u32> {
+        let part = MAX_FLOWS / u32::from(workers.max(1));
+        let first = 1 + part * u32::from(worker);
+        first..first + part
+    }
+
+    fn port(&self, id: PortId) -> Option<&PortState> {
+        self.ports.get(usize::from(id.0))
+    }
+
+    /// A port with native XDP takes part, with the device of this number.
+    pub(crate) fn open_port(self: &Arc<Self>, port: PortId, device: u32) -> Option<PortLease> {
+        let state = self.port(port)?;
+        for total in [&state.rx_packets, &state.rx_bytes, &state.tx_packets, &state.tx_bytes] {
+            total.store(0, Ordering::Relaxed);
+        }
+        state.device.store(device, Ordering::Release);
+        self.look_at(&mut Features::open().ok(), port);
+        Some(PortLease { map: self.clone(), port })
+    }
+
+    /// Finds out anew which devices take redirected frames: a veth does while its peer has XDP or
+    /// GRO on. To be called every second or so, in the devices' network namespace.
+    pub fn look_at_devices(&self) {
+        let mut features = None;
+        for id in (0..self.ports.len()).map(|at| PortId(at as u16)) {
+            if self.is_ingress(id) {
+                features = features.or_else(|| Features::open().ok());
+                self.look_at(&mut features, id);
+            }
+        }
+    }
+
+    fn look_at(&self, features: &mut Option<Features>, id: PortId) {
+        let Some(port) = self.port(id) else { return };
+        let device = port.device.load(Ordering::Acquire);
+        let takes = features.as_mut().is_some_and(|features| features.takes_redirects(device));
+        if takes != port.egress.load(Ordering::Acquire) {
+            self.set_egress(id, takes.then_some(device));
+        }
+    }
+
+    /// Lets packets be redirected to a port's device, or no longer.
+    pub(crate) fn set_egress(&self, id: PortId, device: Option<u32>) {
+        let Some(port) = self.port(id) else { return };
+        let key = u32::from(id.0).to_ne_bytes();
+        match device {
+            Some(device) => {
+                let taken = self.devices.update(&key, &device.to_ne_bytes()).is_ok();
+                port.egress.store(taken, Ordering::Release);
+            }
+            None => {
+                port.egress.store(false, Ordering::Release);
+                self.raise();
+                // An empty slot is what we want; the map has no other way to fail.
+                let _ = self.devices.delete(&key);
+            }
+        }
+    }
+
+    /// True when flows that come in by this port may be offloaded.
+    #[inline]
+    pub(crate) fn is_ingress(&self, id: PortId) -> bool {
+        self.port(id).is_some_and(|port| port.device.load(Ordering::Acquire) != 0)
+    }
+
+    /// True when flows may be redirected to this port.
+    #[inline]
+    pub(crate) fn is_egress(&self, id: PortId) -> bool {
+        self.port(id).is_some_and(|port| port.egress.load(Ordering::Acquire))
+    }
+
+    /// What the program carried for a port.
+    pub fn totals(&self, id: PortId) -> PortTotals {
+        let Some(port) = self.port(id) else { return PortTotals::default() };
+        let get = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        PortTotals {
+            rx_packets: get(&port.rx_packets),
+            rx_bytes: get(&port.rx_bytes),
+            tx_packets: get(&port.tx_packets),
+            tx_bytes: get(&port.tx_bytes),
+        }
+    }
+
+    /// Counts packets that went from one port to another.
+    pub(crate) fn count(&self, (from, to): (PortId, PortId), packets: u64, bytes: u64) {
+        if let Some(port) = self.port(from) {
+            port.rx_packets.fetch_add(packets, Ordering::Relaxed);
+            port.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        if let Some(port) = self.port(to) {
+            port.tx_packets.fetch_add(packets, Ordering::Relaxed);
+            port.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Leads the packets of a key to a row. False when the map has no room.
+    pub(crate) fn insert(&self, key: &Key, row: u32) -> bool {
+        let row = row.to_ne_bytes();
+        match key.bytes() {
+            key::Bytes::V4(bytes) => self.v4.update(&bytes, &row),
+            key::Bytes::V6(bytes) => self.v6.update(&bytes, &row),
+        }
+        .is_ok()
+    }
+
+    /// Packets of a key are the workers' again.
+    pub(crate) fn remove(&self, key: &Key) {
+        // It fails only when the key is not there, which is what we want.
+        let _ = match key.bytes() {
+            key::Bytes::V4(bytes) => self.v4.delete(&bytes),
+            key::Bytes::V6(bytes) => self.v6.delete(&bytes),
+        };
+    }
+}
+
+impl Drop for PortLease {
+    fn drop(&mut self) {
+        if let Some(port) = self.map.port(self.port) {
+            port.device.store(0, Ordering::Release);
+        }
+        self.map.set_egress(self.port, None);
+    }
+}
+
+#[cfg(test)]
+mod tests;

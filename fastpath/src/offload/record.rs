@@ -1,0 +1,102 @@
+//! What happens to the packets of a flow, and how the map has it.
+
+use crate::flow::Tuple;
+use crate::nat::changes;
+use crate::port::PortId;
+use margay_tunnels::wire::ethernet::Mac;
+
+/// Where things are in a record, for the program and for the workers. A record is two lines of the
+/// cache: what a routed packet reads is in the first one, what is counted in the second.
+pub(crate) mod layout {
+    /// Words of 8 bytes of a record.
+    pub(crate) const WORDS: usize = 16;
+    /// The word with the generation; 0 is never valid.
+    pub(crate) const GENERATION: usize = 0;
+    /// Words that the decision fills, from word 1 on.
+    pub(crate) const DECISION_WORDS: usize = 9;
+    /// The word that counts packets.
+    pub(crate) const PACKETS: usize = 10;
+    /// The word that counts bytes of IP packets.
+    pub(crate) const BYTES: usize = 11;
+    /// The word that says when the last packet came, in nanoseconds of the kernel's clock.
+    pub(crate) const USED_NS: usize = 12;
+
+    /// Byte offset: both link addresses as they are written, 12 bytes.
+    pub(crate) const LINK: i16 = 8;
+    /// Longest IP packet, 2 bytes.
+    pub(crate) const MAX_LEN: i16 = 20;
+    /// Flags, 2 bytes.
+    pub(crate) const FLAGS: i16 = 22;
+    /// Number of the egress port, 4 bytes.
+    pub(crate) const EGRESS: i16 = 24;
+    /// The link address that packets must be sent to, 6 bytes.
+    pub(crate) const IN_MAC: i16 = 28;
+    /// What the IP header's checksum changes by, 2 bytes.
+    pub(crate) const IP_CHANGE: i16 = 34;
+    /// What the transport's checksum changes by, 2 bytes.
+    pub(crate) const TRANSPORT_CHANGE: i16 = 36;
+    /// Both ports as they are written, 4 bytes.
+    pub(crate) const PORTS: i16 = 40;
+    /// Both addresses as they are written, 8 or 32 bytes.
+    pub(crate) const ADDRESSES: i16 = 48;
+
+    /// Flag: addresses and ports are written anew.
+    pub(crate) const TRANSLATED: i32 = 1;
+    /// Flag: packets whose checksum may be unfinished are the workers'.
+    pub(crate) const MAYBE_PARTIAL: i32 = 2;
+}
+
+/// What happens to each packet of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// The port that it leaves by.
+    pub egress: PortId,
+    /// Link address of the next hop.
+    pub next_hop: Mac,
+    /// Link address of the egress port.
+    pub source: Mac,
+    /// Link address of the ingress port.
+    pub station: Mac,
+    /// Longest IP packet that the egress port takes, in bytes.
+    pub max_len: u16,
+    /// Its sender may leave checksums unfinished without a mark.
+    pub maybe_partial: bool,
+    /// As its packets leave.
+    pub leaving: Tuple,
+}
+
+impl Decision {
+    /// The words of a record from word 1 on, for packets that arrive as `arriving`.
+    pub(super) fn words(&self, arriving: &Tuple) -> [u64; layout::DECISION_WORDS] {
+        let mut bytes = [0u8; layout::DECISION_WORDS * 8];
+        let mut put = |at: i16, value: &[u8]| {
+            let at = at as usize - size_of::<u64>();
+            bytes[at..at + value.len()].copy_from_slice(value);
+        };
+        let mut flags = if self.maybe_partial { layout::MAYBE_PARTIAL } else { 0 };
+        put(layout::LINK, &self.next_hop.0);
+        put(layout::LINK + 6, &self.source.0);
+        put(layout::MAX_LEN, &self.max_len.to_ne_bytes());
+        put(layout::EGRESS, &u32::from(self.egress.0).to_ne_bytes());
+        put(layout::IN_MAC, &self.station.0);
+        if self.leaving != *arriving {
+            flags |= layout::TRANSLATED;
+            let Tuple { src, dst, src_port, dst_port, .. } = self.leaving;
+            let (ip, transport) = changes(arriving, &self.leaving);
+            put(layout::IP_CHANGE, &ip.to_be_bytes());
+            put(layout::TRANSPORT_CHANGE, &transport.to_be_bytes());
+            put(layout::PORTS, &src_port.to_be_bytes());
+            put(layout::PORTS + 2, &dst_port.to_be_bytes());
+            if src.is_v4() {
+                put(layout::ADDRESSES, &src.v4_bits().to_be_bytes());
+                put(layout::ADDRESSES + 4, &dst.v4_bits().to_be_bytes());
+            } else {
+                put(layout::ADDRESSES, &src.bits().to_be_bytes());
+                put(layout::ADDRESSES + 16, &dst.bits().to_be_bytes());
+            }
+        }
+        put(layout::FLAGS, &(flags as u16).to_ne_bytes());
+        let (words, _) = bytes.as_chunks::<8>();
+        std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
+    }
+}
