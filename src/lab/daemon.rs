@@ -51,6 +51,7 @@ pub struct DaemonSpec {
 #[derive(Debug)]
 pub struct Daemon {
     spec: DaemonSpec,
+    settings: Value,
     namespace: Namespace,
     process: Process,
     released: bool,
@@ -97,8 +98,17 @@ impl DaemonSpec {
 impl Daemon {
     /// Starts the daemon; it is not ready yet.
     pub fn start(spec: DaemonSpec, namespace: &Namespace) -> Result<Daemon> {
+        Daemon::start_with(spec, namespace, Value::Null)
+    }
+
+    /// The same with further settings of the configuration, by their names in it.
+    pub fn start_with(spec: DaemonSpec, namespace: &Namespace, settings: Value) -> Result<Daemon> {
         let config = spec.file("yaml");
-        write_yaml(&config, &spec.config())?;
+        let mut all = spec.config();
+        for (name, value) in settings.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        write_yaml(&config, &all)?;
         let sockets = spec.bird_sockets();
         std::fs::create_dir_all(&sockets)
             .with_context(|| format!("cannot create {}", sockets.display()))?;
@@ -114,7 +124,7 @@ impl Daemon {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         let process = Process::start_logged(command, &spec.log())?;
-        Ok(Daemon { spec, namespace: namespace.clone(), process, released: false })
+        Ok(Daemon { spec, settings, namespace: namespace.clone(), process, released: false })
     }
 
     /// Waits until `/readiness` says so. An error shows the end of the log if the daemon ended.
@@ -170,7 +180,12 @@ impl Daemon {
 
     /// Starts it again with the same configuration, after [`Daemon::kill`].
     pub fn restart(&mut self) -> Result<()> {
-        let started = Daemon::start(self.spec.clone(), &self.namespace)?;
+        self.restart_with(self.settings.clone())
+    }
+
+    /// The same with other further settings, see [`Daemon::start_with`].
+    pub fn restart_with(&mut self, settings: Value) -> Result<()> {
+        let started = Daemon::start_with(self.spec.clone(), &self.namespace, settings)?;
         // The old process ends here, if it has not before.
         *self = started;
         Ok(())

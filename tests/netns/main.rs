@@ -13,6 +13,7 @@ mod crash;
 mod frames;
 mod kernel;
 mod nat;
+mod nat_limits;
 mod peer;
 mod policy;
 mod probe;

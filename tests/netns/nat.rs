@@ -14,21 +14,21 @@ use margay::lab::network::{Network, NetworkSpec};
 use margay::lab::process;
 
 /// The server's addresses; the second one is added for the probe.
-const SERVERS: [&str; 2] = ["198.51.100.10", "198.51.100.11"];
+pub(crate) const SERVERS: [&str; 2] = ["198.51.100.10", "198.51.100.11"];
 const SERVER_V6: &str = "2001:db8:100::10";
-const PORTS: [u16; 2] = [3478, 3479];
+pub(crate) const PORTS: [u16; 2] = [3478, 3479];
 const WAIT: Duration = Duration::from_millis(400);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Tells every asker by which address it is seen. A datagram that begins with `port` or `host` is
 /// answered from another port, or from another address; long ones come back whole.
-struct Server {
+pub(crate) struct Server {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Server {
-    fn start(outside: &Namespace) -> Server {
+    pub(crate) fn start(outside: &Namespace) -> Server {
         let stop = Arc::new(AtomicBool::new(false));
         let (udp, tcp) = outside
             .enter(|| {
@@ -83,13 +83,13 @@ impl Drop for Server {
     }
 }
 
-fn socket(namespace: &Namespace, at: &str) -> UdpSocket {
+pub(crate) fn socket(namespace: &Namespace, at: &str) -> UdpSocket {
     let socket = namespace.enter(|| Ok(UdpSocket::bind(at)?)).unwrap();
     socket.set_read_timeout(Some(WAIT)).unwrap();
     socket
 }
 
-fn at(host: &str, port: u16) -> SocketAddr {
+pub(crate) fn at(host: &str, port: u16) -> SocketAddr {
     SocketAddr::new(host.parse().unwrap(), port)
 }
 
@@ -106,14 +106,14 @@ fn ask(socket: &UdpSocket, server: SocketAddr, question: &[u8]) -> Option<(Vec<u
 }
 
 /// As whom the server sees a socket.
-fn seen(socket: &UdpSocket, server: SocketAddr) -> SocketAddr {
+pub(crate) fn seen(socket: &UdpSocket, server: SocketAddr) -> SocketAddr {
     let (answer, from) = ask(socket, server, b"who").expect("an answer");
     assert_eq!(from, server);
     String::from_utf8(answer).unwrap().parse().unwrap()
 }
 
 /// Waits until the daemons translate, or no longer do.
-fn wait_for_nat(network: &mut Network, on: bool) {
+pub(crate) fn wait_for_nat(network: &mut Network, on: bool) {
     for node in &mut network.nodes {
         let daemon = node.daemon().unwrap();
         let end = Instant::now() + PATIENCE;
@@ -125,7 +125,7 @@ fn wait_for_nat(network: &mut Network, on: bool) {
 }
 
 /// The usual network, with a second address outside.
-fn start(workers: u32) -> Network {
+pub(crate) fn start(workers: u32) -> Network {
     let network = Network::start(NetworkSpec { workers, ..crate::margay(1500) }).unwrap();
     network.outside.ip(&format!("addr add {}/24 dev eth0", SERVERS[1])).unwrap();
     network

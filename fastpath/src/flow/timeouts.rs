@@ -14,15 +14,21 @@ pub const NAT_TCP_TRANSITORY_MIN_S: u32 = 240;
 /// Least idle time of a translated ICMP query, in seconds (RFC 5508 REQ-2).
 pub const NAT_QUERY_MIN_S: u32 = 60;
 
+/// Linux's name for how long fragments wait; `net.ipv4.ipfrag_time`.
+const FRAGMENT_SYSCTL: &str = "ipfrag_time";
+/// Its default there, in seconds.
+const FRAGMENT_S: u32 = 30;
+
 /// Idle times in seconds, by [`State`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
     by_state: [u32; State::COUNT],
+    fragment_s: u32,
 }
 
 impl Default for Timeouts {
     fn default() -> Timeouts {
-        let mut timeouts = Timeouts { by_state: [0; State::COUNT] };
+        let mut timeouts = Timeouts { by_state: [0; State::COUNT], fragment_s: FRAGMENT_S };
         for state in State::ALL {
             timeouts.by_state[state as usize] = match state {
                 State::TcpSynSent | State::TcpSynSent2 => 120,
@@ -55,9 +61,18 @@ impl Timeouts {
         if translated { timeout.max(least(state)) } else { timeout }
     }
 
+    /// How long the ports of a fragmented packet are remembered, and its fragments wait for them,
+    /// in seconds; the same for both families.
+    pub fn fragment_s(&self) -> u32 {
+        self.fragment_s
+    }
+
     /// Sets an idle time by the name of Linux's sysctl; false when there is none of that name.
     pub fn set(&mut self, sysctl: &str, seconds: u32) -> bool {
-        let mut known = false;
+        let mut known = sysctl == FRAGMENT_SYSCTL;
+        if known {
+            self.fragment_s = seconds;
+        }
         for state in State::ALL.into_iter().filter(|state| state.sysctl() == sysctl) {
             self.by_state[state as usize] = seconds;
             known = true;
@@ -93,5 +108,6 @@ mod tests {
             assert_eq!(timeouts.of(state, false), 1000 + state as u32);
         }
         assert!(!timeouts.set("nf_conntrack_tcp_timeout_nothing", 1));
+        assert!(timeouts.set("ipfrag_time", 7) && timeouts.fragment_s() == 7);
     }
 }

@@ -17,8 +17,7 @@ pub const MAX_WAITING_EACH: usize = 128;
 pub const MAX_WAITING: usize = 1024;
 /// Bytes of the fragments that wait in all.
 pub const MAX_WAITING_BYTES: usize = 2 << 20;
-/// How long a packet is remembered, in nanoseconds: Linux's `ipfrag_time`.
-pub const TIME_NS: u64 = 30_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// All fragments of a packet have this in common (RFC 791 3.2, RFC 8200 4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,8 +50,10 @@ pub enum Found {
 }
 
 /// The fragmented packets of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fragments {
+    /// How long a packet is remembered, in nanoseconds.
+    time_ns: u64,
     entries: AHashMap<Key, Entry>,
     order: VecDeque<(u64, Key)>,
     waiting: usize,
@@ -60,6 +61,22 @@ pub struct Fragments {
 }
 
 impl Fragments {
+    /// Nothing yet. Packets will be remembered for `time_s` seconds.
+    pub fn new(time_s: u32) -> Fragments {
+        Fragments {
+            time_ns: u64::from(time_s) * SECOND_NS,
+            entries: AHashMap::new(),
+            order: VecDeque::new(),
+            waiting: 0,
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Sets the time of packets that are yet to come; earlier ones that it would overtake go first.
+    pub fn set_time(&mut self, time_s: u32) {
+        self.time_ns = u64::from(time_s) * SECOND_NS;
+    }
+
     /// Fragments that wait now.
     pub fn waiting(&self) -> usize {
         self.waiting
@@ -135,7 +152,7 @@ impl Fragments {
             {
                 self.forget(&oldest, dropped);
             }
-            self.order.push_back((now_ns + TIME_NS, key));
+            self.order.push_back((now_ns + self.time_ns, key));
         }
         self.entries.entry(key).or_default()
     }
@@ -170,6 +187,12 @@ mod tests {
     use crate::sys::memory::{Arena, FramePool, HEADROOM};
     use std::net::Ipv4Addr;
 
+    const TIME_NS: u64 = 30 * SECOND_NS;
+
+    fn fragments() -> Fragments {
+        Fragments::new(30)
+    }
+
     fn tuple(host: u32) -> Tuple {
         Tuple {
             src: Ipv4Addr::from_bits(0x0a00_0000 + host).into(),
@@ -195,7 +218,7 @@ mod tests {
 
     #[test]
     fn rfc_4787_req_14_fragments_that_come_early_wait_for_the_first() {
-        let (mut pool, mut fragments) = (pool(), Fragments::default());
+        let (mut pool, mut fragments) = (pool(), fragments());
         let (mut released, mut dropped) = (Vec::new(), Vec::new());
         for len in [100, 200] {
             let packet = packet(&mut pool, len);
@@ -215,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_fragments_is_bounded_in_number_bytes_and_time() {
-        let (mut pool, mut fragments) = (pool(), Fragments::default());
+        let (mut pool, mut fragments) = (pool(), fragments());
         let mut dropped = Vec::new();
         let mut refused = 0;
         for at in 0..2000u32 {
@@ -246,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_oldest_packet_is_forgotten_for_a_new_one() {
-        let (mut pool, mut fragments) = (pool(), Fragments::default());
+        let (mut pool, mut fragments) = (pool(), fragments());
         let (mut released, mut dropped) = (Vec::new(), Vec::new());
         let early = packet(&mut pool, 64);
         assert!(fragments.wait((&tuple(0), 0), early, 0, &mut dropped).is_ok());

@@ -141,7 +141,7 @@ impl Tracker {
             worker,
             table,
             ports: AHashMap::new(),
-            fragments: Fragments::default(),
+            fragments: Fragments::new(rules.timeouts.fragment_s()),
             random: RandomState::with_seeds(seed, seed >> 7, !seed, seed.rotate_left(13)),
             draws: 0,
             generation: rules.generation,

@@ -104,6 +104,7 @@ impl Tracker {
     pub(super) fn adopt(&mut self, rules: &Rules) {
         self.generation = rules.generation;
         self.table.set_timeouts(rules.timeouts.clone());
+        self.fragments.set_time(rules.timeouts.fragment_s());
         let (before, now) = (self.made_for, MadeFor::of(rules));
         self.made_for = now;
         if before.datagrams != now.datagrams {
