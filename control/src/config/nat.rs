@@ -31,14 +31,14 @@ pub struct NatSettings {
     /// Flows of each worker at most.
     pub flows: usize,
     /// Flows that one source address may have in the table of each worker; 0 is no limit. Ports
-    /// decide which worker has a flow, so with several workers a source may have as many times more.
+    /// decide which worker has a flow, so with N workers a source may have up to N times as many.
     pub flows_per_source: u32,
     /// Serve the addresses of Services; else they are left to the kernel (kube-proxy).
     pub services: bool,
     /// Networks of the host's addresses that NodePorts are served at; none said is all addresses.
     pub node_port_addresses: Vec<IpNet>,
-    /// Idle times in seconds, by the names of Linux's sysctls (`nf_conntrack_udp_timeout`, ...; also
-    /// `ipfrag_time`). Those of translated flows are never below what RFC 4787, 5382 and 5508 ask.
+    /// Idle times in seconds, by the names of Linux's sysctls (`nf_conntrack_udp_timeout`, ...) and
+    /// `ipfrag_time`. Those of translated flows are never below what RFC 4787, 5382 and 5508 ask.
     pub timeouts: BTreeMap<String, u32>,
 }
 

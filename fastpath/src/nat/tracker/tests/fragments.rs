@@ -97,11 +97,17 @@ fn sixty_kilobytes_out_of_order_arrive_whole_both_ways() {
 fn what_waits_for_a_lost_first_fragment_is_counted_out() {
     let mut bench = Bench::new(rules());
     let (_, pieces) = fragments(POD, SERVER, 60_000, 9);
-    assert!(bench.send_all(&pieces[1..]).is_empty());
-    bench.pass(31);
-    let expired = std::mem::take(&mut bench.workers[0].expired);
-    assert_eq!(expired.len(), pieces.len() - 1);
-    expired.into_iter().for_each(|packet| packet.free(&mut bench.pool));
+    for time_s in [30, 5] {
+        assert!(bench.rules.timeouts.set("ipfrag_time", time_s));
+        bench.rules.generation += 1;
+        assert!(bench.send_all(&pieces[1..]).is_empty());
+        bench.pass(u64::from(time_s) - 1);
+        assert!(bench.workers[0].expired.is_empty());
+        bench.pass(2);
+        let expired = std::mem::take(&mut bench.workers[0].expired);
+        assert_eq!(expired.len(), pieces.len() - 1);
+        expired.into_iter().for_each(|packet| packet.free(&mut bench.pool));
+    }
 }
 
 #[test]
