@@ -67,7 +67,7 @@ pub(crate) fn services(
             }
         }
     }
-    if wanted.is_empty() {
+    if wanted.is_empty() && inputs.before.is_none() {
         return None;
     }
     let mut services = Services::new(wanted, backends);
@@ -75,8 +75,11 @@ pub(crate) fn services(
         services = services.after(before);
     }
     let host = |at: &Endpoint| IpNet::from(IpAddr::from(at.address));
-    let mut classes: Vec<(IpNet, Class)> =
-        services.frontends().map(|at| (host(at), Class::FRONTEND)).collect();
+    let mut classes: Vec<(IpNet, Class)> = services
+        .frontends()
+        .chain(services.gone_frontends())
+        .map(|at| (host(at), Class::FRONTEND))
+        .collect();
     classes.extend(services.backends().map(|at| (host(at), Class::BACKEND)));
     Some((services, classes))
 }

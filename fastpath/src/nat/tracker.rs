@@ -56,7 +56,7 @@ enum Way {
     Through,
     /// To a service.
     Service,
-    /// Perhaps the answer of a service's endpoint.
+    /// Perhaps the answer of a service's endpoint, or of a flow to a service that is gone.
     Back,
     /// From or to an endpoint with policy, and not translated.
     Policed,
@@ -87,7 +87,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Its way, once it is known that it is no answer of a service's.
+    /// Its way, once it is known that it belongs to no flow of a service.
     fn settled(&self) -> Way {
         match self.way {
             Way::Back => self.otherwise.unwrap_or(Way::Back),

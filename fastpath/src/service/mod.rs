@@ -3,7 +3,8 @@
 //! A frontend is an address, protocol and port; [`Services::choose`] gives a new flow its endpoint
 //! by [`maglev`], so that a change of the endpoints moves few flows, and every node chooses alike.
 //! With session affinity the first choice follows the client's address alone, and [`Clients`]
-//! remembers it. Endpoints that are gone stay known for the flows that they have. What flows do
+//! remembers it. Frontends and endpoints that are gone stay known for the flows that they have: as
+//! with kube-proxy, deleting a Service ends no connection whose endpoint lives on. What flows do
 //! with the choice is the business of [`crate::nat`].
 
 mod clients;
@@ -13,13 +14,13 @@ pub use clients::{Clients, MAX_CLIENTS};
 pub use maglev::Maglev;
 
 use crate::flow::{Address, Tuple};
-use ahash::{AHashMap, RandomState};
+use ahash::{AHashMap, AHashSet, RandomState};
 use margay_tunnels::wire::protocol;
 use std::collections::hash_map::Entry;
 
 /// Most endpoints of one service.
 pub const MAX_ENDPOINTS: usize = 1000;
-/// Most endpoints that are gone and known all the same.
+/// Most endpoints that are gone and known all the same; and as many frontends.
 pub const MAX_DRAINED: usize = 65_536;
 
 /// An address and port of some protocol.
@@ -114,6 +115,8 @@ pub enum Choice {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Services {
     frontends: AHashMap<Endpoint, u32>,
+    /// Frontends of old flows only.
+    gone: AHashSet<Endpoint>,
     services: Vec<Service>,
     /// True for those that still are endpoints.
     backends: AHashMap<Endpoint, bool>,
@@ -150,10 +153,13 @@ impl Services {
         all
     }
 
-    /// Endpoints of `before` that are gone go on being known, for the flows that they have; at most
-    /// [`MAX_DRAINED`], those first that have just gone.
+    /// Frontends and endpoints of `before` that are gone go on being known, for the flows that they
+    /// have; at most [`MAX_DRAINED`] of each, those first that have just gone.
     #[must_use]
     pub fn after(mut self, before: &Services) -> Services {
+        let gone = before.frontends.keys().chain(&before.gone);
+        let gone = gone.filter(|frontend| !self.frontends.contains_key(frontend));
+        self.gone.extend(gone.take(MAX_DRAINED - self.gone.len()));
         let mut room = MAX_DRAINED;
         for just in [true, false] {
             let gone = before.backends.iter().filter(|(_, current)| **current == just);
@@ -168,6 +174,11 @@ impl Services {
             }
         }
         self
+    }
+
+    /// Frontends that are gone but known.
+    pub fn gone_frontends(&self) -> impl Iterator<Item = &Endpoint> {
+        self.gone.iter()
     }
 
     /// Frontends.
@@ -185,6 +196,14 @@ impl Services {
     pub fn is_frontend(&self, tuple: &Tuple) -> bool {
         let Tuple { dst, dst_port, protocol, .. } = *tuple;
         self.frontends.contains_key(&Endpoint { address: dst, port: dst_port, protocol })
+    }
+
+    /// True when a packet is to what was a frontend.
+    #[inline]
+    pub fn is_gone_frontend(&self, tuple: &Tuple) -> bool {
+        let Tuple { dst, dst_port, protocol, .. } = *tuple;
+        !self.gone.is_empty()
+            && self.gone.contains(&Endpoint { address: dst, port: dst_port, protocol })
     }
 
     /// True when a packet is from an endpoint of a service, or from one that was one.
@@ -352,5 +371,16 @@ mod tests {
         let full = all(0..0).after(&before);
         assert_eq!(full.backends.len(), MAX_DRAINED);
         assert!((bound..bound + 10).all(|at| full.backends.contains_key(&number(at))));
+        // Frontends alike.
+        let at = |range: std::ops::Range<u32>| {
+            Services::new([(range.map(number).collect(), Service::new(Vec::new(), true))], [])
+        };
+        let known = |services: &Services, at| services.is_gone_frontend(&flow(1, 1, number(at)));
+        let services = at(5..20).after(&at(0..10)).after(&at(0..2));
+        assert!((0..20).all(|at| known(&services, at) == (at < 5)), "{:?}", services.gone);
+        let before = at(bound..bound + 10).after(&at(0..bound));
+        let full = at(0..0).after(&before);
+        assert_eq!(full.gone.len(), MAX_DRAINED);
+        assert!((bound..bound + 10).all(|at| known(&full, at)));
     }
 }

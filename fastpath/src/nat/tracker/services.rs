@@ -25,7 +25,8 @@ pub(super) fn way_of(rules: &Rules, tuple: &Tuple) -> Option<Way> {
     if services.is_frontend(tuple) {
         return Some(Way::Service);
     }
-    services.is_from_backend(tuple).then_some(Way::Back)
+    let may_have_flow = services.is_from_backend(tuple) || services.is_gone_frontend(tuple);
+    may_have_flow.then_some(Way::Back)
 }
 
 /// The worker of a packet to a service, or to or from an endpoint: the client's port tells.
@@ -35,7 +36,9 @@ pub(super) fn owner(rules: &Rules, tuple: &Tuple) -> Option<u16> {
     if services.is_from_backend(tuple) {
         return Some(rules.owner(tuple.dst_port));
     }
-    let is_question = services.is_frontend(tuple) || services.is_from_backend(&tuple.reversed());
+    let is_question = services.is_frontend(tuple)
+        || services.is_gone_frontend(tuple)
+        || services.is_from_backend(&tuple.reversed());
     is_question.then(|| rules.owner(tuple.src_port))
 }
 

@@ -123,6 +123,27 @@ fn flows_outlive_their_endpoint_and_new_ones_avoid_it() {
     }
 }
 
+/// As with kube-proxy, which leaves connections to a deleted Service alone, and ends flows of
+/// datagrams.
+#[test]
+fn connections_outlive_their_service_and_nobody_else_gets_there() {
+    for workers in [1, 3] {
+        let mut bench = Bench::new(with(&PODS, true, workers));
+        let (_, backend) = bench.tcp(("10.1.0.5:4000", FRONTEND), SYN).unwrap();
+        bench.udp("10.1.0.5:4000", DNS).unwrap();
+        let before = bench.rules.services.take().unwrap();
+        bench.rules.services = Some(Services::default().after(&before).after(&before));
+        bench.rules.generation += 1;
+        let back = bench.tcp((&backend.to_string(), "10.1.0.5:4000"), SYN | ACK);
+        assert_eq!(back, Ok((to(FRONTEND), to("10.1.0.5:4000"))));
+        let on = bench.tcp(("10.1.0.5:4000", FRONTEND), ACK);
+        assert_eq!(on, Ok((to("10.1.0.5:4000"), backend)));
+        assert_eq!(bench.sessions(), 1, "that of datagrams has ended");
+        let other = bench.tcp(("10.1.0.5:4001", FRONTEND), SYN).unwrap();
+        assert_eq!(other.1, to(FRONTEND), "it is an address like any other");
+    }
+}
+
 /// A client that always asks from the same port, as resolvers do, would never find another.
 #[test]
 fn datagrams_to_an_endpoint_that_is_gone_find_another_one() {
