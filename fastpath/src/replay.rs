@@ -33,6 +33,8 @@ pub const MAX_LEN: usize = MAX_SEGMENTS * ROOM;
 pub const MAX_NEIGHBORS: usize = 1 << 16;
 /// Copies of drops that one packet can cause: itself, each of its fragments, an ICMP error.
 const MAX_COPIES: usize = 256;
+/// Time between two rounds of timers, in nanoseconds.
+const TICK_NS: u64 = 50_000_000;
 
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Replay {
     host: PortId,
     neighbors: usize,
     now_ns: u64,
+    /// When the work that depends on time was done last.
+    ticked_ns: u64,
     burst: Vec<Packet>,
 }
 
@@ -92,6 +96,7 @@ impl Replay {
             host: PortId::NONE,
             neighbors: 0,
             now_ns: 0,
+            ticked_ns: 0,
             burst: Vec::with_capacity(1),
         };
         replay.host = replay.host_port();
@@ -117,6 +122,29 @@ impl Replay {
         FRAMES - free
     }
 
+    /// Packets that wait: fragments for others of theirs, and those without a link address.
+    pub fn held(&self) -> usize {
+        self.pipeline.held()
+    }
+
+    /// Forgets flows, and drops what waits, uncounted.
+    pub fn forget(&mut self) {
+        self.pipeline.clear();
+    }
+
+    /// What has expired by now, as a worker does it: its last packets go to `out`.
+    fn tick(&mut self, out: &mut Vec<Sent>) {
+        if self.now_ns < self.ticked_ns + TICK_NS {
+            return;
+        }
+        self.ticked_ns = self.now_ns;
+        let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+        self.pipeline.tick(view);
+        self.resolve();
+        self.send(PortId::NONE, out);
+        self.dropped(PortId::NONE);
+    }
+
     /// Takes one packet through. `time_ns` does not go back; what goes out is appended to `out`.
     pub fn packet(
         &mut self,
@@ -126,6 +154,7 @@ impl Replay {
         out: &mut Vec<Sent>,
     ) -> Fate {
         self.now_ns = self.now_ns.max(time_ns);
+        self.tick(out);
         self.unfinished(ingress, bytes, Offload::default(), out)
     }
 
@@ -213,8 +242,8 @@ impl Replay {
             let offloads = TxOffloads::default();
             egress::prepare(&mut burst, offloads, &mut pipeline.pool, &pipeline.counters);
             for packet in burst.drain(..) {
-                let made_here = packet.in_port != ingress;
-                if !made_here {
+                let made_here = packet.in_port == PortId::NONE;
+                if packet.in_port == ingress {
                     went_out_by = Some(port);
                 }
                 let mut bytes = vec![0; packet.len()];

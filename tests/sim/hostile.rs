@@ -1,7 +1,8 @@
 //! Hostile captures: truncated, nested, wrong lengths, options, fragments, jumbo, made from a seed.
 //! Every packet has one fate, nothing panics, and no frame is lost.
 
-use crate::body::{Way, mac, mend, views, wrapped};
+use crate::body::{Way, mac, mend, wrapped};
+use crate::views::views;
 use margay_fastpath::packet::Offload;
 use margay_fastpath::port::PortId;
 use margay_fastpath::replay::Fate;
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// A small generator of random numbers (xorshift64*), so that a seed means the same everywhere.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -22,19 +23,19 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.next() as usize % bound
     }
 
-    fn one_in(&mut self, count: usize) -> bool {
+    pub(crate) fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }
 
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         (0..count).map(|_| self.next() as u8).collect()
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }
@@ -130,7 +131,7 @@ fn arp(random: &mut Random) -> Vec<u8> {
 }
 
 /// One packet for port `ingress`: well formed at first, then damaged more often than not.
-fn packet(random: &mut Random, ingress: usize) -> Vec<u8> {
+pub(crate) fn packet(random: &mut Random, ingress: usize) -> Vec<u8> {
     let (ethertype, body) = match random.below(10) {
         0..5 => (0x0800u16, packet_v4(random, 4)),
         5..8 => (0x86dd, packet_v6(random)),

@@ -2,6 +2,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use margay_fuzz::body::views;
+use margay_fuzz::views::views;
 
 fuzz_target!(|input: &[u8]| views(input));

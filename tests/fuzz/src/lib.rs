@@ -4,3 +4,5 @@
 pub mod bgp;
 pub mod body;
 pub mod session;
+pub mod stateful;
+pub mod views;
