@@ -9,6 +9,7 @@ mod bgp;
 mod environment;
 mod nat;
 mod policy;
+mod startup;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tunnels;
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
+pub use startup::{DefaultPool, OwnAddress, StartupSettings};
 pub use store::{StoreConfig, StoreKind};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 
@@ -86,6 +88,8 @@ pub struct Config {
     pub nat: NatSettings,
     /// Policy, as far as the datastore does not say it.
     pub policy: PolicySettings,
+    /// What the node writes to the datastore when it starts.
+    pub startup: StartupSettings,
     /// Packet frames of 4096 bytes for all ports together, at least [`FRAMES_MIN`].
     pub frames: usize,
     /// Frames of 72 KiB for super-packets of TAPs.
@@ -191,6 +195,7 @@ impl Default for Config {
             tunnels: TunnelSettings::default(),
             nat: NatSettings::default(),
             policy: PolicySettings::default(),
+            startup: StartupSettings::default(),
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),
@@ -287,6 +292,7 @@ impl Config {
         self.check_workers()?;
         self.tunnels.check()?;
         self.nat.check()?;
+        self.startup.check()?;
         self.store.check()?;
         self.static_routes.iter().enumerate().try_for_each(|(at, route)| route.check(at))
     }

@@ -12,9 +12,11 @@
 use crate::config::Config;
 use crate::kernel::{self, sysctl, watch};
 use crate::router::Router;
+use crate::startup::Startup;
 use crate::status::Status;
 use crate::store::Store;
 use crate::store::datastore::Datastore;
+use crate::store::gate::Gate;
 use crate::tunnel_addresses::TunnelAddresses;
 use crate::{api, bird, health, metrics, store};
 use margay_fastpath::dataplane::{Dataplane, DataplaneConfig, Event};
@@ -109,10 +111,12 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     ];
     let handle = kernel::connect().map_err(|error| DaemonError::of("kernel")(&error))?;
     let store = Store::open(&config.store).map_err(|error| DaemonError::of("datastore")(&error))?;
+    let startup = Startup::start(&config, &store, status.clone());
     let inputs = Inputs {
         kernel: watch::start(watch::RECEIVE_BUFFER)
             .map_err(|error| DaemonError::of("kernel")(&error))?,
         store: store.watch(),
+        gate: Gate::default(),
         tunnel_addresses: TunnelAddresses::start(&store, &config.node_name, status.clone()),
         events: forward(events).map_err(|error| DaemonError::of("thread")(&error))?,
     };
@@ -121,13 +125,14 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let outcome = turn(&mut router, inputs, &status, shutdown).await;
     services.iter().flatten().for_each(tokio::task::JoinHandle::abort);
     router.stop().await;
-    drop((api, bird));
+    drop((api, bird, startup));
     outcome
 }
 
 struct Inputs {
     kernel: watch::Watch,
     store: mpsc::Receiver<store::watch::Batch>,
+    gate: Gate,
     tunnel_addresses: TunnelAddresses,
     events: mpsc::Receiver<Event>,
 }
@@ -190,7 +195,7 @@ async fn take(router: &mut Router, inputs: &mut Inputs) -> Result<(), DaemonErro
         batch = inputs.store.recv() => {
             let batch = batch.ok_or_else(|| lost("store"))?;
             inputs.tunnel_addresses.changed(&batch.events);
-            router.take_store(batch);
+            router.take_store(inputs.gate.pass(batch));
         }
         Some(event) = inputs.events.recv() => router.take_event(event, Instant::now()),
         output = router.next_bgp() => router.take_bgp(output),

@@ -26,6 +26,7 @@ pub mod resource;
 mod router;
 #[cfg(test)]
 mod scratch;
+pub mod startup;
 mod status;
 pub mod store;
 mod sys;

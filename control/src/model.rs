@@ -75,7 +75,7 @@ impl Model {
                 drop(self.host_endpoints.insert(name, *endpoint));
             }
             // Policy has a model of its own.
-            Resource::Policy(_) | Resource::Other => {}
+            Resource::Policy(_) | Resource::ClusterInformation { .. } | Resource::Other => {}
         }
     }
 

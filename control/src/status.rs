@@ -86,6 +86,7 @@ pub(crate) struct Status {
     dataplane: Arc<Dataplane>,
     bgp: ArcSwapOption<Handle>,
     ipam_fault: ArcSwapOption<String>,
+    startup_fault: ArcSwapOption<String>,
     policies: SharedPolicies,
     start: Instant,
     turned_ms: AtomicU64,
@@ -105,6 +106,7 @@ impl Status {
             dataplane,
             bgp: ArcSwapOption::empty(),
             ipam_fault: ArcSwapOption::empty(),
+            startup_fault: ArcSwapOption::empty(),
             policies: Arc::new(Mutex::new(policies)),
             start: Instant::now(),
             turned_ms: AtomicU64::new(0),
@@ -139,6 +141,16 @@ impl Status {
     /// Allocation has failed, or works again.
     pub(crate) fn set_ipam_fault(&self, fault: Option<String>) {
         self.ipam_fault.store(fault.map(Arc::new));
+    }
+
+    /// Why this node could not write to the datastore what it has to, if so.
+    pub(crate) fn startup_fault(&self) -> Option<Arc<String>> {
+        self.startup_fault.load_full()
+    }
+
+    /// What a node writes at its start has failed, or is written.
+    pub(crate) fn set_startup_fault(&self, fault: Option<String>) {
+        self.startup_fault.store(fault.map(Arc::new));
     }
 
     /// Policy, as far as the control loop has it.

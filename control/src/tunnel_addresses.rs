@@ -5,9 +5,8 @@
 //! cluster is locked (ClusterInformation `datastoreReady: false`) nothing is written.
 
 use crate::ipam::{Ipam, IpamError};
-use crate::resource::Key;
+use crate::startup::cluster;
 use crate::status::Status;
-use crate::store::datastore::{Datastore, StoreError};
 use crate::store::{Event, Store};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,18 +76,9 @@ async fn keep(store: Store, node: String, status: Arc<Status>, wake: Arc<Notify>
 }
 
 async fn look(store: &Store, node: &str) -> Result<Vec<String>, IpamError> {
-    let key = Key {
-        kind: "ClusterInformation".to_owned(),
-        namespace: String::new(),
-        name: "default".to_owned(),
-    };
-    match store.get(&key).await {
-        Ok(cluster) if cluster.spec()["datastoreReady"] == false => {
-            let what = "the datastore is locked: ClusterInformation's datastoreReady is false";
-            return Err(IpamError::Invalid(what.to_owned()));
-        }
-        Ok(_) | Err(StoreError::NotFound(_)) => {}
-        Err(error) => return Err(error.into()),
+    if !cluster::is_ready(store).await? {
+        let what = "the datastore is locked: ClusterInformation's datastoreReady is false";
+        return Err(IpamError::Invalid(what.to_owned()));
     }
     let _turn = lock().await;
     Ipam::new(store).ensure_tunnel_addresses(node).await

@@ -154,6 +154,7 @@ fn errors_of(status: &Status, snapshot: &Snapshot) -> Vec<String> {
     let kernel = snapshot.kernel_learned.as_ref().and_then(|kernel| kernel.counts().last_error);
     let kernel = kernel.map(|error| format!("BGP in the kernel: {error}"));
     let ipam = status.ipam_fault().map(|fault| format!("IPAM: {fault}"));
+    let startup = status.startup_fault().map(|fault| format!("start-up: {fault}"));
     let bgp = own.chain(plan).chain(listen).chain(kernel).chain(ipam);
-    snapshot.errors.iter().cloned().chain(bgp).collect()
+    snapshot.errors.iter().cloned().chain(bgp).chain(startup).collect()
 }

@@ -27,6 +27,7 @@ pub(super) fn apply(config: &mut Config, environment: Environment) -> Result<(),
     tunnels(config, environment)?;
     super::nat::apply(config, environment)?;
     super::policy::apply(config, environment)?;
+    super::startup::apply(config, environment)?;
     metrics_and_health(config, environment)
 }
 
@@ -164,7 +165,7 @@ fn number(environment: Environment, name: &str) -> Result<Option<u16>, ConfigErr
     text.trim().parse().map(Some).map_err(bad)
 }
 
-fn boolean(environment: Environment, name: &str) -> Result<Option<bool>, ConfigError> {
+pub(super) fn boolean(environment: Environment, name: &str) -> Result<Option<bool>, ConfigError> {
     let Some(text) = environment(name).filter(|text| !text.is_empty()) else { return Ok(None) };
     match text.trim().to_lowercase().as_str() {
         "true" | "1" | "yes" | "y" | "t" => Ok(Some(true)),

@@ -7,6 +7,7 @@ pub mod bgp_configuration;
 pub mod bgp_filter;
 pub mod bgp_peer;
 pub mod block;
+pub(crate) mod cluster_information;
 pub mod field;
 pub mod host_endpoint;
 pub mod ip_pool;
@@ -70,6 +71,11 @@ pub enum Resource {
     HostEndpoint(Box<host_endpoint::HostEndpoint>),
     /// Rules, tiers, profiles and sets of policy.
     Policy(policy::Part),
+    /// Whether the cluster's data may be acted on.
+    ClusterInformation {
+        /// False while it is locked.
+        ready: bool,
+    },
     /// A kind that has no meaning here yet.
     Other,
 }

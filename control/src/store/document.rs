@@ -17,7 +17,7 @@ use crate::resource::secret::{self, Secret};
 use crate::resource::service::{EndpointSlice, Service, ServiceDocument, SliceDocument};
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::resource::{Header, Invalid, Key, Object, Resource};
-use crate::resource::{bgp_configuration, bgp_filter, bgp_peer};
+use crate::resource::{bgp_configuration, bgp_filter, bgp_peer, cluster_information};
 use crate::resource::{ip_pool, node, workload_endpoint};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -135,6 +135,9 @@ fn typed(kind: &str, source: &Source) -> Result<Resource, Failure> {
             Object<host_endpoint::Spec>,
             HostEndpoint,
         >(source)?)),
+        "ClusterInformation" => {
+            checked::<Object<Option<cluster_information::Spec>>, Resource>(source)?
+        }
         kind => part(kind, source)?.map_or(Resource::Other, Resource::Policy),
     })
 }

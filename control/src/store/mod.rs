@@ -11,6 +11,7 @@ pub mod directory;
 mod document;
 pub mod embedded;
 pub mod etcd;
+pub(crate) mod gate;
 pub mod save;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -39,16 +39,26 @@ impl Daemon {
     }
 
     pub(crate) fn start_on(folder: &Path, keep_routes: bool, store: StoreConfig) -> Daemon {
-        let config = Config {
+        Daemon::start_with(folder, store, |config| config.keep_routes = keep_routes)
+    }
+
+    pub(crate) fn start_with(
+        folder: &Path,
+        store: StoreConfig,
+        change: impl FnOnce(&mut Config),
+    ) -> Daemon {
+        let mut config = Config {
             node_name: "me".to_owned(),
             uplinks: vec!["up0".to_owned()],
             socket: folder.join("margay.sock"),
-            keep_routes,
             frames: 8192,
             large_frames: 64,
             store,
             ..Config::default()
         };
+        // What a machine keeps of its own node is not the tests' to write.
+        config.startup.nodename_file = folder.join("none/nodename");
+        change(&mut config);
         let (stop, stopped) = oneshot::channel::<()>();
         let body = move || daemon::run(config, async { drop(stopped.await) }).unwrap();
         let thread = Some(std::thread::spawn(body));

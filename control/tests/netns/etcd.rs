@@ -14,17 +14,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const URL: &str = "http://127.0.0.1:2379";
+pub(crate) const URL: &str = "http://127.0.0.1:2379";
 
 /// In a namespace, and so on etcd's own ports.
-struct Etcd {
+pub(crate) struct Etcd {
     binary: PathBuf,
     data: PathBuf,
     child: Option<Child>,
 }
 
 impl Etcd {
-    fn start(folder: &Path) -> Option<Etcd> {
+    pub(crate) fn start(folder: &Path) -> Option<Etcd> {
         let house = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let target = std::env::var_os("CARGO_TARGET_DIR");
         let target = target.map_or_else(|| house.join("target"), |path| house.join(path));

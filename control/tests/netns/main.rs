@@ -7,6 +7,7 @@
 mod daemon;
 mod etcd;
 mod kernel;
+mod startup;
 
 use std::process::Command;
 
