@@ -18,19 +18,27 @@ struct Arguments {
     command: commands::Command,
 }
 
+/// The name that the binary was called by.
+fn name() -> String {
+    let word = std::env::args_os().next().unwrap_or_default();
+    Path::new(&word).file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// The command line; a binary called `calicoctl` is `margay ctl`.
 fn words() -> Vec<OsString> {
     let mut words: Vec<OsString> = std::env::args_os().collect();
-    let name = words.first().and_then(|word| Path::new(word).file_name());
-    if name.is_some_and(|name| name == "calicoctl") {
+    if name() == "calicoctl" {
         words.insert(1, "ctl".into());
     }
     words
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse_from(words());
-    match arguments.command.execute() {
+    let outcome = match commands::cni::plugin(&name()) {
+        Some(plugin) => commands::cni::execute(plugin),
+        None => Arguments::parse_from(words()).command.execute(),
+    };
+    match outcome {
         Ok(status) => status,
         Err(error) => {
             commands::print_error(&error);

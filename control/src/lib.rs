@@ -8,6 +8,7 @@ pub mod api;
 pub mod bgp;
 mod bird;
 mod clock;
+pub mod cni;
 pub mod config;
 pub mod daemon;
 mod devices;

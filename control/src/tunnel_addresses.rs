@@ -4,10 +4,11 @@
 //! away. In a directory addresses are what people write: nothing is allocated there. While the
 //! cluster is locked (ClusterInformation `datastoreReady: false`) nothing is written.
 
-use crate::ipam::{Ipam, IpamError};
+use crate::ipam::{Ipam, IpamError, lock};
 use crate::startup::cluster;
 use crate::status::Status;
 use crate::store::{Event, Store};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -17,10 +18,6 @@ use tokio::task::JoinHandle;
 const POLL: Duration = Duration::from_secs(60);
 /// Time until another try after a failure.
 const RETRY: Duration = Duration::from_secs(5);
-/// The lock that Calico's own programs take while they allocate on this host.
-const LOCK: &str = "/var/run/calico/ipam.lock";
-/// Longest wait for it.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// The task, and how to wake it.
 #[derive(Debug)]
@@ -80,20 +77,6 @@ async fn look(store: &Store, node: &str) -> Result<Vec<String>, IpamError> {
         let what = "the datastore is locked: ClusterInformation's datastoreReady is false";
         return Err(IpamError::Invalid(what.to_owned()));
     }
-    let _turn = lock().await;
+    let _turn = lock::take(Path::new(lock::LOCK)).await;
     Ipam::new(store).ensure_tunnel_addresses(node).await
-}
-
-/// The host's lock, where there is one; allocation goes on without it after a while.
-async fn lock() -> Option<nix::fcntl::Flock<std::fs::File>> {
-    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(LOCK).ok()?;
-    let end = tokio::time::Instant::now() + LOCK_WAIT;
-    loop {
-        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Some(lock),
-            Err(_) if tokio::time::Instant::now() > end => return None,
-            Err((unlocked, _)) => file = unlocked,
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
 }

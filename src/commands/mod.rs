@@ -2,6 +2,7 @@
 
 mod batch;
 mod capture;
+pub(crate) mod cni;
 mod ctl;
 mod decode;
 mod eval;

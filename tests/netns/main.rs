@@ -9,6 +9,7 @@ mod bgp;
 mod churn;
 mod cleanup;
 mod cluster;
+mod cni;
 mod crash;
 mod frames;
 mod kernel;

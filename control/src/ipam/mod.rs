@@ -13,6 +13,7 @@ pub mod block;
 mod claim;
 mod config;
 mod handle;
+pub(crate) mod lock;
 pub mod pool;
 pub mod release;
 mod reservation;

@@ -126,6 +126,15 @@ impl<D: Datastore> Ipam<'_, D> {
         Ok(found)
     }
 
+    /// Whose the addresses of all blocks are.
+    pub async fn holders(&self) -> Result<Vec<Attribute>, IpamError> {
+        let blocks = self.blocks().await?;
+        let of = |one: &super::Stored| -> Vec<Attribute> {
+            one.block.addresses().map(|(_, attribute)| attribute.clone()).collect()
+        };
+        Ok(blocks.iter().flat_map(of).collect())
+    }
+
     /// Addresses that hosts have of others' blocks.
     pub async fn borrowed(&self) -> Result<Vec<Borrowed>, IpamError> {
         let mut found = Vec::new();

@@ -4,6 +4,7 @@
 //! there. Namespaces end with their threads, so nothing is left behind. Needs root.
 #![allow(clippy::unwrap_used)]
 
+mod cni;
 mod daemon;
 mod etcd;
 mod kernel;
