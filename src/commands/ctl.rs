@@ -1,15 +1,18 @@
 //! `margay ctl`: calicoctl, also when the binary is called so.
 //!
 //! Verbs, kinds, columns and texts are calicoctl's. Errors go to standard error, with exit status 1
-//! for all of them. Not there yet: `convert`, `node`, `datastore`, `cluster`, `ipam split` and
-//! `configure`, and output by Go's templates.
+//! for all of them. Not there yet: `convert`, `node run` and `diags`, `cluster diags`, `ipam split`,
+//! and output by Go's templates.
 
+mod datastore;
 mod get;
 mod ipam;
 mod kinds;
+mod node;
 mod patch;
 mod source;
 mod table;
+mod version;
 mod write;
 
 use anyhow::Result;
@@ -59,6 +62,14 @@ enum Verb {
     /// Addresses: who has which
     #[command(subcommand)]
     Ipam(ipam::Ipam),
+    /// The datastore as a whole
+    #[command(subcommand)]
+    Datastore(datastore::Verb),
+    /// This node
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Show versions
+    Version(version::Version),
 }
 
 /// Where resources come from.
@@ -102,8 +113,13 @@ impl Ctl {
     }
 
     async fn run(self) -> Result<ExitCode> {
-        if let Verb::Validate(files) = &self.verb {
-            return files.validate();
+        match &self.verb {
+            Verb::Validate(files) => return files.validate(),
+            Verb::Node(node) => return node.execute(),
+            Verb::Version(version) if version.client => {
+                return version::Version::print_client().map(|()| ExitCode::SUCCESS);
+            }
+            _ => {}
         }
         let config = source::config(self.config.as_deref(), self.store)?;
         let store = Store::open(&config)?;
@@ -116,7 +132,9 @@ impl Ctl {
             Verb::Patch(patch) => patch.execute(&store).await,
             Verb::Label(label) => label.execute(&store).await,
             Verb::Ipam(ipam) => ipam.execute(&store).await,
-            Verb::Validate(_) => Ok(ExitCode::SUCCESS),
+            Verb::Datastore(verb) => verb.execute(&store).await,
+            Verb::Version(version) => version.execute(&store).await,
+            Verb::Validate(_) | Verb::Node(_) => Ok(ExitCode::SUCCESS),
         }
     }
 }

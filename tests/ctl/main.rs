@@ -251,3 +251,52 @@ fn addresses_are_shown_checked_and_taken_back() {
     let check = store.ok(&["ipam", "check"], "");
     assert!(check.ends_with("Check complete; found 0 problems.\n"), "{check}");
 }
+
+#[test]
+fn a_store_is_locked_exported_and_read_into_another() {
+    let (from, to) = (Store::new(), Store::new());
+    let pool = "kind: IPPool\napiVersion: projectcalico.org/v3\nmetadata: {name: p}\n\
+                spec: {cidr: 10.65.0.0/16}\n";
+    from.ok(&["apply", "-f", "-"], pool);
+    let refused = from.fails(&["datastore", "migrate", "export"], "");
+    assert!(refused.contains("not locked"), "{refused}");
+    assert_eq!(from.ok(&["datastore", "migrate", "lock"], ""), "Datastore locked.\n");
+    let all = from.ok(&["datastore", "migrate", "export"], "");
+    let told = to.ok(&["datastore", "migrate", "import", "-f", "-"], &all);
+    assert!(told.starts_with("Successfully imported 2 resources."), "{told}");
+    assert_eq!(to.json(&["get", "ippool", "p", "-o", "json"])["spec"]["cidr"], "10.65.0.0/16");
+    let ready = |store: &Store| {
+        store.json(&["get", "clusterinfo", "default", "-o", "json"])["spec"]["datastoreReady"]
+            .clone()
+    };
+    assert_eq!(ready(&to), false);
+    let again = to.fails(&["datastore", "migrate", "import", "-f", "-"], &all);
+    assert!(again.contains("has resources already"), "{again}");
+    to.ok(&["datastore", "migrate", "unlock"], "");
+    assert_eq!(ready(&to), true);
+    let told = to.fails(&["datastore", "migrate", "import", "-f", "-"], pool);
+    assert!(told.contains("no ClusterInformation"), "{told}");
+}
+
+#[test]
+fn allocation_is_configured_and_versions_are_told() {
+    let store = Store::new();
+    let args = ["ipam", "configure", "--strictaffinity=true", "--max-blocks-per-host=4"];
+    let told = store.ok(&args, "");
+    assert_eq!(
+        told,
+        "Successfully set StrictAffinity to: true\nSuccessfully set MaxBlocksPerHost to: 4\n"
+    );
+    let shown = store.ok(&["ipam", "show", "--show-configuration"], "");
+    assert!(shown.contains("StrictAffinity") && shown.contains("true"), "{shown}");
+    let told = store.fails(&["ipam", "configure", "--strictaffinity=false"], "");
+    assert!(told.contains("maxBlocksPerHost needs strictAffinity"), "{told}");
+    let cluster = "kind: ClusterInformation\napiVersion: projectcalico.org/v3\n\
+                   metadata: {name: default}\nspec: {calicoVersion: v3.31.7, clusterType: k8s}\n";
+    store.ok(&["apply", "-f", "-"], cluster);
+    let told = store.ok(&["version"], "");
+    assert!(told.contains("v3.31.7") && told.contains("Cluster Type:      k8s"), "{told}");
+    let socket = store.0.join("nobody").display().to_string();
+    let told = store.fails(&["node", "status", "--socket", &socket], "");
+    assert!(told.contains("Calico process is not running."), "{told}");
+}

@@ -1,8 +1,10 @@
 //! IPAM's settings for the whole cluster.
 
-use super::IpamError;
-use crate::store::datastore::Document;
+use super::handle::lost_race;
+use super::{Ipam, IpamError, RETRIES, document, key};
+use crate::store::datastore::{Datastore, Document, StoreError};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// Blocks of a host where nothing else is said.
 const BLOCKS_DEFAULT: usize = 20;
@@ -58,11 +60,77 @@ impl IpamConfig {
         })
     }
 
+    /// What does not go together.
+    fn check(&self) -> Result<(), IpamError> {
+        let invalid = |what: &str| Err(IpamError::Invalid(what.to_owned()));
+        if !self.strict_affinity && !self.auto_allocate_blocks {
+            return invalid("strictAffinity and autoAllocateBlocks cannot both be false");
+        }
+        if !self.strict_affinity && self.max_blocks_per_host > 0 {
+            return invalid("maxBlocksPerHost needs strictAffinity");
+        }
+        Ok(())
+    }
+
     /// Most blocks that a host may have.
     pub fn blocks_max(&self) -> usize {
         match self.max_blocks_per_host {
             0 => BLOCKS_DEFAULT,
             most => most,
         }
+    }
+}
+
+impl<D: Datastore> Ipam<'_, D> {
+    /// Writes the settings; fields that mean nothing here stay.
+    pub async fn configure(&self, config: &IpamConfig) -> Result<(), IpamError> {
+        config.check()?;
+        for _ in 0..RETRIES {
+            let found = match self.store.get(&key("IPAMConfig", "default")).await {
+                Ok(found) => Some(found),
+                Err(StoreError::NotFound(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+            let before = found.as_ref().map_or(Value::Null, Document::spec);
+            let mut spec = before.as_object().cloned().unwrap_or_default();
+            for (field, value) in [
+                ("strictAffinity", json!(config.strict_affinity)),
+                ("autoAllocateBlocks", json!(config.auto_allocate_blocks)),
+                ("maxBlocksPerHost", json!(config.max_blocks_per_host)),
+                ("ipCooldownSeconds", json!(config.ip_cooldown_seconds)),
+            ] {
+                spec.insert(field.to_owned(), value);
+            }
+            let spec = Value::Object(spec);
+            let outcome = match found {
+                Some(found) => self.store.update(found.with_spec(spec)).await,
+                None => self.store.create(document("IPAMConfig", "default", spec)?).await,
+            };
+            match outcome {
+                Ok(_) => return Ok(()),
+                Err(error) if lost_race(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(IpamError::Contended("IPAMConfig".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::memory::Memory;
+
+    #[tokio::test]
+    async fn settings_that_do_not_go_together_are_refused() {
+        let store = Memory::default();
+        let ipam = Ipam::new(&store);
+        let lax = IpamConfig { max_blocks_per_host: 4, ..IpamConfig::default() };
+        assert!(ipam.configure(&lax).await.is_err());
+        let strict = IpamConfig { strict_affinity: true, ..lax };
+        ipam.configure(&strict).await.unwrap();
+        assert_eq!(ipam.config().await.unwrap(), strict);
+        ipam.configure(&IpamConfig::default()).await.unwrap();
+        assert_eq!(ipam.config().await.unwrap(), IpamConfig::default());
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Ipam {
     Check(CheckArguments),
     /// Take an address back
     Release(ReleaseArguments),
+    /// Change settings
+    Configure(Configure),
 }
 
 /// How full the pools are, or whose an address is.
@@ -61,6 +63,43 @@ pub(super) struct ReleaseArguments {
     ip: IpAddr,
 }
 
+/// Change settings.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Configure {
+    /// Addresses come from a host's own blocks only
+    #[arg(long, value_name = "true|false", action = clap::ArgAction::Set)]
+    strictaffinity: Option<bool>,
+    /// Most blocks of a host; 0 is the default of 20
+    #[arg(long, value_name = "N")]
+    max_blocks_per_host: Option<usize>,
+    /// Seconds until a released address is given out again, up to 1200
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1200))]
+    ip_cooldown_seconds: Option<u64>,
+}
+
+impl Configure {
+    async fn execute(&self, ipam: &ipam::Ipam<'_, Store>) -> Result<ExitCode> {
+        let mut config = ipam.config().await?;
+        let mut told = String::new();
+        if let Some(strict) = self.strictaffinity {
+            config.strict_affinity = strict;
+            told += &format!("Successfully set StrictAffinity to: {strict}\n");
+        }
+        if let Some(most) = self.max_blocks_per_host {
+            config.max_blocks_per_host = most;
+            told += &format!("Successfully set MaxBlocksPerHost to: {most}\n");
+        }
+        if let Some(seconds) = self.ip_cooldown_seconds {
+            config.ip_cooldown_seconds = seconds;
+            told += &format!("Successfully set IPCooldownSeconds to: {seconds}\n");
+        }
+        ipam.configure(&config).await?;
+        out(&told)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 impl Ipam {
     pub(super) async fn execute(&self, store: &Store) -> Result<ExitCode> {
         let ipam = ipam::Ipam::new(store);
@@ -68,6 +107,7 @@ impl Ipam {
             Ipam::Show(show) => show.execute(&ipam).await,
             Ipam::Check(check) => check.execute(&ipam).await,
             Ipam::Release(release) => release.execute(&ipam).await,
+            Ipam::Configure(configure) => configure.execute(&ipam).await,
         }
     }
 }

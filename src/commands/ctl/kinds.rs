@@ -214,6 +214,11 @@ impl Kind {
             .find(|kind| kind.name.to_lowercase() == name || kind.names.contains(&name.as_str()))
     }
 
+    /// Their names.
+    pub(super) fn each() -> impl Iterator<Item = &'static str> {
+        KINDS.iter().map(|kind| kind.name)
+    }
+
     /// Their names, for people.
     pub(super) fn all() -> String {
         KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")

@@ -1,0 +1,42 @@
+//! `margay ctl version`: this program's version, and what the cluster says of its own.
+
+use super::write::out;
+use anyhow::Result;
+use margay_control::resource::Key;
+use margay_control::store::Store;
+use margay_control::store::datastore::{Datastore, StoreError};
+use std::process::ExitCode;
+
+/// Show versions.
+#[derive(Debug, clap::Args)]
+pub(super) struct Version {
+    /// This program's only
+    #[arg(long)]
+    pub(super) client: bool,
+}
+
+impl Version {
+    /// What needs no store.
+    pub(super) fn print_client() -> Result<()> {
+        out(&format!("Client Version:    {}\n", env!("CARGO_PKG_VERSION")))
+    }
+
+    pub(super) async fn execute(&self, store: &Store) -> Result<ExitCode> {
+        Version::print_client()?;
+        let name = "default".to_owned();
+        let kind = "ClusterInformation".to_owned();
+        let key = Key { kind, namespace: String::new(), name };
+        let spec = match store.get(&key).await {
+            Ok(found) => found.spec(),
+            Err(StoreError::NotFound(_)) => serde_json::Value::Null,
+            Err(error) => {
+                eprintln!("Unable to retrieve Cluster Version or Type: {error}");
+                return Ok(ExitCode::FAILURE);
+            }
+        };
+        let text = |field: &str| spec[field].as_str().unwrap_or("unknown").to_owned();
+        let (version, kind) = (text("calicoVersion"), text("clusterType"));
+        out(&format!("Cluster Version:   {version}\nCluster Type:      {kind}\n"))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
