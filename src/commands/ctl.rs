@@ -1,8 +1,8 @@
 //! `margay ctl`: calicoctl, also when the binary is called so.
 //!
 //! Verbs, kinds, columns and texts are calicoctl's. Errors go to standard error, with exit status 1
-//! for all of them. Not there yet: `convert`, `node run` and `diags`, `cluster diags`, `ipam split`,
-//! and output by Go's templates.
+//! for all of them. Not there yet: `convert`, `node run` and `diags`, `cluster diags`, `ipam
+//! split`, and output by Go's templates.
 
 mod datastore;
 mod get;

@@ -2,7 +2,7 @@
 
 use super::answer::{self, CniError};
 use super::{Call, answer::addresses_of};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -52,7 +52,11 @@ fn run(kind: &str, call: &Call, command: &str) -> Result<String, CniError> {
         .spawn()
         .map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(call.stdin.as_bytes()).map_err(failed)?;
+        match stdin.write_all(call.stdin.as_bytes()) {
+            // It may do without the configuration.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            written => written.map_err(failed)?,
+        }
     }
     let output = child.wait_with_output().map_err(failed)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
