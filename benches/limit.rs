@@ -6,7 +6,7 @@ mod random;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use margay_fastpath::limit::{
-    Booking, Lease, Leases, Policer, Rate, Rates, SHAPER_DELAY_NS, Shaper, Wheel,
+    Booking, Cost, Lease, Leases, Policer, Rate, Rates, SHAPER_DELAY_NS, Shaper, Wheel,
 };
 use random::Random;
 use std::hint::black_box;
@@ -28,7 +28,7 @@ fn rates(number: usize) -> Rates {
 
 fn packets() -> Vec<(usize, u32)> {
     let mut random = Random(6);
-    (0..PACKETS).map(|_| (random.below(LIMITERS), 512 + random.below(11_600) as u32)).collect()
+    (0..PACKETS).map(|_| (random.below(LIMITERS), 64 + random.below(1_450) as u32)).collect()
 }
 
 fn policers(criterion: &mut Criterion) {
@@ -47,8 +47,12 @@ fn policers(criterion: &mut Criterion) {
                 bencher.iter(|| {
                     at = (at + 1) % PACKETS;
                     now_ns += STEP_NS;
-                    let (policer, bits) = packets[at];
-                    black_box(policers[policer].pass(&mut leases[policer], now_ns, bits))
+                    let (policer, bytes) = packets[at];
+                    black_box(policers[policer].pass(
+                        &mut leases[policer],
+                        now_ns,
+                        Cost::packet(bytes),
+                    ))
                 });
             });
             done.store(true, Ordering::Relaxed);
@@ -61,9 +65,10 @@ fn run_until(policers: &[Policer], packets: &[(usize, u32)], done: &AtomicBool) 
     let mut leases = vec![Leases::default(); LIMITERS];
     let mut now_ns = 1_000_000_000;
     while !done.load(Ordering::Relaxed) {
-        for (policer, bits) in packets {
+        for (policer, bytes) in packets {
             now_ns += STEP_NS;
-            black_box(policers[*policer].pass(&mut leases[*policer], now_ns, *bits)).ok();
+            let cost = Cost::packet(*bytes);
+            black_box(policers[*policer].pass(&mut leases[*policer], now_ns, cost)).ok();
         }
     }
 }
@@ -80,8 +85,9 @@ fn shapers(criterion: &mut Criterion) {
         bencher.iter(|| {
             at = (at + 1) % PACKETS;
             now_ns += STEP_NS;
-            let (shaper, bits) = packets[at];
-            if let Booking::At(at_ns) = shapers[shaper].book(&mut leases[shaper], now_ns, bits) {
+            let (shaper, bytes) = packets[at];
+            if let Booking::At(at_ns) = shapers[shaper].book(&mut leases[shaper], now_ns, 8 * bytes)
+            {
                 black_box(wheel.insert(at_ns, at)).ok();
             }
             while let Some(packet) = wheel.pop(now_ns) {

@@ -2,7 +2,7 @@
 //!
 //! Values are read when somebody asks; nothing is counted twice and nothing in the packet path.
 
-use crate::api::{self, ports, tunnels, workers};
+use crate::api::{self, limits, ports, tunnels, workers};
 use crate::config::MetricsConfig;
 use crate::http;
 use crate::status::Status;
@@ -53,6 +53,7 @@ impl Collector for Reader {
         self.bgp(&mut writer)?;
         self.ports(&mut writer)?;
         self.tunnels(&mut writer)?;
+        self.limits(&mut writer)?;
         self.workers(&mut writer)
     }
 }
@@ -205,6 +206,39 @@ impl Reader {
             writer.counters(&format!("margay_tunnel_{name}"), help, &rows(value))?;
         }
         Ok(())
+    }
+
+    fn limits(&self, writer: &mut Writer) -> std::fmt::Result {
+        let limited = limits::answer(&self.0);
+        let ways: Vec<_> = limited
+            .iter()
+            .flat_map(|one| [(one, "ingress", &one.ingress), (one, "egress", &one.egress)])
+            .collect();
+        let labels = |one: &limits::LimitAnswer, direction: &str| {
+            let endpoint = ("endpoint", one.name.clone());
+            let direction = ("direction", direction.to_owned());
+            vec![("namespace", one.namespace.clone()), endpoint, direction]
+        };
+        type Value = fn(&limits::WayAnswer) -> u64;
+        let families: [(&str, &str, Value); 3] = [
+            ("packets", "Packets that an endpoint's limits let pass", |way| way.packets),
+            ("bytes", "Bytes of frames that an endpoint's limits let pass", |way| way.bytes),
+            ("delayed_packets", "Packets that had to wait", |way| way.delayed),
+        ];
+        for (name, help, value) in families {
+            let rows = ways.iter().map(|(one, way, of)| (labels(one, way), value(of)));
+            writer.counters(&format!("margay_limit_{name}"), help, &rows.collect::<Vec<_>>())?;
+        }
+        let mut dropped = Vec::new();
+        for (one, direction, way) in ways {
+            for (reason, count) in &way.dropped {
+                let mut labels = labels(one, direction);
+                labels.push(("reason", reason.clone()));
+                dropped.push((labels, *count));
+            }
+        }
+        let help = "Packets and connections that an endpoint's limits refused";
+        writer.counters("margay_limit_dropped", help, &dropped)
     }
 
     fn workers(&self, writer: &mut Writer) -> std::fmt::Result {

@@ -5,6 +5,7 @@
 //! good by the next, and the order of inputs makes no difference.
 
 pub(crate) mod bgp;
+pub(crate) mod limits;
 mod nat;
 mod neighbors;
 pub(crate) mod policy;
@@ -53,6 +54,7 @@ pub(crate) struct Router {
     tunnel_faults: Vec<String>,
     policies: policy::SharedPolicies,
     policy_faults: Vec<String>,
+    limits: limits::Kept,
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
@@ -87,6 +89,7 @@ impl Router {
             tunnel_faults: Vec::new(),
             policies: status.policies().clone(),
             policy_faults: Vec::new(),
+            limits: limits::Kept::default(),
             config,
             dataplane,
             devices,
@@ -318,6 +321,7 @@ impl Router {
             &self.ports,
             &wanted.routes,
         );
+        self.resolve_limits();
         self.resolve_policy(&wanted.routes);
         let known = self.unresolved();
         let before = self.publisher.routes().clone();

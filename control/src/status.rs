@@ -13,6 +13,7 @@ use crate::resolve::ports::PortKind;
 use crate::resolve::tunnels::TunnelPlan;
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::router::bgp::SharedRoutes;
+use crate::router::limits::Limited;
 use crate::router::policy::SharedPolicies;
 use crate::store;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -44,6 +45,8 @@ pub(crate) struct Snapshot {
     pub(crate) ports: BTreeMap<Arc<str>, PortState>,
     /// This node's endpoints by namespace and name.
     pub(crate) endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+    /// Those of them that are limited.
+    pub(crate) limits: BTreeMap<(String, String), Limited>,
     /// Tunnels to other nodes.
     pub(crate) tunnels: TunnelPlan,
     /// Routes of the packet path.

@@ -100,11 +100,19 @@ pub enum DropReason {
     PolicyIngress,
     /// Pods may not send to the host itself.
     EndpointToHost,
+    /// Beyond the bandwidth of an endpoint.
+    LimitBandwidth,
+    /// Beyond the packet rate of an endpoint.
+    LimitPacketRate,
+    /// An endpoint has as many connections as it may have.
+    LimitConnections,
+    /// It would have waited too long for an endpoint's bandwidth, or too many wait.
+    LimitQueue,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 48] = [
+    pub const ALL: [DropReason; 52] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -153,6 +161,10 @@ impl DropReason {
         DropReason::PolicyEgress,
         DropReason::PolicyIngress,
         DropReason::EndpointToHost,
+        DropReason::LimitBandwidth,
+        DropReason::LimitPacketRate,
+        DropReason::LimitConnections,
+        DropReason::LimitQueue,
     ];
 
     /// How many reasons there are.
@@ -209,6 +221,10 @@ impl DropReason {
             DropReason::PolicyEgress => "policy-egress",
             DropReason::PolicyIngress => "policy-ingress",
             DropReason::EndpointToHost => "policy-endpoint-to-host",
+            DropReason::LimitBandwidth => "limit-bandwidth",
+            DropReason::LimitPacketRate => "limit-packet-rate",
+            DropReason::LimitConnections => "limit-connections",
+            DropReason::LimitQueue => "limit-queue-full",
         }
     }
 }

@@ -39,6 +39,7 @@ pub mod policy;
 pub mod port;
 pub mod proxy_neighbor;
 pub mod replay;
+pub mod reset;
 pub mod segment;
 pub mod service;
 pub mod sources;

@@ -12,6 +12,7 @@ use crate::egress::Egress;
 use crate::fib::Fib;
 use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
+use crate::limit::OwnLimits;
 use crate::nat::Tracker;
 use crate::neighbor::{HoldQueue, Neighbor};
 use crate::offload::tier::Tier;
@@ -25,6 +26,7 @@ use crate::sys::memory::FramePool;
 use crate::tables::{AdjacencyId, PortEntry, Tables, Target, TargetId};
 use crate::tunnel::PathMtus;
 use crate::tunnel::reassembly::Reassembly;
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -32,6 +34,7 @@ mod burst;
 mod decap;
 mod encap;
 mod in_place;
+mod limits;
 mod neighbors;
 mod offload;
 mod outer_fragment;
@@ -85,6 +88,10 @@ pub struct Pipeline {
     icmp: icmp::Limiter,
     made: Vec<Packet>,
     parts: Vec<Packet>,
+    limits: OwnLimits,
+    /// Times of the burst's packets that wait for theirs, in order.
+    departures: VecDeque<u64>,
+    spare: Vec<Packet>,
     found: Option<Box<Burst>>,
     /// When the stage before ended, in cycles: reading the clock costs as much as looking up ten
     /// routes.
@@ -112,6 +119,9 @@ impl Pipeline {
             icmp: icmp::Limiter::default(),
             made: Vec::new(),
             parts: Vec::new(),
+            limits: OwnLimits::default(),
+            departures: VecDeque::new(),
+            spare: Vec::new(),
             found: None,
             lap_start: cycles(),
         }
@@ -156,6 +166,10 @@ impl Pipeline {
             self.parse(view, port, (burst, &mut found), |_, dst| dst == end);
         }
         self.end_lap(Stage::Parse, count);
+        let limits = view.tables.limits_of(ingress);
+        if let Some(limits) = limits {
+            self.limit_from(view, (ingress, limits), &mut found, burst);
+        }
         if let Some(rules) = &view.tables.nat
             && (view.tables.policy.is_some() || found.may_concern(&rules.ranges, burst))
         {
@@ -163,6 +177,9 @@ impl Pipeline {
             self.end_lap(Stage::Flow, count);
         }
         self.consider(view, &found, burst);
+        if limits.is_some_and(|limits| limits.dscp().is_some()) {
+            self.mark(view, burst);
+        }
         found.look_up(view.fib, count);
         self.end_lap(Stage::Lookup, count);
         self.finish(view, Some(port), &mut found, burst);
@@ -242,7 +259,10 @@ impl Pipeline {
                 }
                 Kind::V4 | Kind::V6 => self.route(view, packet, *target, Step::Forward),
                 Kind::TunnelError => self.tunnel_error(view, packet),
+                Kind::Bad(DropReason::LimitConnections) => self.refuse_connection(view, packet),
                 Kind::Bad(reason) => self.drop(view, packet, reason),
+                Kind::Delayed => self.delay(view, packet),
+                Kind::Cut => self.cut_and_limit(view, packet),
                 Kind::HandOver(worker) => self.handed.push((worker, packet)),
                 Kind::Waits => self.wait_for_first(view, packet),
                 Kind::Neighbor => match port {
@@ -320,11 +340,13 @@ impl Pipeline {
         self.made.drain(..).for_each(|packet| packet.free(&mut self.pool));
         self.clear_tracking();
         self.clear_fragments();
+        self.clear_limits();
         self.egress.clear(&mut self.pool);
     }
 
     #[cold]
-    fn route_again(&mut self, view: View<'_>, packet: Packet) {
+    fn route_again(&mut self, view: View<'_>, mut packet: Packet) {
+        limits::mark(view, &mut packet);
         let target = look_up_one(view.fib, &packet);
         let own = packet.in_port == PortId::NONE;
         self.route(view, packet, target, if own { Step::Originate } else { Step::Forward });

@@ -8,6 +8,7 @@
 
 use crate::drop_reason::DropReason;
 use crate::flow::{Address, Tuple};
+use crate::limit::ConnectionLimit;
 use crate::port::PortId;
 use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
@@ -39,6 +40,15 @@ pub struct Endpoint {
     pub handle: Option<Handle>,
     /// Everything passes in both directions.
     pub open: bool,
+    /// How many connections it may have, by direction.
+    pub connections: [Option<ConnectionLimit>; 2],
+}
+
+impl Endpoint {
+    /// Its flows need not be tracked.
+    fn is_free(&self) -> bool {
+        self.open && self.connections.iter().all(Option::is_none)
+    }
 }
 
 /// What becomes of packets of pods to the host itself, after their egress rules (Felix's
@@ -64,8 +74,9 @@ pub struct Policy {
     places: AHashMap<Address, u32>,
     /// Wider ranges behind workloads, the longest first.
     ranges: Vec<(IpNet, u32)>,
-    /// Addresses of endpoints that are not open.
+    /// Addresses of endpoints whose flows are tracked.
     guarded: AHashSet<Address>,
+    limits_connections: bool,
     /// The host's own addresses.
     local: AHashSet<Address>,
     to_host: ToHost,
@@ -162,12 +173,13 @@ impl Policy {
             alone.into_iter().map(|(net, at)| (net.addr().into(), at)).collect();
         let mut ranges = wide;
         ranges.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
-        let is_open = |at: u32| endpoints.get(at as usize).is_some_and(|one| one.open);
-        let guarded = places.iter().filter(|(_, at)| !is_open(**at)).map(|(address, _)| *address);
+        let is_free = |at: u32| endpoints.get(at as usize).is_some_and(Endpoint::is_free);
+        let guarded = places.iter().filter(|(_, at)| !is_free(**at)).map(|(address, _)| *address);
         Policy {
             generation: layout.generation,
             classifier: layout.classifier,
             guarded: guarded.collect(),
+            limits_connections: endpoints.iter().any(|one| one.connections != [None, None]),
             endpoints,
             seats,
             places,
@@ -220,18 +232,23 @@ impl Policy {
         self.seats.get(usize::from(port.0)).copied().unwrap_or_default()
     }
 
-    /// Whether a packet may have to do with an endpoint that is not open.
+    #[inline]
+    fn is_free(&self, at: u32) -> bool {
+        self.endpoint(at).is_some_and(Endpoint::is_free)
+    }
+
+    /// Whether a packet may have to do with an endpoint whose flows are tracked.
     #[inline]
     pub fn concerns(&self, in_port: PortId, dst: Address) -> bool {
         match self.seat(in_port) {
-            Seat::Endpoint(at) if !self.is_open(at) => true,
+            Seat::Endpoint(at) if !self.is_free(at) => true,
             _ => self.guarded.contains(&dst) || !self.ranges.is_empty() && self.is_behind(dst),
         }
     }
 
     #[cold]
     fn is_behind(&self, dst: Address) -> bool {
-        self.endpoint_of(dst).is_some_and(|at| !self.is_open(at))
+        self.endpoint_of(dst).is_some_and(|at| !self.is_free(at))
     }
 
     /// Who sends from an address, where the port is not known.
@@ -255,6 +272,26 @@ impl Policy {
             let found = self.ranges.iter().find(|(net, _)| net.contains(&address));
             found.map(|(_, at)| *at)
         })
+    }
+
+    /// True when some endpoint's connections are limited.
+    #[inline]
+    pub fn limits_connections(&self) -> bool {
+        self.limits_connections
+    }
+
+    /// The limits that a connection counts for: of the endpoint that it comes from, and of the one
+    /// that it goes to.
+    pub fn connection_limits(&self, question: &Question) -> [Option<ConnectionLimit>; 2] {
+        let of = |at: u32, direction: Direction| {
+            self.endpoint(at)?.connections[direction as usize].clone()
+        };
+        let from = match question.from {
+            Seat::Endpoint(at) => of(at, Direction::Egress),
+            _ => None,
+        };
+        let to = self.endpoint_of(question.tuple.dst);
+        [from, to.and_then(|at| of(at, Direction::Ingress))]
     }
 
     /// Judges the first packet of a flow.

@@ -4,6 +4,7 @@
 //! addresses are part of the snapshot (an [`Adjacency`] has its rewrite ready), so a resolved
 //! packet takes two table reads after the FIB.
 
+use crate::limit::{EndpointLimits, Limits};
 use crate::nat::Rules;
 use crate::policy::Policy;
 use crate::port::PortId;
@@ -141,6 +142,8 @@ pub struct Tables {
     pub nat: Option<Arc<Rules>>,
     /// Who may talk to whom; `None` while every endpoint is open.
     pub policy: Option<Arc<Policy>>,
+    /// What endpoints may send and receive; `None` while none is limited.
+    pub limits: Option<Arc<Limits>>,
 }
 
 impl Tables {
@@ -154,6 +157,13 @@ impl Tables {
     #[inline]
     pub fn adjacency(&self, id: AdjacencyId) -> Option<&Adjacency> {
         self.adjacencies.get(id.0 as usize)
+    }
+
+    /// The limits of the endpoint behind a port. What passes there must be seen by a worker: such a
+    /// port's flows cannot be left to others.
+    #[inline]
+    pub fn limits_of(&self, port: PortId) -> Option<&EndpointLimits> {
+        self.limits.as_ref()?.of(port)
     }
 
     /// A tunnel, if it is there.

@@ -9,6 +9,7 @@
 use crate::capture::Tap;
 use crate::counters::{PortCounters, Stage};
 use crate::dataplane::{Event, FlowQuestion, Shared};
+use crate::egress::Egress;
 use crate::fib::Fib;
 use crate::neighbor::Neighbor;
 use crate::offload::FlowMap;
@@ -21,6 +22,7 @@ use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+mod shaped;
 mod transmit;
 
 /// Time without a packet after which a port is cold, in nanoseconds: about what a sleep and a
@@ -34,6 +36,8 @@ const LOOK_EVERY: u64 = 16;
 const SLEEP_MS: i32 = 1000;
 /// Longest sleep while packets wait for link addresses, in milliseconds.
 const HELD_SLEEP_MS: i32 = 100;
+/// Longest sleep while packets wait for their time, in milliseconds.
+const SHAPED_SLEEP_MS: i32 = 1;
 /// Time between two rounds of timers, in nanoseconds.
 const TICK_NS: u64 = 50_000_000;
 
@@ -106,6 +110,8 @@ pub(crate) struct Worker {
     fib: Arc<Fib>,
     tables: Arc<Tables>,
     pipeline: Pipeline,
+    /// Packets whose time has come, for ports.
+    released: Egress,
     slots: Vec<Option<Slot>>,
     hot: Vec<PortId>,
     wait: WaitSet,
@@ -135,6 +141,7 @@ impl Worker {
             fib,
             tables: shared.published.tables(),
             pipeline,
+            released: Egress::default(),
             slots: Vec::new(),
             hot: Vec::new(),
             wait,
@@ -161,7 +168,8 @@ impl Worker {
             self.now_ns = self.shared.now_ns();
             self.shared.workers[self.index].beat_ns.store(self.now_ns, Ordering::Relaxed);
             self.pipeline.counters.loops.add(1);
-            let moved = self.serve_hot_ports() + self.take_handed_over();
+            let released = self.release_shaped();
+            let moved = released + self.serve_hot_ports() + self.take_handed_over();
             if self.now_ns >= self.last_tick_ns + TICK_NS {
                 self.tick();
             }
@@ -256,7 +264,11 @@ impl Worker {
         self.shared.published.go_offline(self.index);
         self.pipeline.counters.sleeps.add(1);
         let timers = self.pipeline.held() > 0 || self.pipeline.flows_are_due();
-        let timeout_ms = if timers { HELD_SLEEP_MS } else { SLEEP_MS };
+        let timeout_ms = match timers {
+            _ if self.pipeline.waiting() > 0 => SHAPED_SLEEP_MS,
+            true => HELD_SLEEP_MS,
+            false => SLEEP_MS,
+        };
         let woken = self.wait.wait(timeout_ms, &mut self.ready);
         me.asleep.store(false, Ordering::SeqCst);
         self.now_ns = self.shared.now_ns();
@@ -380,6 +392,7 @@ impl Worker {
             handed.packet().free(&mut self.pipeline.pool);
         }
         self.burst.drain(..).for_each(|packet| packet.free(&mut self.pipeline.pool));
+        self.released.clear(&mut self.pipeline.pool);
         self.pipeline.clear();
         self.shared.published.go_offline(self.index);
     }

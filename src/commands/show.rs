@@ -2,6 +2,7 @@
 
 mod bgp;
 mod flows;
+mod limits;
 mod policy;
 mod tables;
 
@@ -38,6 +39,8 @@ enum What {
     },
     /// Hosts on the links of the ports
     Neighbors,
+    /// What endpoints may send and receive, and what they do
+    Limits,
     /// Tunnels to other nodes, and what they carried
     Tunnels,
     /// Threads of the packet path, and what their stages cost
@@ -80,6 +83,10 @@ impl Show {
             What::Neighbors => {
                 let answer: Vec<_> = client::get(socket, "/v1/neighbors")?;
                 print(output, &answer, |answer| tables::neighbors(answer))?;
+            }
+            What::Limits => {
+                let answer: Vec<_> = client::get(socket, "/v1/limits")?;
+                print(output, &answer, |answer| limits::table(answer, wide))?;
             }
             What::Tunnels => {
                 let answer: Vec<_> = client::get(socket, "/v1/tunnels")?;

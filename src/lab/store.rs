@@ -155,6 +155,18 @@ impl Store {
 
     /// Writes the endpoint of a pod on `node`.
     pub fn put_endpoint(&self, node: &str, pod: &Pod) -> Result<()> {
+        self.put_limited_endpoint(node, pod, &json!({}), false)
+    }
+
+    /// Writes the endpoint of a pod on `node` with these `qosControls`; what is beyond its
+    /// bandwidth waits if it is shaped.
+    pub fn put_limited_endpoint(
+        &self,
+        node: &str,
+        pod: &Pod,
+        controls: &Value,
+        shaped: bool,
+    ) -> Result<()> {
         let name = endpoint_name(node, pod);
         let mut metadata = json!({
             "name": name,
@@ -172,6 +184,9 @@ impl Store {
                 "margay.io/device": pod.device(),
             });
         }
+        if shaped {
+            metadata["annotations"]["margay.io/shaping"] = json!("Enabled");
+        }
         let networks: Vec<IpNet> = pod.addresses().iter().copied().map(IpNet::from).collect();
         let mut spec = json!({
             "orchestrator": "k8s", "node": node, "pod": pod.name(), "endpoint": pod.device(),
@@ -179,6 +194,7 @@ impl Store {
             "profiles": [format!("kns.{POD_NAMESPACE}")],
         });
         spec["mac"] = json!(pod.mac());
+        spec["qosControls"] = controls.clone();
         self.put("WorkloadEndpoint", &name, &metadata, &spec)
     }
 

@@ -10,6 +10,7 @@ pub mod client;
 pub mod drops;
 pub mod endpoints;
 pub mod flows;
+pub mod limits;
 pub mod nat;
 pub mod neighbors;
 pub mod policy;

@@ -4,8 +4,8 @@
 //! replaced, one that a living daemon answers on is not.
 
 use super::{
-    bgp, capture, drops, endpoints, flows, nat, neighbors, policy, ports, routes, status, top,
-    tunnels, workers,
+    bgp, capture, drops, endpoints, flows, limits, nat, neighbors, policy, ports, routes, status,
+    top, tunnels, workers,
 };
 use crate::status::Status;
 use crate::unix_socket::{self, Server};
@@ -37,6 +37,7 @@ pub(crate) fn start(path: &Path, status: Arc<Status>) -> io::Result<Server> {
         .route("/v1/neighbors", get(|state: Shared| of(state, neighbors::answer)))
         .route("/v1/workers", get(|state: Shared| of(state, workers::answer)))
         .route("/v1/tunnels", get(|state: Shared| of(state, tunnels::answer)))
+        .route("/v1/limits", get(|state: Shared| of(state, limits::answer)))
         .route("/v1/nat", get(|state: Shared| of(state, nat::answer)))
         .route("/v1/flows", get(show_flows).delete(end_flows))
         .route("/v1/drops", get(|state: Shared| of(state, drops::answer)))

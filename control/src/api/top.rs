@@ -1,5 +1,6 @@
 //! `top`: totals as a stream, one JSON object a line, for as long as somebody reads.
 
+use super::limits::{self, LimitAnswer};
 use super::ports::{self, PortAnswer};
 use super::status::{self, BgpAnswer};
 use super::workers::{self, WorkerAnswer};
@@ -32,6 +33,9 @@ pub struct Sample {
     /// BGP; none where it does not run.
     #[serde(default)]
     pub bgp: Option<BgpAnswer>,
+    /// Endpoints with limits.
+    #[serde(default)]
+    pub limits: Vec<LimitAnswer>,
     /// Ports.
     pub ports: Vec<PortAnswer>,
     /// Workers.
@@ -74,6 +78,7 @@ fn sample(status: &Status) -> Sample {
         ready: snapshot.not_ready.is_empty(),
         routes: snapshot.routes.len() + learned,
         bgp,
+        limits: limits::answer(status),
         ports: ports::answer(status),
         workers: workers::answer(status),
     }

@@ -2,6 +2,7 @@
 //! tables, or alone when nothing else changes.
 
 use super::Publisher;
+use margay_fastpath::limit::Limits;
 use margay_fastpath::nat::Rules;
 use margay_fastpath::policy::{Layout, Policy};
 use std::sync::Arc;
@@ -59,5 +60,12 @@ impl Publisher {
         self.tables.policy.clone_from(&self.policy);
         self.tables.nat = self.flow_rules();
         self.dataplane.publish(self.tables.clone())
+    }
+
+    /// What endpoints may send and receive with the next publication.
+    pub(crate) fn set_limits(&mut self, limits: Option<Limits>) {
+        if limits.as_ref() != self.limits.as_deref() {
+            self.limits = limits.map(Arc::new);
+        }
     }
 }

@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use margay_fastpath::dataplane::Dataplane;
 use margay_fastpath::ecmp::{self, Member};
 use margay_fastpath::fib::{FibError, FibWriter};
+use margay_fastpath::limit::Limits;
 use margay_fastpath::nat::Rules;
 use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{Port, PortId};
@@ -126,6 +127,7 @@ pub(crate) struct Publisher {
     policy: Option<Arc<Policy>>,
     /// Of the policy that was made last.
     policy_generation: u32,
+    limits: Option<Arc<Limits>>,
     seed: u64,
 }
 
@@ -163,6 +165,7 @@ impl Publisher {
             generation: 0,
             policy: None,
             policy_generation: 0,
+            limits: None,
             seed: stable_hash(node),
         }
     }
@@ -310,6 +313,7 @@ impl Publisher {
             host: host.map(|at| AdjacencyId(at as u32)),
             nat: self.flow_rules(),
             policy: self.policy.clone(),
+            limits: self.limits.clone(),
         };
         if tables == self.tables {
             return true;

@@ -65,6 +65,8 @@ fn endpoint(node: &str, interface: &str, address: &str, tap: bool) -> Input {
         attachment,
         labels: Default::default(),
         policed: Default::default(),
+        qos: Default::default(),
+        qos_warnings: Vec::new(),
     };
     let key = key("WorkloadEndpoint", &format!("{node}-{interface}"));
     Input::Store(Event::Put(key, Resource::WorkloadEndpoint(Box::new(endpoint))))

@@ -1,9 +1,12 @@
 //! An endpoint's traffic control: `spec.qosControls`, Calico's annotations of the same names, and
 //! Kubernetes' bandwidth annotations, in this order of precedence, field by field.
 //!
+//! `margay.io/shaping: Enabled` lets what is beyond the bandwidth wait; else it is dropped.
+//!
 //! Values are clamped as Calico clamps them (calico.md 7.8), with a warning for each; what cannot
 //! be read is left out with a warning, because a pod must not lose its network by a bad number.
 
+use margay_acl::Direction;
 use margay_fastpath::limit::dscp::Dscp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// What Calico's annotations begin with.
 const PREFIX: &str = "qos.projectcalico.org/";
+/// The annotation of margay's own.
+const SHAPING: &str = "margay.io/shaping";
 /// Bits a second.
 const BANDWIDTH: (u64, u64) = (1_000, 1_000_000_000_000_000);
 /// Bits.
@@ -38,6 +43,18 @@ pub struct Qos {
     pub egress: Limits,
     /// The mark of what leaves the cluster.
     pub dscp: Option<Dscp>,
+    /// What is beyond the bandwidth waits.
+    pub shaped: bool,
+}
+
+impl Qos {
+    /// The limits of one direction.
+    pub fn way(&self, direction: Direction) -> &Limits {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
 }
 
 /// Limits of one direction.
@@ -92,6 +109,7 @@ impl Qos {
             ingress: reader.limits("ingress"),
             egress: reader.limits("egress"),
             dscp: reader.dscp(),
+            shaped: reader.shaped(),
         };
         (qos, reader.warnings)
     }
@@ -166,6 +184,19 @@ impl Reader<'_> {
             self.warnings.push(format!("{place}: {text} is not {least} to {most}; {taken} taken"));
         }
         u64::try_from(taken).ok()
+    }
+
+    fn shaped(&mut self) -> bool {
+        match self.annotations.get(SHAPING).map(String::as_str) {
+            None | Some("Disabled") => false,
+            Some("Enabled") => true,
+            Some(other) => {
+                let place = format!("metadata.annotations[{SHAPING}]");
+                let mend = "Enabled or Disabled";
+                self.warnings.push(format!("{place}: '{other}' is not {mend}; left out"));
+                false
+            }
+        }
     }
 
     fn dscp(&mut self) -> Option<Dscp> {
@@ -294,5 +325,15 @@ mod tests {
             warnings[0],
             "spec.qosControls.ingressBandwidth: 999 is not 1000 to 1000000000000000; 1000 taken"
         );
+    }
+
+    #[test]
+    fn shaping_is_an_annotation_of_our_own() {
+        let shaped = |text| qos("{}", &[("margay.io/shaping", text)]);
+        assert!(shaped("Enabled").0.shaped && !shaped("Disabled").0.shaped);
+        let (qos, warnings) = shaped("yes");
+        let expected =
+            "metadata.annotations[margay.io/shaping]: 'yes' is not Enabled or Disabled; left out";
+        assert_eq!((qos.shaped, &*warnings), (false, &[expected.to_owned()][..]));
     }
 }

@@ -5,6 +5,7 @@
 //! default `eth0`).
 
 use super::policy::places::{self, PortSpec};
+use super::qos::{Qos, QosControls};
 use super::{Invalid, Metadata, Object};
 use crate::config::DEVICE_NAME_MAX;
 use ipnet::IpNet;
@@ -34,6 +35,10 @@ pub struct WorkloadEndpoint {
     pub labels: BTreeMap<String, String>,
     /// What policy sees beside them.
     pub policed: Policed,
+    /// What it may send and receive.
+    pub qos: Qos,
+    /// What of that could not be taken as it stands.
+    pub qos_warnings: Vec<String>,
 }
 
 /// What of an endpoint only policy cares for.
@@ -80,6 +85,7 @@ pub(crate) struct Spec {
     profiles: Option<Vec<String>>,
     ports: Option<Vec<PortSpec>>,
     allow_spoofed_source_prefixes: Option<Vec<String>>,
+    qos_controls: Option<QosControls>,
 }
 
 /// Most addresses of one endpoint.
@@ -107,7 +113,11 @@ impl TryFrom<Object<Spec>> for WorkloadEndpoint {
             })?),
             None => None,
         };
+        let annotations = object.metadata.annotations.clone().unwrap_or_default();
+        let (qos, qos_warnings) = Qos::new(&spec.qos_controls.unwrap_or_default(), &annotations);
         Ok(WorkloadEndpoint {
+            qos,
+            qos_warnings,
             attachment: attachment(&object.metadata)?,
             node: spec.node,
             pod: spec.pod.or(spec.workload).unwrap_or_default(),

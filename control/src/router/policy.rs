@@ -1,6 +1,7 @@
 //! Policy in the control loop: what the store says of it, and what the packet path is told.
 
 use super::Router;
+use super::limits::Limited;
 use crate::model::Model;
 use crate::policy::{Policies, is_own_kind};
 use crate::resolve::{Route, Target};
@@ -80,10 +81,12 @@ impl Router {
         let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
         let mut behind: Vec<(IpNet, u32)> = Vec::new();
         let mut endpoints = Vec::new();
-        for ((namespace, name), workload) in self.model.local_endpoints(&self.config.node_name) {
+        for ((namespace, key), workload) in self.model.local_endpoints(&self.config.node_name) {
             let number = endpoints.len() as u32;
-            let name = format!("{namespace}/{name}");
-            endpoints.push(endpoint(&policies, &name, to_host));
+            let name = format!("{namespace}/{key}");
+            let limited = self.limits.endpoints.get(&(namespace.clone(), key.clone()));
+            let connections = limited.map(Limited::connection_limits).unwrap_or_default();
+            endpoints.push(Endpoint { connections, ..endpoint(&policies, &name, to_host) });
             numbers.insert(&workload.interface, number);
             behind.extend(workload.addresses.iter().map(|own| (IpNet::from(*own), number)));
         }
@@ -97,7 +100,8 @@ impl Router {
         for (prefix, port) in behind_pods(routes) {
             behind.extend(numbers.get(port).map(|number| (*prefix, *number)));
         }
-        let is_open = endpoints.iter().all(|endpoint| endpoint.open);
+        let is_open =
+            endpoints.iter().all(|endpoint| endpoint.open && endpoint.connections == [None, None]);
         let layout = Layout {
             generation: 0,
             classifier: policies.classifier().clone(),
@@ -121,6 +125,7 @@ fn endpoint(policies: &Policies, name: &str, to_host: ToHost) -> Endpoint {
     Endpoint {
         name: name.into(),
         handle,
+        connections: [None, None],
         open: to_host == ToHost::Accept && Direction::ALL.into_iter().all(is_open),
     }
 }

@@ -23,6 +23,7 @@ impl Router {
             store: self.store.clone(),
             ports: ports.collect(),
             endpoints: endpoints.map(|(key, endpoint)| (key.clone(), endpoint.clone())).collect(),
+            limits: self.limits.endpoints.clone(),
             tunnels: self.tunnels.clone(),
             routes: self.publisher.routes().clone(),
             neighbors: self.neighbors(),
@@ -38,7 +39,8 @@ impl Router {
     }
 
     fn faults(&self) -> Vec<String> {
-        let lasting = self.tunnel_faults.iter().chain(&self.policy_faults).take(ERRORS_MAX);
+        let lasting = self.tunnel_faults.iter().chain(&self.policy_faults);
+        let lasting = lasting.chain(&self.limits.faults).take(ERRORS_MAX);
         lasting.chain(&self.errors).cloned().collect()
     }
 

@@ -67,6 +67,8 @@ pub struct Seen {
 /// A session that has ended.
 #[derive(Debug)]
 pub struct Removed {
+    /// The number that it had.
+    pub id: SessionId,
     /// The session.
     pub session: Session,
     /// It was the last one of its mapping: the outside port is free.
@@ -359,7 +361,7 @@ impl FlowTable {
         self.wheel.remove(&mut self.slab, id.0, slot);
         let session = self.release_slot(id);
         self.forget_source(session.original.src);
-        Some(Removed { session, ends_mapping })
+        Some(Removed { id, session, ends_mapping })
     }
 
     #[inline]

@@ -3,21 +3,32 @@
 //! A [`Policer`] drops what is beyond an endpoint's rates, a [`Shaper`] delays it, [`FairQueue`]
 //! shares a congested port, [`Connections`] bounds how many there are, [`dscp`] marks. Arithmetic
 //! is in exact integers, and time is an argument: nanoseconds of a monotonic clock. A bucket is
-//! shared by all workers, each of which leases a little of it at a time ([`Lease`]).
+//! shared by all workers, each of which leases a little of it at a time ([`Lease`]). [`Limits`] is
+//! the snapshot that workers read, by port; [`OwnLimits`] is what one of them keeps of it.
 
+mod account;
 mod bucket;
 mod connections;
+mod cost;
 pub mod dscp;
+mod endpoint;
+mod excess;
 mod fair;
 mod policer;
 mod shaper;
+mod snapshot;
 mod wheel;
 
+pub use account::{Account, Tally, Totals, WINDOW_NS};
 pub use bucket::{Bucket, LEASE_NS, Lease, RATE_MAX, Rate};
-pub use connections::Connections;
+pub use connections::{ConnectionLimit, Connections};
+pub use cost::Cost;
+pub use endpoint::{Departure, EndpointLimits, Wanted, WayLimits};
+pub use excess::Excess;
 pub use fair::{CLASSES_MAX, FairQueue, QUANTUM_MIN, Refused, WEIGHT_MAX};
-pub use policer::{Excess, Leases, Policer, Rates};
+pub use policer::{Leases, Policer, Rates};
 pub use shaper::{Booking, SHAPER_DELAY_NS, Shaper};
+pub use snapshot::{Limits, OwnLimits, WAITING_MAX, Waiting};
 pub use wheel::{HORIZON_NS, SLOT_NS, Wheel};
 
 #[cfg(test)]

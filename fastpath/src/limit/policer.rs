@@ -4,29 +4,33 @@
 //! otherwise counts for none. Workers share the [`Policer`]; each has its own [`Leases`].
 
 use super::bucket::{Bucket, Lease, Rate};
+use super::cost::Cost;
+use super::excess::Excess;
 
-/// The rates of one endpoint in one direction.
+/// The rates of one endpoint in one direction: one line of the cache where bits alone are limited,
+/// as they mostly are.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Policer {
-    /// Bits, each packet from its network header on.
+    /// Bits on the wire.
     bits: Option<Bucket>,
+    more: Option<Box<More>>,
+}
+
+const _: () = assert!(size_of::<Policer>() == 64);
+
+/// Further rates.
+#[derive(Debug)]
+struct More {
     /// Bits, with a burst that is small: how fast a burst may be.
     peak: Option<Bucket>,
     packets: Option<Bucket>,
 }
 
-/// What a worker has of a policer's rates.
+/// What a worker has of a policer's rates, that of bits first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Leases([Lease; 3]);
-
-/// Which rate a packet was beyond.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Excess {
-    /// Bits, or bits at the peak.
-    Bits,
-    /// Packets.
-    Packets,
-}
 
 /// The rates of a policer; without one there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -42,40 +46,48 @@ pub struct Rates {
 impl Policer {
     /// A policer whose bursts are untouched, for so many workers.
     pub fn new(rates: Rates, workers: usize) -> Policer {
-        let bucket = |rate: Option<Rate>| rate.map(|rate| Bucket::new(rate, workers));
-        let [bits, peak, packets] = [rates.bits, rates.peak, rates.packets].map(bucket);
-        Policer { bits, peak, packets }
+        Policer::default().changed(rates, workers, 0)
     }
 
     /// A policer of other rates that remembers what has passed by now. Leases of the old one are
     /// no good for it.
     pub fn changed(&self, rates: Rates, workers: usize, now_ns: u64) -> Policer {
-        let bucket = |old: &Option<Bucket>, rate: Option<Rate>| match (old, rate) {
+        let bucket = |old: Option<&Bucket>, rate: Option<Rate>| match (old, rate) {
             (Some(old), Some(rate)) => Some(old.changed(rate, workers, now_ns)),
-            (None, rate) => rate.map(|rate| Bucket::new(rate, workers)),
-            (_, None) => None,
+            (_, rate) => rate.map(|rate| Bucket::new(rate, workers)),
         };
-        Policer {
-            bits: bucket(&self.bits, rates.bits),
-            peak: bucket(&self.peak, rates.peak),
-            packets: bucket(&self.packets, rates.packets),
-        }
+        let [bits, peak, packets] = self.buckets();
+        let more = More { peak: bucket(peak, rates.peak), packets: bucket(packets, rates.packets) };
+        let has_more = more.peak.is_some() || more.packets.is_some();
+        Policer { bits: bucket(bits, rates.bits), more: has_more.then(|| Box::new(more)) }
+    }
+
+    fn buckets(&self) -> [Option<&Bucket>; 3] {
+        let more = self.more.as_deref();
+        let peak = more.and_then(|more| more.peak.as_ref());
+        [self.bits.as_ref(), peak, more.and_then(|more| more.packets.as_ref())]
     }
 
     /// The rates.
     pub fn rates(&self) -> Rates {
-        let [bits, peak, packets] =
-            [&self.bits, &self.peak, &self.packets].map(|one| one.as_ref().map(Bucket::rate));
+        let [bits, peak, packets] = self.buckets().map(|one| one.map(Bucket::rate));
         Rates { bits, peak, packets }
     }
 
-    /// Lets a packet of so many bits pass, or says what it is beyond.
+    /// Lets a packet of this cost pass, or says what it is beyond.
     #[inline]
-    pub fn pass(&self, leases: &mut Leases, now_ns: u64, bits: u32) -> Result<(), Excess> {
+    pub fn pass(&self, leases: &mut Leases, now_ns: u64, cost: Cost) -> Result<(), Excess> {
+        let bits = cost.bits();
+        let Some(more) = &self.more else {
+            leases.0[0] =
+                spend(&self.bits, &mut leases.0[0], now_ns, bits).ok_or(Excess::Bandwidth)?;
+            return Ok(());
+        };
         let [of_bits, of_peak, of_packets] = &mut leases.0;
-        let packets = spend(&self.packets, of_packets, now_ns, 1).ok_or(Excess::Packets)?;
-        let peak = spend(&self.peak, of_peak, now_ns, bits).ok_or(Excess::Bits)?;
-        let all = spend(&self.bits, of_bits, now_ns, bits).ok_or(Excess::Bits)?;
+        let packets = spend(&more.packets, of_packets, now_ns, cost.packets);
+        let packets = packets.ok_or(Excess::PacketRate)?;
+        let peak = spend(&more.peak, of_peak, now_ns, bits).ok_or(Excess::Bandwidth)?;
+        let all = spend(&self.bits, of_bits, now_ns, bits).ok_or(Excess::Bandwidth)?;
         *leases = Leases([all, peak, packets]);
         Ok(())
     }

@@ -147,19 +147,19 @@ proptest! {
         let (mut passed, mut now_ns) = (Vec::new(), 5);
         for (wait, worker, cost) in steps {
             now_ns += wait;
-            let result = policer.pass(&mut leases[worker % workers], now_ns, cost);
+            let result = policer.pass(&mut leases[worker % workers], now_ns, Cost::packet(cost));
             if workers == 1 {
                 let before = [0, 1, 2].map(|one: usize| oracles[one].arrival);
                 let passes = oracles[2].pass(now_ns, 1)
-                    && oracles[1].pass(now_ns, cost)
-                    && oracles[0].pass(now_ns, cost);
+                    && oracles[1].pass(now_ns, cost * 8)
+                    && oracles[0].pass(now_ns, cost * 8);
                 prop_assert_eq!(result.is_ok(), passes, "at {}", now_ns);
                 if !passes {
                     (0..3).for_each(|one| oracles[one].arrival = before[one]);
                 }
             }
             if result.is_ok() {
-                passed.push((now_ns, cost));
+                passed.push((now_ns, cost * 8));
             }
         }
         conforms(&passed, bits)?;
@@ -314,11 +314,11 @@ fn a_packet_limit_of_five_passes_five_at_once() {
         2,
     );
     let mut leases = [Leases::default(); 2];
-    let mut pass = |at, now_ns| policer.pass(&mut leases[at], now_ns, 800);
+    let mut pass = |at, now_ns| policer.pass(&mut leases[at], now_ns, Cost::packet(100));
     // Two workers round apart from each other, which may cost a nanosecond each.
     assert!((0..5).all(|at| pass(at % 2, 9 + at as u64).is_ok()));
-    assert_eq!(pass(0, 13), Err(Excess::Packets));
-    assert_eq!(pass(1, 333_333_342), Err(Excess::Packets));
+    assert_eq!(pass(0, 13), Err(Excess::PacketRate));
+    assert_eq!(pass(1, 333_333_342), Err(Excess::PacketRate));
     assert_eq!(pass(1, 333_333_345), Ok(()));
 }
 
@@ -365,4 +365,58 @@ fn rfc2474_3_marking_leaves_ecn_alone() {
     assert_eq!(view.traffic_class(), 46 << 2 | 1);
     assert_eq!((packet[1] & 0xf, packet[2]), (0xa, 0xbc), "the flow label stays");
     mark(&mut [0x45; 19], dscp);
+}
+
+#[test]
+fn a_super_packet_costs_what_its_parts_do() {
+    use crate::packet::{Gso, Packet};
+    use crate::port::PortId;
+    use crate::segment::tests::as_super;
+    use crate::sys::memory::{Arena, FramePool, HEADROOM};
+    let mut pool = FramePool::new(Arena::new(8, 0).unwrap());
+    let mut frame = pool.alloc().unwrap();
+    let bytes = frame.bytes_mut(HEADROOM, 42 + 250);
+    bytes.fill(0);
+    let (src, dst) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let header = margay_tunnels::wire::ipv4::header(src, dst, 17, 64, 258);
+    bytes[14..34].copy_from_slice(&header);
+    let mut packet = Packet::new(frame, HEADROOM, 42 + 250, PortId(0));
+    (packet.l3, packet.l4) = (14, 34);
+    assert_eq!(Cost::of(&packet), Cost::packet(292));
+    as_super(&mut packet, 34, Gso::Udp, 100);
+    assert_eq!(Cost::of(&packet), Cost { bytes: 3 * 42 + 250, packets: 3 });
+    packet.free(&mut pool);
+}
+
+/// The bound on what waits in one worker, and that nothing is lost at it.
+#[test]
+fn no_more_wait_in_a_worker_than_may() {
+    use crate::packet::Packet;
+    use crate::port::{BURST, PortId};
+    use crate::sys::memory::{Arena, FramePool, HEADROOM};
+    let mut pool = FramePool::new(Arena::new(WAITING_MAX + 64, 0).unwrap());
+    let bits = Some(Rate { per_second: 1_000_000_000, burst: 1 });
+    let way = WayLimits { rates: Rates { bits, ..Rates::default() }, shaped: true };
+    let wanted = Wanted { ways: [way; 2], dscp: None };
+    let limits = EndpointLimits::new(wanted, 1, 1);
+    let mut own = OwnLimits::default();
+    let (place, mut now_ns) = ((PortId(3), margay_acl::Direction::Egress), 5_000_000_000);
+    let mut refused = false;
+    while !refused {
+        match own.admit(place, &limits, now_ns, Cost::packet(64)) {
+            Ok(Departure::At(at_ns)) => {
+                let packet = Packet::new(pool.alloc().unwrap(), HEADROOM, 64, PortId(3));
+                own.wait(at_ns, now_ns, Waiting::From(packet)).unwrap();
+            }
+            Ok(Departure::Now) => panic!("there is no burst"),
+            Err(excess) => refused = excess == Excess::Queue,
+        }
+    }
+    assert!((WAITING_MAX - BURST..=WAITING_MAX).contains(&own.waiting()));
+    now_ns += HORIZON_NS;
+    while let Some(Waiting::From(packet)) = own.release(now_ns) {
+        packet.free(&mut pool);
+    }
+    assert_eq!(own.waiting(), 0);
+    assert!(own.take_any().is_none());
 }

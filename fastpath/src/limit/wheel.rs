@@ -51,6 +51,13 @@ impl<T> Wheel<T> {
         Ok(())
     }
 
+    /// Takes any thing, whatever its time is.
+    pub fn take_any(&mut self) -> Option<T> {
+        let taken = self.slots.iter_mut().find_map(VecDeque::pop_front)?;
+        self.count -= 1;
+        Some(taken)
+    }
+
     /// Takes the next thing whose time has come, in the order of slots.
     pub fn pop(&mut self, now_ns: u64) -> Option<T> {
         let due = now_ns / SLOT_NS;

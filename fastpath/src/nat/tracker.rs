@@ -21,11 +21,13 @@ use std::sync::Arc;
 use upkeep::{EXPIRE_BUDGET, MadeFor};
 
 mod begin;
+mod connections;
 mod guard;
 mod offloaded;
 mod services;
 mod upkeep;
 
+use connections::Claims;
 use guard::Guard;
 pub use guard::HITS_MAX;
 pub use upkeep::NatReport;
@@ -121,6 +123,7 @@ pub struct Tracker {
     now_s: u32,
     clients: Arc<Clients>,
     guard: Guard,
+    claims: Claims,
     scratch: Option<Box<Scratch>>,
     /// Fragments whose first one has come: to be tracked and routed after the burst.
     pub released: Vec<Packet>,
@@ -150,6 +153,7 @@ impl Tracker {
             now_s,
             clients: Arc::default(),
             guard: Guard::default(),
+            claims: Claims::default(),
             scratch: Some(Box::new(Scratch {
                 asked: Vec::with_capacity(BATCH),
                 tuples: [Tuple::default(); BATCH],
@@ -321,7 +325,7 @@ impl Tracker {
     ) -> Verdict {
         let flow = match found {
             Some(flow) => self.keep(flow, asked).map(|()| flow),
-            None => self.begin(rules, asked).inspect(|(id, _)| self.stamp(*id)),
+            None => self.begin_counted(rules, asked),
         };
         let (id, direction) = match flow {
             Ok(flow) => flow,
@@ -330,6 +334,7 @@ impl Tracker {
         if found.is_some() && !matches!(asked.part, Part::Error { .. }) {
             let seen = Seen { direction, signal: asked.signal, bytes: asked.bytes };
             self.table.seen(id, seen, self.now_s);
+            self.release_if_over(id);
         }
         let Some(session) = self.table.get(id) else { return Verdict::Go };
         let leaving = session.leaving(direction);

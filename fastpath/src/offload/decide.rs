@@ -1,7 +1,7 @@
 //! From a flow's key to what happens to its packets, by the tables that the pipeline goes by.
 //!
-//! `None` is for all that only the pipeline can do: host, tunnels, refusals, next hops without a
-//! link address, flows whose packets still change the state of their session.
+//! `None` is for all that only the pipeline can do: host, tunnels, refusals, endpoints with limits,
+//! next hops without a link address, flows whose packets still change the state of their session.
 
 use super::{Decision, FlowMap, Key};
 use crate::flow::{Address, Direction, SessionId, Tuple};
@@ -32,7 +32,12 @@ pub(super) fn decide(
     };
     let adjacency = tables.adjacency(next_hop(view, &leaving)?)?;
     let egress = tables.port(adjacency.port).filter(|port| port.up)?;
-    if adjacency.tunnel.is_some() || !map.is_egress(adjacency.port) {
+    let is_limited = |port| tables.limits_of(port).is_some();
+    if adjacency.tunnel.is_some()
+        || !map.is_egress(adjacency.port)
+        || is_limited(key.port)
+        || is_limited(adjacency.port)
+    {
         return None;
     }
     let decision = Decision {

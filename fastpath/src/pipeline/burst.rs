@@ -32,6 +32,10 @@ pub(super) enum Kind {
     HandOver(u16),
     /// It waits for its first fragment.
     Waits,
+    /// It waits for its time.
+    Delayed,
+    /// A super-packet that may not pass whole.
+    Cut,
 }
 
 /// One burst. Kept between bursts, so that it is not cleared each time: only the entries up to the

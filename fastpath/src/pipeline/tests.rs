@@ -12,6 +12,7 @@ use margay_tunnels::wire::{ethernet, ipv4, ipv6, protocol};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
 
+mod limits;
 mod nat;
 mod policy;
 

@@ -76,6 +76,7 @@ impl Pipeline {
         self.follow_sessions();
         match verdicts[0] {
             Verdict::Go | Verdict::Rewritten => return Some(packet),
+            Verdict::Drop(DropReason::LimitConnections) => self.refuse_connection(view, packet),
             Verdict::Drop(reason) => self.drop(view, packet, reason),
             Verdict::HandOver(worker) => self.handed.push((worker, packet)),
             Verdict::Wait => self.wait_for_first(view, packet),
@@ -100,6 +101,9 @@ impl Pipeline {
             self.track(view, rules, &mut found, burst);
         }
         self.follow_sessions();
+        if view.tables.limits.as_ref().is_some_and(|limits| limits.marks()) {
+            self.mark(view, burst);
+        }
         found.look_up(view.fib, burst.len());
         self.finish(view, None, &mut found, burst);
         self.found = Some(found);
@@ -210,7 +214,7 @@ impl Pipeline {
 }
 
 /// What a packet that was parsed before is.
-fn parsed(packet: &Packet) -> Result<Parsed, DropReason> {
+pub(super) fn parsed(packet: &Packet) -> Result<Parsed, DropReason> {
     match forward::dst(packet) {
         Some(IpAddr::V4(dst)) => Ok(Parsed::V4(dst)),
         Some(IpAddr::V6(dst)) => Ok(Parsed::V6(dst)),

@@ -38,6 +38,8 @@ pub(crate) struct Sketch {
     pub(crate) own: [&'static str; 2],
     pub(crate) to_host: ToHost,
     pub(crate) rejudges: bool,
+    /// Connections that the endpoint on port 2 may receive.
+    pub(crate) most: Option<u32>,
 }
 
 impl Sketch {
@@ -48,6 +50,7 @@ impl Sketch {
             own: ["10.0.0.1", "10.0.0.2"],
             to_host: ToHost::Accept,
             rejudges: false,
+            most: None,
         }
     }
 
@@ -71,13 +74,16 @@ impl Sketch {
                 handle.is_some_and(|handle| classifier.is_open(handle, Stage::Normal, direction))
             };
             let open = Direction::ALL.into_iter().all(is_open);
-            Endpoint { name: name.into(), handle, open }
+            Endpoint { name: name.into(), handle, open, connections: [None, None] }
         };
+        let mut endpoints = vec![endpoint("a"), endpoint("b"), endpoint("c")];
+        endpoints[1].connections[Direction::Ingress as usize] =
+            self.most.map(|most| ConnectionLimit { most, connections: Arc::default() });
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let own = self.own.map(|own| IpNet::from(own.parse::<IpAddr>().unwrap()));
         Policy::new(Layout {
             generation: self.generation,
-            endpoints: vec![endpoint("a"), endpoint("b"), endpoint("c")],
+            endpoints,
             classifier: classifier.clone(),
             seats: &[
                 (UPLINK, Seat::Network),

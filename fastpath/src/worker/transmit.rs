@@ -62,8 +62,20 @@ impl Worker {
         }
     }
 
-    /// Sends a burst by one port; empties it.
+    /// Sends a burst by one port, as far as the limits of the endpoint there let it; empties it.
     fn send(&mut self, id: PortId, burst: &mut Vec<Packet>) {
+        if self.tables.limits_of(id).is_some() && self.slot(id).is_some() {
+            let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+            self.pipeline.limit_to(view, id, burst);
+            if burst.is_empty() {
+                return;
+            }
+        }
+        self.send_all(id, burst);
+    }
+
+    /// Sends a burst by one port; empties it.
+    pub(super) fn send_all(&mut self, id: PortId, burst: &mut Vec<Packet>) {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return self.hand_over(id, burst);
         };

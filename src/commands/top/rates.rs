@@ -1,5 +1,6 @@
 //! What happened between two samples, per second.
 
+use margay_control::api::limits::WayAnswer;
 use margay_control::api::status::BgpAnswer;
 use margay_control::api::top::Sample;
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ pub(super) struct Rates {
     pub(super) routes: usize,
     pub(super) bgp: Option<BgpAnswer>,
     pub(super) ports: Vec<PortRate>,
+    /// Who is nearest to a limit first.
+    pub(super) limits: Vec<LimitRate>,
     pub(super) workers: Vec<WorkerRate>,
     /// Dropped packets by reason: a second, and in all.
     pub(super) drops: Vec<(String, f64, u64)>,
@@ -28,6 +31,18 @@ pub(super) struct PortRate {
     pub(super) tx_packets: f64,
     pub(super) tx_bits: f64,
     pub(super) tx_full: f64,
+}
+
+/// One direction of an endpoint with limits.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct LimitRate {
+    pub(super) pod: String,
+    pub(super) direction: &'static str,
+    pub(super) limit_bits: Option<u64>,
+    pub(super) bits: f64,
+    pub(super) packets: f64,
+    pub(super) dropped: f64,
+    pub(super) queued: u64,
 }
 
 /// Packets a second of a worker, and cycles of each.
@@ -104,11 +119,40 @@ impl Rates {
             uptime_s: now.uptime_milliseconds / 1000,
             routes: now.routes,
             bgp: now.bgp.clone(),
+            limits: limits(before, now, rate),
             ports: ports.collect(),
             workers: workers.collect(),
             drops,
         }
     }
+}
+
+fn limits(before: &Sample, now: &Sample, rate: impl Fn(u64, u64) -> f64) -> Vec<LimitRate> {
+    let mut limits = Vec::new();
+    for one in &now.limits {
+        let old = before
+            .limits
+            .iter()
+            .find(|old| (&old.namespace, &old.name) == (&one.namespace, &one.name));
+        let old = old.cloned().unwrap_or_default();
+        let way = |direction, old: &WayAnswer, now: &WayAnswer| LimitRate {
+            pod: format!("{}/{}", one.namespace, one.pod),
+            direction,
+            limit_bits: now.bandwidth,
+            bits: rate(old.bytes, now.bytes) * 8.0,
+            packets: rate(old.packets, now.packets),
+            dropped: rate(old.dropped_packets(), now.dropped_packets()),
+            queued: now.queued,
+        };
+        limits.push(way("ingress", &old.ingress, &one.ingress));
+        limits.push(way("egress", &old.egress, &one.egress));
+    }
+    let used = |one: &LimitRate| one.bits / one.limit_bits.unwrap_or(u64::MAX) as f64;
+    limits.sort_by(|left, right| {
+        let dropped = right.dropped.total_cmp(&left.dropped);
+        dropped.then(used(right).total_cmp(&used(left))).then(left.pod.cmp(&right.pod))
+    });
+    limits
 }
 
 fn drops_of(sample: &Sample) -> BTreeMap<String, u64> {

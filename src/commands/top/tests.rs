@@ -13,6 +13,7 @@ fn sample(uptime_ms: u64, packets: u64) -> Sample {
         ready: true,
         routes: 12,
         bgp: None,
+        limits: Vec::new(),
         ports: vec![PortAnswer {
             name: "eth0".into(),
             state: "open".into(),

@@ -1,6 +1,6 @@
 //! The screen of `margay top`, and the same as plain text.
 
-use super::rates::{PortRate, Rates, WorkerRate, short};
+use super::rates::{LimitRate, PortRate, Rates, WorkerRate, short};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
@@ -12,6 +12,8 @@ const PORTS: [&str; 7] =
     ["PORT", "STATE", "RX PKT/S", "RX BIT/S", "TX PKT/S", "TX BIT/S", "TX FULL/S"];
 const WORKERS: [&str; 7] =
     ["WORKER", "CORE", "STATE", "FORWARDED/S", "PUNTED/S", "DROPPED/S", "CYCLES/PKT"];
+const LIMITS: [&str; 7] =
+    ["ENDPOINT", "DIRECTION", "LIMIT BIT/S", "BIT/S", "PKT/S", "DROPPED/S", "QUEUED"];
 const DROPS: [&str; 3] = ["DROPS", "PER SECOND", "IN ALL"];
 
 /// Draws everything; what has no room is cut off at the bottom of its table.
@@ -20,14 +22,19 @@ pub(super) fn draw(frame: &mut Frame, rates: &Rates) {
     let areas = Layout::vertical([
         Constraint::Length(1),
         Constraint::Fill(1),
+        Constraint::Max(if rates.limits.is_empty() { 0 } else { rates.limits.len() as u16 + 2 }),
         rows(rates.workers.len()),
         rows(rates.drops.len().max(1)),
         Constraint::Length(1),
     ]);
-    let [head, ports, workers, drops, foot] = areas.areas(frame.area());
+    let [head, ports, limits, workers, drops, foot] = areas.areas(frame.area());
     frame.render_widget(Line::from(title(rates)).bold(), head);
     let cells: Vec<_> = rates.ports.iter().map(port).collect();
     frame.render_widget(table(PORTS, cells), ports);
+    if !rates.limits.is_empty() {
+        let cells: Vec<_> = rates.limits.iter().map(limit).collect();
+        frame.render_widget(table(LIMITS, cells), limits);
+    }
     let cells: Vec<_> = rates.workers.iter().map(worker).collect();
     frame.render_widget(table(WORKERS, cells), workers);
     frame.render_widget(table(DROPS, drop_cells(rates)), drops);
@@ -38,6 +45,9 @@ pub(super) fn draw(frame: &mut Frame, rates: &Rates) {
 pub(super) fn plain(rates: &Rates) -> String {
     let mut out = title(rates) + "\n";
     lines(&mut out, PORTS, rates.ports.iter().map(port).collect());
+    if !rates.limits.is_empty() {
+        lines(&mut out, LIMITS, rates.limits.iter().map(limit).collect());
+    }
     lines(&mut out, WORKERS, rates.workers.iter().map(worker).collect());
     lines(&mut out, DROPS, drop_cells(rates));
     out.push('\n');
@@ -63,6 +73,18 @@ fn port(port: &PortRate) -> [String; 7] {
         short(port.tx_packets),
         short(port.tx_bits),
         short(port.tx_full),
+    ]
+}
+
+fn limit(limit: &LimitRate) -> [String; 7] {
+    [
+        limit.pod.clone(),
+        limit.direction.to_owned(),
+        limit.limit_bits.map_or_else(|| "-".to_owned(), |bits| short(bits as f64)),
+        short(limit.bits),
+        short(limit.packets),
+        short(limit.dropped),
+        limit.queued.to_string(),
     ]
 }
 

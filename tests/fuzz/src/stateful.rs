@@ -111,7 +111,7 @@ fn policy() -> Policy {
         let handle = compiler.handle(name).expect("an endpoint that was added");
         let open = Direction::ALL.map(|way| classifier.is_open(handle, Stage::Normal, way));
         assert_eq!(open, [false; 2]);
-        Endpoint { name: name.into(), handle: Some(handle), open: false }
+        Endpoint { name: name.into(), handle: Some(handle), open: false, connections: [None, None] }
     };
     let behind = WEB_NETS.map(|text| (net(text), 0)).into_iter();
     let behind: Vec<_> = behind.chain(CLOSED_NETS.map(|text| (net(text), 1))).collect();

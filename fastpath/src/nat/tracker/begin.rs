@@ -226,6 +226,7 @@ impl Tracker {
 
     /// An ended session's port is free again once nobody else has its mapping.
     pub(super) fn forget(&mut self, removed: &Removed) {
+        self.claims.release(removed.id);
         let Tuple { src, src_port, protocol, .. } = removed.session.translated;
         if removed.ends_mapping {
             self.give_port(src, protocol, src_port);

@@ -7,6 +7,7 @@
 use super::{Asked, Tracker, Verdict, Way};
 use crate::drop_reason::DropReason;
 use crate::flow::{Address, Direction as FlowDirection, Session, SessionId, Tuple};
+use crate::limit::ConnectionLimit;
 use crate::packet::Packet;
 use crate::policy::{Hit, Policy, Question, Ruling, Seat};
 use crate::port::PortId;
@@ -67,8 +68,19 @@ impl Guard {
     }
 
     /// Who sends, as far as the port tells.
-    fn seat(&self, in_port: PortId) -> Seat {
+    pub(super) fn seat(&self, in_port: PortId) -> Seat {
         self.policy.as_ref().map_or(Seat::Network, |policy| policy.seat(in_port))
+    }
+
+    /// True when some endpoint's connections are limited.
+    #[inline]
+    pub(super) fn limits_connections(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.limits_connections())
+    }
+
+    /// The limits that a connection counts for.
+    pub(super) fn connection_limits(&self, question: &Question) -> [Option<ConnectionLimit>; 2] {
+        self.policy.as_ref().map_or([None, None], |policy| policy.connection_limits(question))
     }
 
     fn judge(&mut self, question: &Question) -> Result<(), DropReason> {
@@ -150,7 +162,8 @@ impl Tracker {
             _ => self.guard.seat(asked.in_port),
         };
         let question = Question { from, tuple, icmp_code: asked.icmp_code };
-        self.guard.judge(&question).map_err(Verdict::Drop)
+        self.guard.judge(&question).map_err(Verdict::Drop)?;
+        self.claim(&question, asked.signal)
     }
 
     /// Notes which snapshot has let a flow through.
@@ -167,10 +180,10 @@ impl Tracker {
         (id, direction): (SessionId, FlowDirection),
         asked: &Asked,
     ) -> Result<(), Verdict> {
-        match self.table.get(id).is_some_and(|session| self.guard.is_stale(session)) {
-            true => self.ask_again((id, direction), asked),
-            false => Ok(()),
+        if self.table.get(id).is_some_and(|session| self.guard.is_stale(session)) {
+            self.ask_again((id, direction), asked)?;
         }
+        self.follow_claim((id, direction), asked)
     }
 
     #[cold]

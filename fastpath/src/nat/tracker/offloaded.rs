@@ -73,7 +73,9 @@ impl Tracker {
         self.now_s = seconds(now_ns);
         let mut ended = Vec::new();
         let due = (self.now_s, EXPIRE_BUDGET);
+        let claims = &mut self.claims;
         let done = self.table.expire_carried(due, carried, |removed| {
+            claims.release(removed.id);
             if removed.ends_mapping {
                 ended.push(removed);
             }

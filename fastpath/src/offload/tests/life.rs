@@ -4,6 +4,7 @@ use super::*;
 use crate::capture::{CaptureFilter, Tap};
 use crate::ecmp;
 use crate::flow::State;
+use crate::limit;
 
 fn carried_both_ways(rig: &mut Rig, flow: &Flow) -> [bool; 2] {
     [rig.is_carried(flow, POD), rig.is_carried(flow, UPLINK)]
@@ -54,6 +55,24 @@ fn a_change_of_routes_neighbors_or_ports_takes_effect_at_once() {
         assert_eq!(rig.carry(POD, &packet), None);
         rig.feed(POD, std::slice::from_ref(&packet));
         assert_eq!(rig.carry(POD, &packet), None);
+    });
+}
+
+/// Limits are the worker's to keep.
+#[test]
+fn flows_of_an_endpoint_with_limits_are_not_offloaded() {
+    in_namespace(|| {
+        let mut rig = Rig::new(false);
+        rig.offload(&UDP4);
+        let wanted = limit::Wanted { dscp: limit::dscp::Dscp::new(46), ..Default::default() };
+        let limited = (POD, Arc::new(limit::EndpointLimits::new(wanted, 1, 1)));
+        rig.tables.limits = Some(Arc::new(limit::Limits::new(&[limited], Ranges::default())));
+        rig.map.generation().raise();
+        for from in [POD, UPLINK].repeat(usize::from(OFFLOAD_AFTER) + 2) {
+            let packet = rig.ordinary(&UDP4, from, b"seen by the worker");
+            assert_eq!(rig.feed(from, &[packet]).len(), 1);
+        }
+        assert_eq!(carried_both_ways(&mut rig, &UDP4), [false, false]);
     });
 }
 

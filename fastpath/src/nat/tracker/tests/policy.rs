@@ -18,8 +18,8 @@ const FAR: &str = "198.51.100.1:5000";
 const POD_A: &str = "10.0.0.1:4000";
 const POD_B: &str = "10.0.0.2:80";
 
-struct Node {
-    bench: Bench,
+pub(super) struct Node {
+    pub(super) bench: Bench,
 }
 
 impl Node {
@@ -30,12 +30,12 @@ impl Node {
     }
 
     /// Flows are tracked for policy only.
-    fn plain(sketch: Sketch) -> Node {
+    pub(super) fn plain(sketch: Sketch) -> Node {
         let limits = Limits { sessions: 1000, per_source: 0 };
         Node::new(sketch, Rules::tracking(limits, Timeouts::default(), 1))
     }
 
-    fn follow(&mut self, sketch: Option<Sketch>) {
+    pub(super) fn follow(&mut self, sketch: Option<Sketch>) {
         let policy = sketch.map(|sketch| std::sync::Arc::new(sketch.build()));
         self.bench.workers.iter_mut().for_each(|one| one.follow_policy(policy.as_ref()));
     }
@@ -48,7 +48,7 @@ impl Node {
         verdict
     }
 
-    fn tcp(&mut self, port: PortId, (src, dst): (&str, &str), flags: u8) -> Verdict {
+    pub(super) fn tcp(&mut self, port: PortId, (src, dst): (&str, &str), flags: u8) -> Verdict {
         self.send(port, &tcp(src, dst, flags))
     }
 }

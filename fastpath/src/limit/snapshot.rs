@@ -1,0 +1,178 @@
+//! The limits of all endpoints as a snapshot publishes them, and what one worker keeps of them.
+//!
+//! A port without limits costs one look at a table for each burst. What waits for its time is in
+//! one wheel of the worker, at most [`WAITING_MAX`] packets; those of one direction of an endpoint
+//! keep their order.
+
+use super::cost::Cost;
+use super::endpoint::{Departure, EndpointLimits, OwnWay};
+use super::excess::Excess;
+use super::wheel::Wheel;
+use crate::flow::Address;
+use crate::nat::{Class, Ranges};
+use crate::packet::Packet;
+use crate::port::{BURST, PortId};
+use margay_acl::Direction;
+use std::sync::Arc;
+
+/// Packets that wait in one worker at most: a quarter of the default number of frames.
+pub const WAITING_MAX: usize = 8192;
+
+/// The limits of this node's endpoints.
+#[derive(Debug, Default, Clone)]
+pub struct Limits {
+    /// By port.
+    ports: Vec<Option<Arc<EndpointLimits>>>,
+    marks: bool,
+    /// Addresses of the cluster's pools, and the host's own: packets there are not marked.
+    inside: Ranges,
+}
+
+/// Equal when every port has the very same limits.
+impl PartialEq for Limits {
+    fn eq(&self, other: &Limits) -> bool {
+        let generations = |limits: &Limits| -> Vec<Option<u64>> {
+            limits.ports.iter().map(|one| one.as_ref().map(|one| one.generation())).collect()
+        };
+        generations(self) == generations(other) && self.inside == other.inside
+    }
+}
+
+impl Eq for Limits {}
+
+impl Limits {
+    /// The limits of ports; packets to addresses with a class in `inside` are never marked.
+    pub fn new(of: &[(PortId, Arc<EndpointLimits>)], inside: Ranges) -> Limits {
+        let mut ports = Vec::new();
+        for (port, limits) in of {
+            let at = usize::from(port.0);
+            ports.resize(ports.len().max(at + 1), None);
+            ports[at] = Some(limits.clone());
+        }
+        let marks = of.iter().any(|(_, limits)| limits.dscp().is_some());
+        Limits { ports, marks, inside }
+    }
+
+    /// The limits of the endpoint behind a port.
+    #[inline]
+    pub fn of(&self, port: PortId) -> Option<&EndpointLimits> {
+        self.ports.get(usize::from(port.0))?.as_deref()
+    }
+
+    /// True when some endpoint's packets are marked.
+    #[inline]
+    pub fn marks(&self) -> bool {
+        self.marks
+    }
+
+    /// True for a destination that is marked: outside of all pools, and not this host.
+    pub fn is_marked(&self, dst: Address) -> bool {
+        self.inside.class(dst) == Class::default()
+    }
+}
+
+/// A packet that waits.
+#[derive(Debug)]
+pub enum Waiting {
+    /// From the endpoint behind its port: parsed, and nothing else.
+    From(Packet),
+    /// For the endpoint behind this port, ready to be sent.
+    To(PortId, Packet),
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Own {
+    /// Of the limits that the leases are of.
+    generation: u64,
+    way: OwnWay,
+    waiting: u32,
+    last_ns: u64,
+}
+
+/// What one worker keeps.
+#[derive(Debug, Default)]
+pub struct OwnLimits {
+    /// By port and direction.
+    own: Vec<[Own; 2]>,
+    wheel: Option<Wheel<Waiting>>,
+}
+
+impl OwnLimits {
+    #[inline]
+    fn own(&mut self, port: PortId, direction: Direction) -> &mut Own {
+        let at = usize::from(port.0);
+        if at >= self.own.len() {
+            self.own.resize_with(at + 1, Default::default);
+        }
+        &mut self.own[at][direction as usize]
+    }
+
+    /// Asks an endpoint's limits about a packet.
+    #[inline]
+    pub fn admit(
+        &mut self,
+        (port, direction): (PortId, Direction),
+        limits: &EndpointLimits,
+        now_ns: u64,
+        cost: Cost,
+    ) -> Result<Departure, Excess> {
+        let own = self.own(port, direction);
+        if own.generation != limits.generation() {
+            // Leases are of a bucket that is gone.
+            *own = Own { generation: limits.generation(), way: OwnWay::default(), ..*own };
+        }
+        let at_ns = match limits.way(direction).admit(&mut own.way, now_ns, cost)? {
+            Departure::Now if own.waiting == 0 => return Ok(Departure::Now),
+            Departure::Now => own.last_ns,
+            Departure::At(at_ns) => at_ns.max(own.last_ns),
+        };
+        // Those of a burst are put into the wheel after all of them were asked about.
+        match self.waiting() + BURST <= WAITING_MAX {
+            true => Ok(Departure::At(at_ns)),
+            false => Err(Excess::Queue),
+        }
+    }
+
+    /// Lets a packet wait; gives it back when too many wait already.
+    pub fn wait(&mut self, at_ns: u64, now_ns: u64, packet: Waiting) -> Result<(), Waiting> {
+        let place = match &packet {
+            Waiting::From(packet) => (packet.in_port, Direction::Egress),
+            Waiting::To(port, _) => (*port, Direction::Ingress),
+        };
+        let wheel = self.wheel.get_or_insert_with(|| Wheel::new(WAITING_MAX, now_ns));
+        if wheel.is_empty() {
+            // Brings it up to the clock: nobody asks an empty one.
+            wheel.pop(now_ns);
+        }
+        wheel.insert(at_ns, packet)?;
+        let own = self.own(place.0, place.1);
+        own.waiting += 1;
+        own.last_ns = at_ns;
+        Ok(())
+    }
+
+    /// Packets that wait.
+    #[inline]
+    pub fn waiting(&self) -> usize {
+        self.wheel.as_ref().map_or(0, Wheel::len)
+    }
+
+    /// Takes the next packet whose time has come.
+    pub fn release(&mut self, now_ns: u64) -> Option<Waiting> {
+        let packet = self.wheel.as_mut()?.pop(now_ns)?;
+        let (port, direction) = match &packet {
+            Waiting::From(packet) => (packet.in_port, Direction::Egress),
+            Waiting::To(port, _) => (*port, Direction::Ingress),
+        };
+        let own = self.own(port, direction);
+        own.waiting = own.waiting.saturating_sub(1);
+        Some(packet)
+    }
+
+    /// Takes any packet that waits, for the end of the worker.
+    pub fn take_any(&mut self) -> Option<Packet> {
+        match self.wheel.as_mut()?.take_any()? {
+            Waiting::From(packet) | Waiting::To(_, packet) => Some(packet),
+        }
+    }
+}
