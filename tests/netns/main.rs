@@ -13,6 +13,7 @@ mod cni;
 mod crash;
 mod frames;
 mod kernel;
+mod limits;
 mod nat;
 mod nat_limits;
 mod peer;
