@@ -68,6 +68,7 @@ fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64>
             bgp: false,
             workers: 1,
             directory: scope.directory(),
+            offload: false,
             detached: false,
         })?;
     }

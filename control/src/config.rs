@@ -96,6 +96,8 @@ pub struct Config {
     pub large_frames: usize,
     /// How XDP is attached.
     pub xdp_mode: XdpMode,
+    /// Let the XDP program carry established flows by itself; off where nothing is said.
+    pub offload: bool,
     /// Let workers drive the devices' receive processing (SO_BUSY_POLL).
     pub busy_poll: bool,
     /// Host-side names of pods' devices begin so.
@@ -199,6 +201,7 @@ impl Default for Config {
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),
+            offload: false,
             busy_poll: false,
             interface_prefix: "cali".into(),
             ip: None,

@@ -158,7 +158,7 @@ async fn turn(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let mut shutdown = std::pin::pin!(shutdown);
-    let mut kept = Instant::now();
+    let (mut kept, mut looked) = (Instant::now(), Instant::now());
     loop {
         status.turned();
         let retry =
@@ -176,6 +176,10 @@ async fn turn(
             }
         }
         router.step(Instant::now()).await;
+        if looked.elapsed() > TICK {
+            looked = Instant::now();
+            router.look_at_devices();
+        }
         if kept.elapsed() > KEEP_NEIGHBORS {
             kept = Instant::now();
             router.keep_neighbors();

@@ -6,6 +6,7 @@
 use crate::config::{Config, XdpMode};
 use crate::publish::stable_hash;
 use crate::resolve::ports::PortKind;
+use margay_fastpath::offload::FlowMap;
 use margay_fastpath::port::tap::{self, Engine, TapSpec};
 use margay_fastpath::port::xdp::{self, XdpDevice, XdpSpec};
 use margay_fastpath::port::{Port, PortId};
@@ -81,11 +82,21 @@ pub(crate) struct Devices {
 impl Devices {
     /// Makes what all ports share.
     pub(crate) fn new(config: &Config, arena: &Arc<Arena>) -> Result<Devices, OpenError> {
-        Ok(Devices {
-            steering: Steering::new(arena, config.tunnels.vxlan_port).map_err(OpenError::of)?,
-            xdp_mode: config.xdp_mode,
-            busy_poll: config.busy_poll,
-        })
+        let steering = Steering::new(arena, config.tunnels.vxlan_port).map_err(OpenError::of)?;
+        let steering = match config.offload.then(FlowMap::new) {
+            Some(Ok(map)) => steering.with_offload(map),
+            Some(Err(error)) => {
+                tracing::warn!("no flow offload: {error}");
+                steering
+            }
+            None => steering,
+        };
+        Ok(Devices { steering, xdp_mode: config.xdp_mode, busy_poll: config.busy_poll })
+    }
+
+    /// The flows that XDP programs carry by themselves, if they are to.
+    pub(crate) fn offload(&self) -> Option<&Arc<FlowMap>> {
+        self.steering.offload()
     }
 
     /// Sets which packets to the host's addresses do not stay with the kernel.

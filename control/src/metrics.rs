@@ -176,6 +176,16 @@ impl Reader {
         writer.counters("margay_port_rx_bytes", "Bytes received", &rows(|port| port.rx_bytes))?;
         writer.counters("margay_port_tx_packets", "Packets sent", &rows(|port| port.tx_packets))?;
         writer.counters("margay_port_tx_bytes", "Bytes sent", &rows(|port| port.tx_bytes))?;
+        writer.counters(
+            "margay_port_offloaded_rx_packets",
+            "Packets received that the XDP program carried on",
+            &rows(|port| port.offloaded_rx_packets),
+        )?;
+        writer.counters(
+            "margay_port_offloaded_tx_packets",
+            "Packets sent that the XDP program of another port brought",
+            &rows(|port| port.offloaded_tx_packets),
+        )?;
         writer.gauge("margay_ports_open", "Open ports", open.clone().count() as i64)?;
         writer.gauge(
             "margay_ports_waiting",
@@ -253,6 +263,11 @@ impl Reader {
             "margay_forwarded_packets",
             "Packets sent on",
             &rows(|worker| worker.forwarded),
+        )?;
+        writer.counters(
+            "margay_offloaded_packets",
+            "Packets sent on that the XDP program carried",
+            &rows(|worker| worker.offloaded),
         )?;
         writer.counters(
             "margay_punted_packets",

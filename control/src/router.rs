@@ -75,11 +75,15 @@ impl Router {
     /// With nothing known and nothing published.
     pub(crate) fn new(
         config: Config,
-        (dataplane, fib): (Arc<Dataplane>, FibWriter),
+        (dataplane, mut fib): (Arc<Dataplane>, FibWriter),
         handle: rtnetlink::Handle,
         status: Arc<Status>,
     ) -> Result<Router, OpenError> {
         let devices = Devices::new(&config, dataplane.arena())?;
+        if let Some(map) = devices.offload() {
+            fib.raise_on_change(map.generation());
+            dataplane.offload(map);
+        }
         Ok(Router {
             publisher: Publisher::new(dataplane.clone(), fib, &config.node_name),
             ports: Ports::new(dataplane.worker_count()),

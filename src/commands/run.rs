@@ -33,6 +33,9 @@ pub(crate) struct Run {
     /// Leave margay's routes in the kernel when the daemon stops
     #[arg(long)]
     keep_routes: bool,
+    /// Whether the XDP program carries established flows by itself
+    #[arg(long, value_name = "BOOL")]
+    offload: Option<bool>,
     /// Logs as JSON, one object a line
     #[arg(long)]
     log_json: bool,
@@ -76,6 +79,7 @@ impl Run {
         if let Some(path) = self.socket {
             config.socket = path;
         }
+        config.offload = self.offload.unwrap_or(config.offload);
         config.keep_routes |= self.keep_routes;
     }
 }

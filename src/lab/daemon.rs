@@ -43,6 +43,8 @@ pub struct DaemonSpec {
     pub workers: u32,
     /// Where configuration, socket and log are written.
     pub directory: PathBuf,
+    /// Whether the XDP program carries established flows by itself.
+    pub offload: bool,
     /// Whether it may outlive the lab, see [`Daemon::release`].
     pub detached: bool,
 }
@@ -88,6 +90,7 @@ impl DaemonSpec {
             "store": { "type": "local", "path": self.store },
             "uplinks": self.uplinks,
             "workers": { "count": self.workers },
+            "offload": self.offload,
             "staticRoutes": routes,
             "socket": self.socket(),
             "bgp": { "enabled": self.bgp, "birdSockets": self.bird_sockets() },

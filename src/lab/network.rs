@@ -273,6 +273,7 @@ impl Network {
                 bgp: self.spec.bgp,
                 workers: self.spec.workers,
                 directory: self.scope.directory(),
+                offload: false,
                 detached: self.spec.detached,
             })?;
         }

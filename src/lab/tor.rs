@@ -156,6 +156,7 @@ fn margay(spec: &NetworkSpec, scope: &Scope, sessions: Vec<Session>) -> Result<D
         bgp: true,
         workers: 1,
         directory: scope.directory(),
+        offload: false,
         detached: spec.detached,
     })
 }

@@ -145,6 +145,7 @@ fn margay_spec(scope: &Scope, spec: &Spec) -> Result<DaemonSpec> {
         bgp: true,
         workers: 1,
         directory: scope.directory(),
+        offload: false,
         detached: false,
     })
 }

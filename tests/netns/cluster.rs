@@ -144,6 +144,7 @@ fn spec(node: &str, store: &Store, scope: &Scope, uplinks: &[&str]) -> DaemonSpe
         bgp: true,
         workers: 1,
         directory: scope.directory(),
+        offload: false,
         detached: false,
     }
 }

@@ -80,6 +80,7 @@ impl Rig {
             bgp: false,
             workers: 1,
             directory: scope.directory(),
+            offload: false,
             detached: false,
         })
         .unwrap();

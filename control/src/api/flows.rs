@@ -61,6 +61,10 @@ pub struct FlowAnswer {
     pub timeout_seconds: u32,
     /// The worker that has it.
     pub worker: usize,
+    /// Who carries its packets: `worker`, or `xdp` where the XDP program does for one direction or
+    /// both.
+    #[serde(default)]
+    pub tier: String,
 }
 
 /// Which flows are meant: those that all that is said holds for.
@@ -151,6 +155,7 @@ fn answer_of(flow: Flow) -> FlowAnswer {
         bytes: session.bytes,
         timeout_seconds: flow.lives_on_s,
         worker: flow.worker,
+        tier: if session.is_offloaded() { "xdp" } else { "worker" }.to_owned(),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::resolve::ports::PortKind;
 use crate::status::{PortState, Status};
 use margay_fastpath::counters::PortCounters;
-use margay_fastpath::port::PortReport;
+use margay_fastpath::port::{PortId, PortReport};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +32,12 @@ pub struct PortAnswer {
     pub up: bool,
     /// Workers that serve it.
     pub workers: Vec<usize>,
+    /// Packets received that the XDP program carried on by itself; the totals have them too.
+    #[serde(default)]
+    pub offloaded_rx_packets: u64,
+    /// Packets sent that the XDP program of another port brought.
+    #[serde(default)]
+    pub offloaded_tx_packets: u64,
     /// Packets received.
     pub rx_packets: u64,
     /// Bytes received.
@@ -60,6 +66,9 @@ pub(crate) fn answer(status: &Status) -> Vec<PortAnswer> {
             }
         }
     }
+    for port in &mut ports {
+        port.add_offloaded(status);
+    }
     ports
 }
 
@@ -85,6 +94,17 @@ fn of_state(name: &Arc<str>, state: &PortState) -> PortAnswer {
 }
 
 impl PortAnswer {
+    fn add_offloaded(&mut self, status: &Status) {
+        let Some(id) = self.id else { return };
+        let carried = status.dataplane().offloaded(PortId(id));
+        (self.offloaded_rx_packets, self.offloaded_tx_packets) =
+            (carried.rx_packets, carried.tx_packets);
+        self.rx_packets += carried.rx_packets;
+        self.rx_bytes += carried.rx_bytes;
+        self.tx_packets += carried.tx_packets;
+        self.tx_bytes += carried.tx_bytes;
+    }
+
     fn add(&mut self, counters: &PortCounters, report: Option<&PortReport>) {
         self.rx_packets += counters.rx_packets.get();
         self.rx_bytes += counters.rx_bytes.get();

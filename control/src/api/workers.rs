@@ -20,6 +20,9 @@ pub struct WorkerAnswer {
     pub ports: usize,
     /// Packets sent on.
     pub forwarded: u64,
+    /// Those of them that the XDP program carried.
+    #[serde(default)]
+    pub offloaded: u64,
     /// Packets delivered to the host's stack.
     pub punted: u64,
     /// Packets dropped.
@@ -82,6 +85,7 @@ fn of_report(report: &WorkerReport) -> WorkerAnswer {
         state: state.to_owned(),
         ports: report.ports.len(),
         forwarded: counters.forwarded.get(),
+        offloaded: counters.offloaded.get(),
         punted: counters.punted.get(),
         dropped: drops.values().sum(),
         icmp_errors: counters.icmp_errors.get(),

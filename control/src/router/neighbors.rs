@@ -118,6 +118,11 @@ impl Router {
         });
     }
 
+    /// Finds out anew which devices take the frames of offloaded flows.
+    pub(crate) fn look_at_devices(&self) {
+        self.dataplane.look_at_devices();
+    }
+
     /// Names the gateways and hosts on uplinks to the kernel as used, so that it confirms them.
     /// A pod tells of itself: it asks for its gateway from time to time.
     pub(crate) fn keep_neighbors(&self) {

@@ -89,7 +89,7 @@ fn ends(tuple: &TupleAnswer) -> [String; 2] {
 
 const COLUMNS: [&str; 8] =
     ["protocol", "state", "from", "to", "answers from", "answers to", "packets", "timeout"];
-const WIDE_COLUMNS: [&str; 3] = ["bytes", "assured", "worker"];
+const WIDE_COLUMNS: [&str; 4] = ["bytes", "assured", "worker", "tier"];
 
 fn flows(answer: &[FlowAnswer], wide: bool) -> Table {
     let headings = COLUMNS.into_iter().chain(WIDE_COLUMNS.into_iter().filter(|_| wide));
@@ -104,6 +104,7 @@ fn flows(answer: &[FlowAnswer], wide: bool) -> Table {
             row.push(flow.bytes.to_string());
             row.push(if flow.assured { "yes" } else { "no" }.to_owned());
             row.push(flow.worker.to_string());
+            row.push(flow.tier.clone());
         }
         table.add_row(row);
     }

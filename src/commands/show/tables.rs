@@ -65,7 +65,18 @@ pub(super) fn ports(answer: &[PortAnswer], wide: bool) -> Table {
     let mut table = match wide {
         false => columns(["name", "role", "state", "workers", "rx", "tx", "mode"]),
         true => columns([
-            "name", "role", "state", "workers", "rx", "tx", "mode", "mac", "mtu", "held", "kernel",
+            "name",
+            "role",
+            "state",
+            "workers",
+            "rx",
+            "tx",
+            "mode",
+            "mac",
+            "mtu",
+            "held",
+            "kernel",
+            "offloaded",
         ]),
     };
     for port in answer {
@@ -92,6 +103,7 @@ pub(super) fn ports(answer: &[PortAnswer], wide: bool) -> Table {
             row.push(port.mtu.map(|mtu| mtu.to_string()).unwrap_or_default());
             row.push(port.frames_held.to_string());
             row.push(totals.join(" "));
+            row.push(format!("{}/{}", port.offloaded_rx_packets, port.offloaded_tx_packets));
         }
         table.add_row(row);
     }
