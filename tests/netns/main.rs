@@ -16,6 +16,7 @@ mod kernel;
 mod limits;
 mod nat;
 mod nat_limits;
+mod offload;
 mod peer;
 mod policy;
 mod probe;

@@ -1,0 +1,241 @@
+//! Flow offload under a real daemon: the same conversation of a pod with a server outside, once
+//! carried by the workers alone and once with the XDP program, and the same to be seen afterwards.
+//!
+//! ```text
+//!   pod 10.65... --- edge1 (masquerades) --- outside 172.31.1.254, echoes
+//! ```
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use margay::lab::daemon::DaemonSpec;
+use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
+use margay::lab::node::{Node, Router};
+use margay::lab::pod::{Attachment, PodSpec};
+use margay::lab::process::wait_for;
+use margay::lab::requirements::Tool;
+use margay::lab::scope::Scope;
+use margay::lab::store::{Pool, Store};
+use serde_json::Value;
+
+use crate::probe::Echo;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const LINK: LinkSpec = LinkSpec { mtu: 1500, queues: 1 };
+const ECHO: &str = "172.31.1.254:9000";
+const TALK: &str = "172.31.1.254:9001";
+const OTHER_MAC: &str = "02:00:00:00:00:77";
+/// Questions of one round.
+const ROUND: u64 = 30;
+const QUESTION: &[u8] = b"are you there";
+
+struct Lab {
+    // Before the scope, so that the daemon ends first.
+    node: Node,
+    outside: Namespace,
+    pod: Namespace,
+    _scope: Scope,
+}
+
+/// Finished checksums, and NAPI for frames that are redirected there.
+fn settle(namespace: &Namespace) {
+    let args = ["-K", "eth0", "tx", "off", "gro", "on"];
+    let output = namespace.run("ethtool", &args, LIMIT).unwrap();
+    assert!(output.status.success(), "ethtool: {}", output.stderr);
+}
+
+impl Lab {
+    fn new(offload: bool) -> Lab {
+        let scope = Scope::new().unwrap();
+        let [edge, outside] = ["edge1", "outside"].map(|name| scope.namespace(name).unwrap());
+        let end = |namespace, device, [v4, v6]: [&str; 2]| LinkEnd {
+            namespace,
+            device,
+            mac: None,
+            addresses: vec![v4.parse().unwrap(), v6.parse().unwrap()],
+        };
+        let near = end(&edge, "uplink0", ["172.31.1.1/24", "fd31:1::1/64"]);
+        connect(LINK, &near, &end(&outside, "eth0", ["172.31.1.254/24", "fd31:1::fe/64"])).unwrap();
+        edge.ip("route add default via 172.31.1.254\nroute add default via fd31:1::fe").unwrap();
+        let store = Store::create(&scope.directory().join("store")).unwrap();
+        let cidr = "10.65.0.0/16".parse().unwrap();
+        let pool = Pool { block_size: 20, nat_outgoing: true, ..Pool::new(cidr) };
+        store.put_pool("pool-v4", pool).unwrap();
+        let pool = Pool { block_size: 116, ..Pool::new("fd65::/48".parse().unwrap()) };
+        store.put_pool("pool-v6", pool).unwrap();
+        let (v4, v6) = ("172.31.1.1/24".parse().unwrap(), "fd31:1::1/64".parse().unwrap());
+        store.put_node("edge1", v4, v6).unwrap();
+        let binary: PathBuf = crate::binary();
+        let router = Router::Margay(binary.clone());
+        let mut node = Node::new(1, edge, router, store.clone()).unwrap();
+        let spec = DaemonSpec {
+            binary,
+            node: "edge1".to_owned(),
+            store: store.directory().to_owned(),
+            uplinks: vec!["uplink0".to_owned()],
+            static_routes: Vec::new(),
+            bgp: false,
+            workers: 1,
+            directory: scope.directory(),
+            offload,
+            detached: false,
+        };
+        node.start_daemon(spec).unwrap();
+        let spec = PodSpec {
+            name: "a".to_owned(),
+            attachment: Attachment::Veth,
+            link: LINK,
+            namespace: scope.namespace("pod-a").unwrap(),
+            device: "eth0".to_owned(),
+            table: None,
+        };
+        let pod = node.add_pod(spec).unwrap().namespace().clone();
+        settle(&outside);
+        settle(&pod);
+        Lab { node, outside, pod, _scope: scope }
+    }
+
+    /// The only flow with a port; `None` when there is none.
+    fn flow(&mut self, port: u16) -> Option<Value> {
+        let flows = self.node.daemon().unwrap().show(&format!("flows --port {port}")).unwrap();
+        let flows = flows.as_array().unwrap();
+        assert!(flows.len() <= 1, "{flows:?}");
+        flows.first().cloned()
+    }
+
+    fn tier(&mut self, port: u16) -> String {
+        let flow = self.flow(port).unwrap_or_default();
+        flow["tier"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Packets of all ports that the XDP program brought in and out.
+    fn carried(&mut self) -> [u64; 2] {
+        let ports = self.node.daemon().unwrap().show("ports").unwrap();
+        ["offloadedRxPackets", "offloadedTxPackets"].map(|name| {
+            ports.as_array().unwrap().iter().map(|port| port[name].as_u64().unwrap()).sum()
+        })
+    }
+}
+
+/// Asks until an answer comes; how often that took.
+fn ask(socket: &UdpSocket) -> u64 {
+    let start = Instant::now();
+    let mut asked = 0;
+    let mut bytes = [0; 64];
+    while start.elapsed() < LIMIT {
+        // Refused is a state in between.
+        asked += u64::from(socket.send(QUESTION).is_ok());
+        if socket.recv(&mut bytes).is_ok_and(|len| &bytes[..len] == QUESTION) {
+            return asked;
+        }
+    }
+    panic!("no answer")
+}
+
+fn ask_often(socket: &UdpSocket) -> u64 {
+    (0..ROUND).map(|_| ask(socket)).sum()
+}
+
+/// Packets out, packets back, bytes.
+fn counts(lab: &mut Lab) -> [u64; 3] {
+    let flow = lab.flow(9000).unwrap();
+    let number = |value: &Value| value.as_u64().unwrap();
+    [number(&flow["packets"][0]), number(&flow["packets"][1]), number(&flow["bytes"])]
+}
+
+fn datagrams(lab: &mut Lab, offload: bool) {
+    let address: SocketAddr = ECHO.parse().unwrap();
+    let _echo = Echo::udp(&lab.outside, address.ip(), address.port());
+    let socket = lab.pod.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let wanted = if offload { "xdp" } else { "worker" };
+    wait_for("the flow's tier", LIMIT, || {
+        ask_often(&socket);
+        Ok((lab.tier(9000) == wanted).then_some(()))
+    })
+    .unwrap();
+    // The other direction may need some packets more.
+    ask_often(&socket);
+    let (before, carried) = (counts(lab), lab.carried());
+    let asked = ask_often(&socket);
+    let (after, since) = (counts(lab), lab.carried());
+    let [out, back, bytes] = [0, 1, 2].map(|at| after[at] - before[at]);
+    assert_eq!(out, asked, "each question counts once, whoever carries it");
+    assert!((ROUND..=asked).contains(&back), "{back} answers to {asked} questions");
+    assert_eq!(bytes, (out + back) * (28 + QUESTION.len()) as u64);
+    for (since, before) in since.into_iter().zip(carried) {
+        // After a change elsewhere in the tables a packet or two are the worker's again.
+        let expected = if offload { ROUND..=out + back } else { 0..=0 };
+        assert!(expected.contains(&(since - before)), "{} carried, {expected:?}", since - before);
+    }
+    if offload {
+        timeout_follows(lab, &socket);
+        other_neighbor(lab, &socket);
+    }
+}
+
+/// What is carried keeps a flow alive, whole seconds at a time.
+fn timeout_follows(lab: &mut Lab, socket: &UdpSocket) {
+    let timeout = |lab: &mut Lab| lab.flow(9000).unwrap()["timeoutSeconds"].as_u64().unwrap();
+    ask(socket);
+    let fresh = timeout(lab);
+    wait_for("the timeout to run", LIMIT, || Ok((timeout(lab) + 1 < fresh).then_some(()))).unwrap();
+    ask(socket);
+    assert!(timeout(lab) + 1 >= fresh, "{} after a packet, {fresh} before", timeout(lab));
+}
+
+/// The server gets another link address: packets go there as soon as the kernel knows it.
+fn other_neighbor(lab: &mut Lab, socket: &UdpSocket) {
+    lab.outside.ip(&format!("link set eth0 address {OTHER_MAC}")).unwrap();
+    let line = format!("neigh replace 172.31.1.254 lladdr {OTHER_MAC} dev uplink0 nud permanent");
+    lab.node.namespace().ip(&line).unwrap();
+    ask(socket);
+    assert!(ask_often(socket) < 2 * ROUND, "answers are missing");
+}
+
+fn connection(lab: &mut Lab, offload: bool) {
+    let address: SocketAddr = TALK.parse().unwrap();
+    let listener = lab.outside.enter(|| Ok(TcpListener::bind(address)?)).unwrap();
+    let mut client = lab.pod.enter(|| Ok(TcpStream::connect_timeout(&address, LIMIT)?)).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    for stream in [&client, &server] {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+    }
+    let wanted = if offload { "xdp" } else { "worker" };
+    let mut turn = |lab: &mut Lab| {
+        for byte in 0..ROUND as u8 {
+            let mut got = [0];
+            client.write_all(&[byte]).unwrap();
+            server.read_exact(&mut got).unwrap();
+            server.write_all(&got).unwrap();
+            client.read_exact(&mut got).unwrap();
+            assert_eq!(got, [byte]);
+        }
+        Ok((lab.tier(9001) == wanted).then_some(()))
+    };
+    wait_for("the connection's tier", LIMIT, || turn(lab)).unwrap();
+    turn(lab).unwrap();
+    assert_eq!(lab.flow(9001).unwrap()["state"], "ESTABLISHED");
+    drop((client, server));
+    wait_for("the end of the connection", LIMIT, || {
+        let flow = lab.flow(9001).unwrap_or_default();
+        let ended = flow["state"] == "TIME_WAIT" || flow["state"] == "CLOSE";
+        Ok((ended && flow["tier"] == "worker").then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_pods_flows_are_the_same_with_offload_and_without() {
+    const TOOLS: &[Tool] = &[Tool { program: "ethtool", package: "ethtool" }];
+    let Some(_turn) = crate::turn(TOOLS) else { return };
+    for offload in [true, false] {
+        let mut lab = Lab::new(offload);
+        datagrams(&mut lab, offload);
+        connection(&mut lab, offload);
+    }
+}
