@@ -46,7 +46,8 @@ pub(crate) struct Rig {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
-        ("margay", Box::new(margay)),
+        ("margay, offload", Box::new(|time| margay(true, time))),
+        ("margay, AF_XDP alone", Box::new(|time| margay(false, time))),
         ("DPDK testpmd mac, net_af_xdp", Box::new(testpmd)),
         ("Linux ip_forward", Box::new(linux)),
     ];
@@ -60,6 +61,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         "testpmd mac rewrites link addresses only: no route, no TTL, no checksum".to_owned(),
         "margay: the daemon with one worker, 256 static routes, the next hop from the kernel's \
          neighbours"
+            .to_owned(),
+        "margay, offload: threaded NAPI of the ingress veth on the router's core, beside the \
+         worker; ratios are to this row"
             .to_owned(),
         "Linux: threaded NAPI of the ingress veth on the router's core, permanent neighbour"
             .to_owned(),
@@ -94,6 +98,8 @@ impl Rig {
         )?;
         // Without XDP or GRO a veth does not take redirected frames; the sink answers nobody.
         rig.tool("ethtool", &["-K", "in0", "gro", "on"])?;
+        let napi = rig.sink.command("ethtool", &["-K", "s0", "gro", "on"]);
+        process::run_ok(napi, "", COMMAND_LIMIT)?;
         rig.router
             .ip(&format!("neigh replace 10.20.0.2 lladdr {sink_mac} dev out0 nud permanent"))?;
         Ok(rig)
@@ -101,6 +107,18 @@ impl Rig {
 
     fn tool(&self, program: &str, args: &[&str]) -> Result<String> {
         process::run_ok(self.router.command(program, args), "", COMMAND_LIMIT)
+    }
+
+    /// The kernel receives on the router's core: in a thread of its own, pinned there.
+    fn pin_receive(&self) -> Result<()> {
+        self.tool("sh", &["-c", "echo 1 > /sys/class/net/in0/threaded"])?;
+        let threads = self.tool("pgrep", &["^napi/in0-"])?;
+        for thread in threads.split_whitespace() {
+            self.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), thread])?;
+            machine::share_priority(thread)?;
+        }
+        ensure!(!threads.trim().is_empty(), "the kernel has no threaded NAPI");
+        Ok(())
     }
 
     /// Sends while `time` passes, after a warm-up; million packets a second that the sink counted.
@@ -159,13 +177,7 @@ fn linux(time: Duration) -> Result<f64> {
         lines += &format!("route add {net} via 10.20.0.2\n");
     }
     rig.router.ip(&lines)?;
-    rig.tool("sh", &["-c", "echo 1 > /sys/class/net/in0/threaded"])?;
-    let threads = rig.tool("pgrep", &["^napi/in0-"])?;
-    for thread in threads.split_whitespace() {
-        rig.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), thread])?;
-        machine::share_priority(thread)?;
-    }
-    ensure!(!threads.trim().is_empty(), "the kernel has no threaded NAPI");
+    rig.pin_receive()?;
     rig.measure(63, time)
 }
 
@@ -176,8 +188,9 @@ fn testpmd(time: Duration) -> Result<f64> {
     rig.measure(64, time)
 }
 
-/// The daemon, its worker pinned to the router's core.
-fn margay(time: Duration) -> Result<f64> {
+/// The daemon, its worker pinned to the router's core. With offload the kernel's receive is there
+/// too, as it is for Linux: that is where offloaded flows are carried.
+fn margay(offload: bool, time: Duration) -> Result<f64> {
     let rig = Rig::new()?;
     let directory = rig.scope.directory();
     let store = Store::create(&directory.join("store"))?;
@@ -193,6 +206,7 @@ fn margay(time: Duration) -> Result<f64> {
         bgp: false,
         workers: 1,
         directory,
+        offload,
         detached: false,
     };
     let mut daemon = Daemon::start(spec, &rig.router)?;
@@ -204,6 +218,9 @@ fn margay(time: Duration) -> Result<f64> {
             let thread = task.file_name().to_string_lossy().into_owned();
             rig.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), &thread])?;
         }
+    }
+    if offload {
+        rig.pin_receive()?;
     }
     rig.measure(63, time)
 }
