@@ -35,6 +35,7 @@ pub mod offload;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod pktgen;
 pub mod policy;
 pub mod port;
 pub mod proxy_neighbor;

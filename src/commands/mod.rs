@@ -8,6 +8,7 @@ mod decode;
 mod eval;
 mod lab;
 mod output;
+mod pktgen;
 mod replay;
 mod run;
 mod show;
@@ -26,6 +27,7 @@ pub(crate) enum Command {
     /// Evaluate a selector against labels.
     Eval(eval::Eval),
     Lab(lab::Lab),
+    Pktgen(pktgen::Pktgen),
     Replay(replay::Replay),
     Run(run::Run),
     Show(show::Show),
@@ -42,6 +44,7 @@ impl Command {
             Command::Decode(decode) => decode.execute(),
             Command::Eval(eval) => eval.execute(),
             Command::Lab(lab) => lab.execute(),
+            Command::Pktgen(pktgen) => pktgen.execute(),
             Command::Replay(replay) => replay.execute(),
             Command::Run(run) => run.execute(),
             Command::Show(show) => show.execute(),

@@ -18,6 +18,7 @@ mod nat;
 mod nat_limits;
 mod offload;
 mod peer;
+mod pktgen;
 mod policy;
 mod probe;
 mod scale;

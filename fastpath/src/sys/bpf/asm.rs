@@ -116,6 +116,9 @@ pub enum Helper {
     KtimeGetCoarseNs = 160,
     /// R1 context; R0 bytes of the packet, all its fragments together (Linux 5.18).
     XdpGetBuffLen = 188,
+    /// R1 context, R2 offset, R3 pointer to bytes, R4 how many; R0 0 if written. Addresses of
+    /// packet bytes are lost.
+    XdpStoreBytes = 190,
 }
 
 /// One encoded instruction.
@@ -349,6 +352,7 @@ fn helper_name(number: i32) -> &'static str {
         65 => "xdp_adjust_tail",
         160 => "ktime_get_coarse_ns",
         188 => "xdp_get_buff_len",
+        190 => "xdp_store_bytes",
         _ => "unknown",
     }
 }

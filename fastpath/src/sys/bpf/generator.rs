@@ -87,7 +87,7 @@ fn bounds(asm: &mut Assembler, bytes: i32, short: &'static str) {
 }
 
 /// R0 = the entry of `map` whose number stands at R10 - 4; goes on at `missing` without one.
-fn entry(asm: &mut Assembler, map: &Map, name: &'static str, missing: &'static str) {
+pub(crate) fn entry(asm: &mut Assembler, map: &Map, name: &'static str, missing: &'static str) {
     asm.load_map(Reg::R1, map, name);
     asm.mov(Reg::R2, Reg::R10);
     asm.alu(Alu::Add, Reg::R2, -4);
