@@ -93,7 +93,8 @@ impl Path {
     pub(crate) fn wait_session(&mut self) -> Result<()> {
         let up = wait_for("the session", LIMIT, || {
             pause(Duration::from_millis(50))?;
-            let peers = self.margay.show("bgp peers")?;
+            // What a killed daemon leaves of its socket refuses until the next one listens.
+            let Ok(peers) = self.margay.show("bgp peers") else { return Ok(None) };
             Ok((peers[0]["session"] == "Established").then_some(()))
         });
         up.with_context(|| format!("{}\n--\n{}", self.margay.log_tail(), self.peer.log_tail()))
