@@ -116,6 +116,11 @@ impl Send {
         let port = self.port.context("pktgen: --port DEV is missing")?;
         let ifindex = index_of(&port)?;
         let frames: Frames = self.traffic.frames(&port)?;
+        ensure!(
+            Sender::can_send(ifindex) != Some(false),
+            "{port} takes no frames that XDP redirects, so nothing can be sent\n\
+             a veth does when its peer has an XDP program, or GRO (ethtool -K PEER gro on)"
+        );
         if let Some(id) = self.core {
             let pinned = core_affinity::set_for_current(core_affinity::CoreId { id });
             ensure!(pinned, "--core {id}: there is no such core");

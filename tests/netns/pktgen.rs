@@ -54,12 +54,14 @@ fn sent_and_received(from: &Namespace, to: &Namespace, args: &[&str]) -> (Value,
 fn what_is_sent_through_a_router_arrives_whole_and_in_order() {
     let Some(_turn) = crate::turn(requirements::STEPS) else { return };
     let network = crate::network(1500);
-    let pod = network.nodes[0].pod("veth-a").unwrap();
+    let from = network.nodes[0].pod("veth-a").unwrap();
+    let to = network.nodes[1].pod("veth-b").unwrap();
     // The router's MAC address is learnt.
-    assert!(ping(&network.outside, PingSpec::to(pod.v4())).unwrap().received > 0);
-    let target = pod.v4().to_string();
-    let args = ["--dst", &target, "--flows", "16", "--imix", "--rate", "20000", "--count", "20000"];
-    let (sent, received) = sent_and_received(&network.outside, pod.namespace(), &args);
+    assert!(ping(from.namespace(), PingSpec::to(to.v4())).unwrap().received > 0);
+    let (src, dst) = (from.v4().to_string(), to.v4().to_string());
+    let args = ["--src", &src, "--dst", &dst, "--flows", "16", "--imix"];
+    let args = [&args[..], &["--rate", "20000", "--count", "20000"]].concat();
+    let (sent, received) = sent_and_received(from.namespace(), to.namespace(), &args);
     assert_eq!(sent["packets"], 20_000, "{sent:#}");
     let number = |key: &str| received[key].as_u64().unwrap();
     assert!(number("stamped") <= 20_000, "{received:#}");
@@ -80,6 +82,7 @@ fn what_cannot_be_sent_is_said() {
     for (args, words) in [
         (&["--port", "none0"][..], "no such device"),
         (&["--port", "lo"], "--dst-mac"),
+        (&["--port", "lo", "--dst-mac", "02:00:00:00:00:01"], "takes no frames"),
         (&["--port", "lo", "--dst-mac", "02:00:00:00:00:01", "--size", "63"], "64 to 3004"),
         (&["sink", "--port", "none0"], "no such device"),
     ] {

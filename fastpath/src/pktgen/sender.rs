@@ -5,6 +5,7 @@ use super::stamp;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
 use crate::sys::bpf::generator::{GeneratorError, entry};
 use crate::sys::bpf::{LiveRun, Map, MapKind, Program, XdpContext};
+use crate::sys::xdp::netdev::Features;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,12 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// Whether a device of the calling thread's network namespace takes redirected frames now;
+    /// `None` where the kernel (before 6.3) cannot say.
+    pub fn can_send(ifindex: u32) -> Option<bool> {
+        Features::open().ok().map(|mut features| features.takes_redirects(ifindex))
+    }
+
     /// Will send out of the device `ifindex`, whose driver must take redirected frames (a veth does
     /// when its peer has an XDP program or GRO).
     pub fn new(frames: &Frames, ifindex: u32, pace: Pace) -> Result<Sender, GeneratorError> {
