@@ -129,7 +129,8 @@ impl Plan {
         Ok(table)
     }
 
-    /// R6 context, R7 the frame's entry, R8 the time, R9 the state; the frame's number on the stack.
+    /// R6 context, R7 the frame's entry, R8 the time, R9 the state; the frame's number is on the
+    /// stack.
     fn program(&self, table: &Map, state: &Map, count: i32) -> Assembler {
         let mut asm = Assembler::new();
         asm.mov(Reg::R6, Reg::R1);
