@@ -16,6 +16,7 @@ use crate::pipeline::{Pipeline, View};
 use crate::port::{PortId, TxOffloads};
 use crate::sys::memory::{Arena, ArenaError, FramePool, HEADROOM, SMALL_CHUNK};
 use crate::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use crate::worker::TICK_NS;
 use crossbeam::channel::{Receiver, bounded};
 use ipnet::IpNet;
 use margay_tunnels::wire::ethernet::Mac;
@@ -33,8 +34,6 @@ pub const MAX_LEN: usize = MAX_SEGMENTS * ROOM;
 pub const MAX_NEIGHBORS: usize = 1 << 16;
 /// Copies of drops that one packet can cause: itself, each of its fragments, an ICMP error.
 const MAX_COPIES: usize = 256;
-/// Time between two rounds of timers, in nanoseconds.
-const TICK_NS: u64 = 50_000_000;
 
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

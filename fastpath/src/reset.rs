@@ -65,9 +65,7 @@ fn wrap(
     let length = segment.len() as u16;
     let (ethertype, header) = match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            let mut header = ipv4::header(src, dst, protocol::TCP, TTL, length);
-            ipv4::fill_checksum(&mut header);
-            (ethernet::IPV4, header.to_vec())
+            (ethernet::IPV4, ipv4::header(src, dst, protocol::TCP, TTL, length).to_vec())
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             (ethernet::IPV6, ipv6::header(src, dst, protocol::TCP, TTL, length).to_vec())

@@ -304,4 +304,4 @@ fn map(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

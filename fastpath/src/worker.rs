@@ -39,7 +39,7 @@ const HELD_SLEEP_MS: i32 = 100;
 /// Longest sleep while packets wait for their time, in milliseconds.
 const SHAPED_SLEEP_MS: i32 = 1;
 /// Time between two rounds of timers, in nanoseconds.
-const TICK_NS: u64 = 50_000_000;
+pub(crate) const TICK_NS: u64 = 50_000_000;
 
 /// What the control side asks of a worker.
 pub(crate) enum Command {

@@ -80,6 +80,16 @@ pub enum Waiting {
     To(PortId, Packet),
 }
 
+impl Waiting {
+    /// The port of the endpoint whose limits it waits for, and its direction there.
+    pub fn place(&self) -> (PortId, Direction) {
+        match self {
+            Waiting::From(packet) => (packet.in_port, Direction::Egress),
+            Waiting::To(port, _) => (*port, Direction::Ingress),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Own {
     /// Of the limits that the leases are of.
@@ -135,17 +145,14 @@ impl OwnLimits {
 
     /// Lets a packet wait; gives it back when too many wait already.
     pub fn wait(&mut self, at_ns: u64, now_ns: u64, packet: Waiting) -> Result<(), Waiting> {
-        let place = match &packet {
-            Waiting::From(packet) => (packet.in_port, Direction::Egress),
-            Waiting::To(port, _) => (*port, Direction::Ingress),
-        };
+        let (port, direction) = packet.place();
         let wheel = self.wheel.get_or_insert_with(|| Wheel::new(WAITING_MAX, now_ns));
         if wheel.is_empty() {
             // Brings it up to the clock: nobody asks an empty one.
             wheel.pop(now_ns);
         }
         wheel.insert(at_ns, packet)?;
-        let own = self.own(place.0, place.1);
+        let own = self.own(port, direction);
         own.waiting += 1;
         own.last_ns = at_ns;
         Ok(())
@@ -160,10 +167,7 @@ impl OwnLimits {
     /// Takes the next packet whose time has come.
     pub fn release(&mut self, now_ns: u64) -> Option<Waiting> {
         let packet = self.wheel.as_mut()?.pop(now_ns)?;
-        let (port, direction) = match &packet {
-            Waiting::From(packet) => (packet.in_port, Direction::Egress),
-            Waiting::To(port, _) => (*port, Direction::Ingress),
-        };
+        let (port, direction) = packet.place();
         let own = self.own(port, direction);
         own.waiting = own.waiting.saturating_sub(1);
         Some(packet)

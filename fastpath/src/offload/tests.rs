@@ -9,6 +9,7 @@ use crate::packet::Packet;
 use crate::pipeline::{Pipeline, View};
 use crate::steering::Steering;
 use crate::steering::program::{XDP_PASS, XDP_REDIRECT};
+use crate::steering::tests::in_namespace;
 use crate::sys::bpf::{Program, XdpContext};
 use crate::sys::memory::{Arena, FramePool, HEADROOM};
 use crate::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
@@ -274,16 +275,5 @@ impl Rig {
     fn is_carried(&mut self, flow: &Flow, from: PortId) -> bool {
         let packet = self.ordinary(flow, from, b"carried");
         self.carry(from, &packet).is_some()
-    }
-}
-
-/// Runs in a network namespace of its own: devices are those of the calling thread's.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
     }
 }

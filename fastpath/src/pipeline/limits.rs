@@ -70,10 +70,7 @@ impl Pipeline {
     }
 
     fn note_released(&self, view: View<'_>, packet: &Waiting) {
-        let (port, direction) = match packet {
-            Waiting::From(packet) => (packet.in_port, Direction::Egress),
-            Waiting::To(port, _) => (*port, Direction::Ingress),
-        };
+        let (port, direction) = packet.place();
         if let Some(limits) = view.tables.limits_of(port) {
             limits.way(direction).account.released();
         }

@@ -3,8 +3,8 @@
 
 use super::latency::{BUCKETS, EXACT, Latency, STEPS_LOG2};
 use super::stamp;
-use crate::sys::bpf::asm::Helper;
-use crate::sys::bpf::asm::{Alu, Assembler, If, Reg, Size};
+use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size, Src};
+use crate::sys::bpf::checksum;
 use crate::sys::bpf::generator::{GeneratorError, entry};
 use crate::sys::bpf::{AttachMode, Link, Map, MapKind, Program};
 use margay_tunnels::wire::{ethernet, ipv4, ipv6, protocol, tcp, udp};
@@ -157,7 +157,7 @@ impl Maps {
         stamp::sum_fields(asm, (Reg::R7, 0), [Reg::R3, Reg::R4, Reg::R5]);
         asm.load(Size::H, Reg::R4, Reg::R7, 0);
         asm.alu(Alu::Add, Reg::R3, Reg::R4);
-        stamp::fold(asm, Reg::R3, Reg::R4);
+        checksum::fold(asm, Reg::R3, Reg::R4, stamp::FOLDS);
         asm.jump_if(If::Ne, Reg::R3, 0xffff, "damaged");
         asm.load(Size::W, Reg::R1, Reg::R7, stamp::FLOW);
         asm.store(Size::W, Reg::R10, -4, Reg::R1);
@@ -180,7 +180,7 @@ impl Maps {
 }
 
 /// Adds to a counter behind R9; loses R1.
-fn add(asm: &mut Assembler, number: i16, by: impl Into<crate::sys::bpf::asm::Src>) {
+fn add(asm: &mut Assembler, number: i16, by: impl Into<Src>) {
     asm.load(Size::D, Reg::R1, Reg::R9, number * 8);
     asm.alu(Alu::Add, Reg::R1, by);
     asm.store(Size::D, Reg::R9, number * 8, Reg::R1);
@@ -205,12 +205,7 @@ fn find_stamp(asm: &mut Assembler) {
     asm.jump_if(If::Ne, Reg::R1, ethertype(ethernet::IPV4), "drop");
     asm.load(Size::B, Reg::R1, Reg::R7, 0);
     asm.jump_if(If::Ne, Reg::R1, 0x45, "damaged");
-    asm.mov(Reg::R2, 0);
-    for word in 0..10 {
-        asm.load(Size::H, Reg::R1, Reg::R7, 2 * word);
-        asm.alu(Alu::Add, Reg::R2, Reg::R1);
-    }
-    stamp::fold(asm, Reg::R2, Reg::R1);
+    checksum::ipv4_header(asm, (Reg::R7, 0), [Reg::R2, Reg::R1]);
     asm.jump_if(If::Ne, Reg::R2, 0xffff, "damaged");
     asm.load(Size::B, Reg::R1, Reg::R7, 9);
     asm.alu(Alu::Add, Reg::R7, ipv4::MIN_HEADER_LEN as i32);

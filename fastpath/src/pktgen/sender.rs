@@ -3,6 +3,7 @@
 use super::frames::{Frames, HEAD};
 use super::stamp;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
+use crate::sys::bpf::checksum::fold;
 use crate::sys::bpf::generator::{GeneratorError, entry};
 use crate::sys::bpf::{LiveRun, Map, MapKind, Program, XdpContext};
 use crate::sys::xdp::netdev::Features;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Fractions of a nanosecond that a pace is kept in.
 const FRACTION_LOG2: u32 = 10;
 /// How far a pace may lag behind before what was not sent is given up: the set-up of several calls.
-const LAG_NS: i64 = 200_000_000;
+const LAG_NS: u64 = 200_000_000;
 /// Runs of the program in one call. Setting a call up takes some 25 ms in which nothing is sent.
 const RUNS: u32 = 1 << 20;
 
@@ -178,7 +179,7 @@ impl Plan {
         // The first one, or one after a long stop, is now.
         asm.mov(Reg::R3, Reg::R1);
         asm.alu(Alu::Sub, Reg::R3, Reg::R2);
-        asm.load_u64(Reg::R4, (LAG_NS as u64) << FRACTION_LOG2);
+        asm.load_u64(Reg::R4, LAG_NS << FRACTION_LOG2);
         asm.jump_if(If::Le, Reg::R3, Reg::R4, "on time");
         asm.mov(Reg::R2, Reg::R1);
         asm.label("on time");
@@ -230,7 +231,7 @@ fn write_stamp(asm: &mut Assembler, at: i16) {
     asm.store(Size::W, frame, at + stamp::SEQUENCE, Reg::R1);
     asm.store(Size::D, frame, at + stamp::TIME, Reg::R8);
     stamp::sum_fields(asm, (frame, at), [Reg::R3, Reg::R4, Reg::R5]);
-    stamp::fold(asm, Reg::R3, Reg::R4);
+    fold(asm, Reg::R3, Reg::R4, stamp::FOLDS);
     asm.alu(Alu::Xor, Reg::R3, 0xffff);
     asm.store(Size::H, frame, at, Reg::R3);
 }

@@ -28,16 +28,8 @@ pub(super) fn add_halves(asm: &mut Assembler, sum: Reg, word: Reg, spare: Reg) {
     asm.alu(Alu::Add, sum, word);
 }
 
-/// Folds a sum of at most 2^35 to 16 bits.
-pub(super) fn fold(asm: &mut Assembler, sum: Reg, spare: Reg) {
-    // 35 bits, then 20, then 17, then 16.
-    for _ in 0..3 {
-        asm.mov(spare, sum);
-        asm.alu(Alu::Rsh, spare, 16);
-        asm.alu(Alu::And, sum, 0xffff);
-        asm.alu(Alu::Add, sum, spare);
-    }
-}
+/// Times that the sum of a stamp is folded: of 35 bits it has 20 then, 17, and 16.
+pub(super) const FOLDS: u32 = 3;
 
 /// `sum` = the fields of the stamp at `base + at`, added up but not folded; the check is not among
 /// them. Loses `word` and `spare`.

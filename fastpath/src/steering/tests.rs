@@ -69,13 +69,15 @@ impl Bench {
     }
 }
 
-/// Runs in a network namespace of its own, so that the loopback's queue is free.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
+/// Runs in a network namespace of its own: devices are those of the calling thread's, and the
+/// loopback's queue is free.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send) {
+    let body = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         test();
-    });
-    if let Err(panic) = thread.join() {
+    };
+    let outcome = std::thread::scope(|scope| scope.spawn(body).join());
+    if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
 }

@@ -9,6 +9,7 @@ use crate::offload::layout::{self, MAYBE_PARTIAL, TRANSLATED};
 use crate::offload::{FlowMap, TCP_TURNING};
 use crate::port::PortId;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
+use crate::sys::bpf::checksum::{self, fold};
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
 const TCP: i32 = 6;
@@ -109,7 +110,9 @@ pub(super) fn ipv4(asm: &mut Assembler, map: &FlowMap, port: PortId) {
     // A fragment.
     asm.load(Size::H, R4, R8, IP + 6);
     asm.jump_if(If::Set, R4, network_order(0x3fff), not);
-    header_checksum(asm, not);
+    // RFC 1812 5.2.2.
+    checksum::ipv4_header(asm, (R8, IP), [R1, R4]);
+    asm.jump_if(If::Ne, R1, 0xffff, not);
     asm.load(Size::H, R9, R8, IP + 2);
     asm.to_be(R9, 16);
     asm.alu(Alu::And, R9, 0xffff);
@@ -163,28 +166,6 @@ fn carry(asm: &mut Assembler, map: &FlowMap, port: PortId, family: &Family) {
     asm.mov(R3, XDP_DROP);
     asm.call(Helper::RedirectMap);
     asm.exit();
-}
-
-/// RFC 1812 5.2.2: goes to the label unless the header's checksum is right. A header is never all
-/// zeros, so its sum is never 0 when folded.
-fn header_checksum(asm: &mut Assembler, not: &'static str) {
-    asm.load(Size::W, R1, R8, IP);
-    for at in [4, 8, 12, 16] {
-        asm.load(Size::W, R4, R8, IP + at);
-        asm.alu(Alu::Add, R1, R4);
-    }
-    fold(asm, R1, R4, 3);
-    asm.jump_if(If::Ne, R1, 0xffff, not);
-}
-
-/// Folds a sum with end-around carry, `times` over: each time takes its carry down by 16 bits.
-fn fold(asm: &mut Assembler, sum: Reg, spare: Reg, times: u32) {
-    for _ in 0..times {
-        asm.mov(spare, sum);
-        asm.alu(Alu::Rsh, spare, 16);
-        asm.alu(Alu::And, sum, 0xffff);
-        asm.alu(Alu::Add, sum, spare);
-    }
 }
 
 /// Leaves the protocol in R5.

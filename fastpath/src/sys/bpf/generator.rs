@@ -8,7 +8,7 @@
 use std::io;
 
 use super::asm::{Alu, AsmError, Assembler, Helper, If, Reg, Size};
-use super::{AttachMode, Link, LiveRun, Map, MapKind, Program, ProgramError, XdpContext};
+use super::{AttachMode, Link, LiveRun, Map, MapKind, Program, ProgramError, XdpContext, checksum};
 use margay_tunnels::wire::{ethernet, ipv4};
 
 /// Bytes that are written anew in each frame.
@@ -219,18 +219,7 @@ fn check_ipv4(asm: &mut Assembler, ttl: u8) {
     asm.jump_if(If::Ne, Reg::R1, 0x45, "drop");
     asm.load(Size::B, Reg::R1, Reg::R7, ip + 8);
     asm.jump_if(If::Ne, Reg::R1, i32::from(ttl), "drop");
-    asm.mov(Reg::R2, 0);
-    for word in 0..10 {
-        asm.load(Size::H, Reg::R1, Reg::R7, ip + 2 * word);
-        asm.alu(Alu::Add, Reg::R2, Reg::R1);
-    }
-    // Ten words carry over once, and that sum at most once more.
-    for _ in 0..2 {
-        asm.mov(Reg::R1, Reg::R2);
-        asm.alu(Alu::Rsh, Reg::R1, 16);
-        asm.alu(Alu::And, Reg::R2, 0xffff);
-        asm.alu(Alu::Add, Reg::R2, Reg::R1);
-    }
+    checksum::ipv4_header(asm, (Reg::R7, ip), [Reg::R2, Reg::R1]);
     asm.jump_if(If::Ne, Reg::R2, 0xffff, "drop");
 }
 

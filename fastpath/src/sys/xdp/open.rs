@@ -251,6 +251,7 @@ fn tune(fd: BorrowedFd<'_>, spec: &SocketSpec) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::steering::tests::in_namespace;
     use crate::sys::memory::Arena;
 
     const RINGS: RingSizes = RingSizes { rx: 64, tx: 64, fill: 64, completion: 64 };
@@ -264,16 +265,6 @@ mod tests {
             jumbo: false,
             busy_poll: None,
         }
-    }
-
-    /// Runs where the loopback's queue is nobody else's.
-    fn in_namespace(test: impl FnOnce() + Send) {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                test();
-            });
-        });
     }
 
     #[test]
