@@ -18,7 +18,7 @@ mod tunnels;
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
-pub use startup::{DefaultPool, OwnAddress, StartupSettings};
+pub use startup::{DefaultPool, NODENAME_FILE, OwnAddress, StartupSettings};
 pub use store::{StoreConfig, StoreKind};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 
@@ -35,6 +35,8 @@ pub const DEFAULT_FILE: &str = "/etc/margay/margay.yaml";
 pub const DEVICE_NAME_MAX: usize = 15;
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 64;
+/// Where the daemon's API listens by default.
+pub const SOCKET: &str = "/run/margay/margay.sock";
 /// Least frames that a daemon can work with: two rings of a port and a burst.
 pub const FRAMES_MIN: usize = 4096;
 
@@ -190,7 +192,7 @@ impl Default for Config {
             static_routes: Vec::new(),
             host_device: "margay0".into(),
             keep_routes: false,
-            socket: "/run/margay/margay.sock".into(),
+            socket: SOCKET.into(),
             metrics: MetricsConfig::default(),
             health: HealthConfig::default(),
             bgp: BgpSettings::default(),

@@ -22,6 +22,7 @@ pub mod offline;
 pub mod policy;
 mod ports;
 mod publish;
+mod random;
 pub mod resolve;
 pub mod resource;
 mod router;

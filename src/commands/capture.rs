@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use margay_control::api::client;
+use margay_control::config::SOCKET;
 use std::fs::File;
 use std::io::{BufRead, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ pub(crate) struct Capture {
     #[arg(short, long, value_name = "FILE")]
     write: PathBuf,
     /// The daemon's Unix socket
-    #[arg(long, value_name = "PATH", default_value = "/run/margay/margay.sock")]
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
 }
 

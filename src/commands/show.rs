@@ -8,6 +8,7 @@ mod tables;
 
 use crate::commands::output::{Format, print};
 use margay_control::api::client;
+use margay_control::config::SOCKET;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ pub(crate) struct Show {
     #[arg(short, long, value_enum, default_value_t, global = true)]
     output: Format,
     /// The daemon's Unix socket
-    #[arg(long, value_name = "PATH", default_value = "/run/margay/margay.sock", global = true)]
+    #[arg(long, value_name = "PATH", default_value = SOCKET, global = true)]
     socket: PathBuf,
 }
 

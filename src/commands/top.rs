@@ -9,6 +9,7 @@ mod view;
 use anyhow::{Context, Result};
 use margay_control::api::client;
 use margay_control::api::top::{INTERVAL_MAX_MS, INTERVAL_MIN_MS, Sample};
+use margay_control::config::SOCKET;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use rates::Rates;
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
@@ -33,7 +34,7 @@ pub(crate) struct Top {
     #[arg(long, value_name = "N")]
     count: Option<u64>,
     /// The daemon's Unix socket
-    #[arg(long, value_name = "PATH", default_value = "/run/margay/margay.sock")]
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
 }
 

@@ -8,6 +8,7 @@ use crate::commands::output::{Format, columns, print};
 use anyhow::{Context, Result, bail};
 use comfy_table::Table;
 use margay_control::api::client;
+use margay_control::config::SOCKET;
 use margay_control::trace::{Answer, Protocol, Question, Staged, Tracer, reversed};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ pub(crate) struct Trace {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     /// The daemon's Unix socket
-    #[arg(long, value_name = "PATH", default_value = "/run/margay/margay.sock")]
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
 }
 

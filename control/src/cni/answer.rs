@@ -39,7 +39,14 @@ impl CniError {
         CniError { code, what: what.into() }
     }
 
-    pub(super) fn of_store(error: &StoreError) -> CniError {
+    /// Its JSON.
+    pub(super) fn text(&self, version: &str) -> String {
+        json!({"cniVersion": version, "code": self.code, "msg": self.what}).to_string()
+    }
+}
+
+impl From<StoreError> for CniError {
+    fn from(error: StoreError) -> CniError {
         let code = match error {
             StoreError::Unavailable(_) | StoreError::Conflict(_) => TRY_LATER,
             StoreError::Invalid { .. } => BAD_CONFIG,
@@ -47,17 +54,12 @@ impl CniError {
         };
         CniError::new(code, error.to_string())
     }
-
-    /// Its JSON.
-    pub(super) fn text(&self, version: &str) -> String {
-        json!({"cniVersion": version, "code": self.code, "msg": self.what}).to_string()
-    }
 }
 
 impl From<IpamError> for CniError {
     fn from(error: IpamError) -> CniError {
-        match &error {
-            IpamError::Store(inner) => CniError::of_store(inner),
+        match error {
+            IpamError::Store(inner) => inner.into(),
             IpamError::Contended(_) => CniError::new(TRY_LATER, error.to_string()),
             _ => CniError::new(NO_ADDRESS, error.to_string()),
         }

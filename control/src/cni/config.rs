@@ -4,7 +4,7 @@
 //! the directory of `"datastore_type": "local"`.
 
 use super::answer::{self, CniError};
-use crate::config::{StoreConfig, StoreKind};
+use crate::config::{NODENAME_FILE, StoreConfig, StoreKind};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// The version of a configuration that names none.
 const DEFAULT_VERSION: &str = "0.2.0";
-/// Where the node keeps its name.
-const NODENAME_FILE: &str = "/var/lib/calico/nodename";
 /// MTU of pods where nothing says it.
 const DEFAULT_MTU: u32 = 1500;
 

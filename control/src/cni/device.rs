@@ -6,24 +6,18 @@
 //! daemon attaches to the host's, and the daemon finishes the checksums of what pods send.
 
 use super::answer::{self, CniError};
-use crate::kernel::sysctl;
+use crate::kernel::{message, sysctl};
 use futures::TryStreamExt;
+use margay_fastpath::proxy_neighbor::{GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6};
 use margay_tunnels::wire::ethernet::Mac;
 use nix::sched::{CloneFlags, setns};
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkMessage};
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-
-/// Link address of every host's end.
-const HOST_MAC: [u8; 6] = [0xee; 6];
-/// The IPv4 next hop of every pod.
-const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The IPv6 next hop of every pod: the link-local address of [`HOST_MAC`].
-const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 0xfeee, 0xeeee);
 
 /// A pair that is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +118,7 @@ pub(super) async fn plug(pair: Pair<'_>) -> Result<String, CniError> {
 async fn make(inside: &Handle, pair: Pair<'_>, here: &File) -> Result<(), CniError> {
     let peer = LinkUnspec::new_with_name(pair.host)
         .mtu(pair.mtu)
-        .address(HOST_MAC.to_vec())
+        .address(GATEWAY_MAC.0.to_vec())
         .setns_by_fd(here.as_raw_fd())
         .build();
     let mut link = LinkVeth::new(pair.pod, pair.host)
@@ -179,16 +173,8 @@ async fn configure(inside: &Handle, pair: Pair<'_>) -> Result<String, CniError> 
         let added = inside.route().add(default).execute().await;
         added.map_err(failed("IPv6 route of the pod"))?;
     }
-    Ok(mac_of(&link).unwrap_or_default())
-}
-
-fn mac_of(link: &LinkMessage) -> Option<String> {
-    let bytes = link.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(bytes) => Some(bytes),
-        _ => None,
-    })?;
-    let octets: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Some(octets.join(":"))
+    let mac = message::link(&link).and_then(|link| link.mac);
+    Ok(mac.map(|mac| mac.to_string()).unwrap_or_default())
 }
 
 /// Settings of the pod's own stack; called in its namespace.

@@ -1,6 +1,7 @@
 //! The WorkloadEndpoint of a pod, and names that both ends of a call must make alike.
 
 use super::plugin::Pod;
+use crate::random;
 use crate::resource::Key;
 use crate::store::datastore::{Document, StoreError};
 use serde_json::{Value, json};
@@ -17,8 +18,7 @@ pub(super) fn host_device(pod: &Pod, container: &str) -> String {
     match &pod.kubernetes {
         Some((namespace, name)) => {
             let digest = Sha1::digest(format!("{namespace}.{name}"));
-            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("{PREFIX}{}", &hex[..DIGITS])
+            format!("{PREFIX}{}", &random::hex(&digest)[..DIGITS])
         }
         None => PREFIX.chars().chain(container.chars().take(DIGITS)).collect(),
     }

@@ -14,7 +14,6 @@ mod endpoint;
 pub mod plugin;
 
 use crate::store::Store;
-use crate::store::datastore::StoreError;
 use answer::CniError;
 use config::NetConf;
 use std::path::PathBuf;
@@ -104,7 +103,7 @@ async fn answered(plugin: Plugin, call: &Call) -> Result<String, CniError> {
         return Ok(answer::versions(&config::version_of(&call.stdin)));
     }
     let config = NetConf::parse(&call.stdin)?;
-    let open = || Store::open(&config.store()?).map_err(|error| CniError::of_store(&error));
+    let open = || Ok::<_, CniError>(Store::open(&config.store()?)?);
     let name = (plugin, call.command.as_str());
     if !matches!(name.1, "GC" | "STATUS") {
         call.check()?;
@@ -123,15 +122,6 @@ async fn answered(plugin: Plugin, call: &Call) -> Result<String, CniError> {
             let what = format!("CNI_COMMAND '{other}' is none of ADD, DEL, CHECK, VERSION, GC");
             Err(CniError::new(answer::BAD_ENVIRONMENT, what))
         }
-    }
-}
-
-/// A document that may not be there.
-fn optional<T>(outcome: Result<T, StoreError>) -> Result<Option<T>, CniError> {
-    match outcome {
-        Ok(found) => Ok(Some(found)),
-        Err(StoreError::NotFound(_)) => Ok(None),
-        Err(error) => Err(CniError::of_store(&error)),
     }
 }
 

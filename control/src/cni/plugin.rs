@@ -10,7 +10,7 @@ use super::answer::{self, Attached, CniError};
 use super::config::NetConf;
 use super::device::{self, Pair};
 use super::endpoint::{self, Facts};
-use super::{Call, delegate, optional};
+use super::{Call, delegate};
 use crate::resource::Key;
 use crate::startup::cluster;
 use crate::store::Store;
@@ -57,8 +57,8 @@ impl Pod {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        let pod = optional(store.get(&key("Pod", namespace, name)).await)?;
-        let space = optional(store.get(&key("Namespace", "", namespace)).await)?;
+        let pod = store.find(&key("Pod", namespace, name)).await?;
+        let space = store.find(&key("Namespace", "", namespace)).await?;
         let labels = |document: &Document| -> BTreeMap<String, String> {
             let labels = document.value.get("metadata").map(|metadata| &metadata["labels"]);
             serde_json::from_value(labels.cloned().unwrap_or_default()).unwrap_or_default()
@@ -89,14 +89,11 @@ pub(super) async fn status(config: &NetConf, store: &Store) -> Result<(), CniErr
 }
 
 async fn ready(store: &Store) -> Result<(), CniError> {
-    match cluster::is_ready(store).await {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let what = "the datastore is locked: ClusterInformation's datastoreReady is false";
-            Err(CniError::new(answer::TRY_LATER, what))
-        }
-        Err(error) => Err(CniError::of_store(&error)),
+    if cluster::is_ready(store).await? {
+        return Ok(());
     }
+    let what = "the datastore is locked: ClusterInformation's datastoreReady is false";
+    Err(CniError::new(answer::TRY_LATER, what))
 }
 
 /// ADD.
@@ -148,11 +145,10 @@ async fn attach(
 ) -> Result<String, CniError> {
     let mac = device::plug(pair).await?;
     if pod.kubernetes.is_none() {
-        let profile = Document::new(endpoint::profile(&config.name));
-        let created = save::create(store, profile.map_err(|error| CniError::of_store(&error))?);
-        match created.await {
+        let profile = Document::new(endpoint::profile(&config.name))?;
+        match save::create(store, profile).await {
             Ok(_) | Err(StoreError::Exists(_)) => {}
-            Err(error) => return Err(CniError::of_store(&error)),
+            Err(error) => return Err(error.into()),
         }
     }
     let key = endpoint::key(node, pod, &call.container, &call.ifname);
@@ -166,8 +162,8 @@ async fn attach(
         mac: &mac,
         addresses: pair.addresses,
     };
-    let write = async { save::apply(store, endpoint::document(pod, &facts)?).await };
-    write.await.map(|_| mac).map_err(|error| CniError::of_store(&error))
+    save::apply(store, endpoint::document(pod, &facts)?).await?;
+    Ok(mac)
 }
 
 /// DEL.
@@ -189,17 +185,17 @@ pub(super) async fn del(call: &Call, config: &NetConf, store: &Store) -> Result<
 /// Removes a container's endpoint; false when another container has it by now.
 async fn remove(store: &Store, key: &Key, container: &str) -> Result<bool, CniError> {
     for _ in 0..TRIES {
-        let Some(now) = optional(store.get(key).await)? else { return Ok(true) };
+        let Some(now) = store.find(key).await? else { return Ok(true) };
         if now.spec()["containerID"].as_str().is_some_and(|other| other != container) {
             return Ok(false);
         }
         match store.delete(&now).await {
             Ok(()) | Err(StoreError::NotFound(_)) => return Ok(true),
             Err(StoreError::Conflict(_)) => {}
-            Err(error) => return Err(CniError::of_store(&error)),
+            Err(error) => return Err(error.into()),
         }
     }
-    Err(CniError::of_store(&StoreError::Conflict(key.clone())))
+    Err(StoreError::Conflict(key.clone()).into())
 }
 
 /// CHECK.
@@ -211,7 +207,7 @@ pub(super) async fn check(
     let pod = Pod::of(call, store).await?;
     let key = endpoint::key(&config.node_name()?, &pod, &call.container, &call.ifname);
     let wrong = |what: String| Err(CniError::new(answer::NOT_AS_MADE, what));
-    let Some(endpoint) = optional(store.get(&key).await)? else {
+    let Some(endpoint) = store.find(&key).await? else {
         return wrong(format!("{key} is gone"));
     };
     let spec = endpoint.spec();
@@ -247,8 +243,7 @@ pub(super) async fn gc(config: &NetConf, store: &Store) -> Result<String, CniErr
     ready(store).await?;
     let node = config.node_name()?;
     let valid = valid(config)?;
-    let listing = store.list("WorkloadEndpoint").await;
-    for found in listing.map_err(|error| CniError::of_store(&error))?.documents {
+    for found in store.list("WorkloadEndpoint").await?.documents {
         let spec = found.spec();
         let container = spec["containerID"].as_str().unwrap_or_default();
         let ours = spec["node"] == node.as_str() && !container.is_empty();

@@ -127,8 +127,8 @@ fn metrics_and_health(config: &mut Config, environment: Environment) -> Result<(
 /// The name of this node where no setting gives it, in Calico's order: the file that calico-node
 /// wrote at its first start, `HOSTNAME` in lower case, the system's host name.
 pub(super) fn node_name(environment: Environment) -> Result<String, ConfigError> {
-    let file = environment("CALICO_NODENAME_FILE")
-        .unwrap_or_else(|| "/var/lib/calico/nodename".to_owned());
+    let file =
+        environment("CALICO_NODENAME_FILE").unwrap_or_else(|| super::NODENAME_FILE.to_owned());
     let stored = std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned());
     let name = stored
         .filter(|name| !name.is_empty())

@@ -14,6 +14,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// Where the node's name is kept for CNI plugins, and from one start to the next.
+pub const NODENAME_FILE: &str = "/var/lib/calico/nodename";
+
 /// Settings of the node's start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
@@ -102,7 +105,7 @@ impl Default for StartupSettings {
             ipv4_pool: DefaultPool::default(),
             ipv6_pool: DefaultPool::default(),
             cluster_type: String::new(),
-            nodename_file: "/var/lib/calico/nodename".into(),
+            nodename_file: NODENAME_FILE.into(),
         }
     }
 }

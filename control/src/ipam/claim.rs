@@ -176,11 +176,7 @@ impl<D: Datastore> Ipam<'_, D> {
     }
 
     async fn affinity(&self, host: &str, cidr: IpNet) -> Result<Option<Document>, IpamError> {
-        match self.store.get(&key("BlockAffinity", &affinity_name(host, cidr))).await {
-            Ok(affinity) => Ok(Some(affinity)),
-            Err(StoreError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.store.find(&key("BlockAffinity", &affinity_name(host, cidr))).await?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::handle::lost_race;
 use super::{Ipam, IpamError, RETRIES, document, key};
-use crate::store::datastore::{Datastore, Document, StoreError};
+use crate::store::datastore::{Datastore, Document};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -86,11 +86,7 @@ impl<D: Datastore> Ipam<'_, D> {
     pub async fn configure(&self, config: &IpamConfig) -> Result<(), IpamError> {
         config.check()?;
         for _ in 0..RETRIES {
-            let found = match self.store.get(&key("IPAMConfig", "default")).await {
-                Ok(found) => Some(found),
-                Err(StoreError::NotFound(_)) => None,
-                Err(error) => return Err(error.into()),
-            };
+            let found = self.store.find(&key("IPAMConfig", "default")).await?;
             let before = found.as_ref().map_or(Value::Null, Document::spec);
             let mut spec = before.as_object().cloned().unwrap_or_default();
             for (field, value) in [

@@ -113,11 +113,8 @@ impl<'a, D: Datastore> Ipam<'a, D> {
     }
 
     async fn block(&self, cidr: IpNet) -> Result<Option<Stored>, IpamError> {
-        match self.store.get(&key("IPAMBlock", &cidr_name(cidr))).await {
-            Ok(document) => Stored::of(document).map(Some),
-            Err(StoreError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let found = self.store.find(&key("IPAMBlock", &cidr_name(cidr))).await?;
+        found.map(Stored::of).transpose()
     }
 
     /// All blocks that can be read.

@@ -13,11 +13,9 @@ use crate::kernel::routes::Wanted as KernelRoute;
 use crate::kernel::{NextHop, RouteKind};
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
 use ipnet::IpNet;
+use margay_fastpath::proxy_neighbor::GATEWAY_V4;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
-
-/// Gateway of IPv4 pods.
-const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+use std::net::IpAddr;
 
 pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut Wanted) {
     let owners = inputs.model.block_owners();
@@ -63,7 +61,7 @@ fn pod_gateway(inputs: Inputs, wanted: &mut Wanted) {
     if let Some(link) = host {
         let next_hops = vec![NextHop { device: link.index, gateway: None, weight: 1 }];
         let kernel = KernelRoute { kind: RouteKind::Unicast, next_hops };
-        wanted.kernel_routes.insert(host_prefix(POD_GATEWAY.into()), kernel);
+        wanted.kernel_routes.insert(host_prefix(GATEWAY_V4.into()), kernel);
     }
 }
 

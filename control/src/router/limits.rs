@@ -64,10 +64,10 @@ impl Router {
             let warnings = endpoint.qos_warnings.iter();
             faults.extend(warnings.map(|text| format!("endpoint {}/{}: {text}", key.0, key.1)));
             let Some(port) = self.port_entries.get(&*endpoint.interface) else { continue };
-            let wanted = wanted(&endpoint.qos, port.entry.mtu);
             if endpoint.qos == (Qos { shaped: endpoint.qos.shaped, ..Qos::default() }) {
                 continue;
             }
+            let wanted = wanted(&endpoint.qos, port.entry.mtu);
             let before = old.remove(key);
             let connections = before.as_ref().map(|limited| limited.connections.clone());
             let limits = match before.map(|limited| limited.limits) {

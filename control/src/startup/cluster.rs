@@ -5,13 +5,13 @@
 //! Calico.
 
 use crate::config::{DefaultPool, StartupSettings};
+use crate::random;
 use crate::resource::Key;
 use crate::startup::autodetect::Interface;
 use crate::store::datastore::{Datastore, Document, StoreError};
 use crate::store::save;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::{Value, json};
-use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Names of the tiers around `default` from Calico 3.32 on, and before.
@@ -32,8 +32,9 @@ pub(super) async fn ensure(
             written.extend(create(store, pool).await?);
         }
     }
-    written.extend(cluster_information(store, settings).await?);
-    let tiers = TIERS[usize::from(is_before_3_32(&version(store).await?))];
+    let cluster = store.find(&key()).await?;
+    let tiers = TIERS[usize::from(is_before_3_32(&version(cluster.as_ref())))];
+    written.extend(cluster_information(store, settings, cluster).await?);
     for (name, order, action) in
         [(tiers[0], 1_000, "Pass"), ("default", 1_000_000, "Deny"), (tiers[1], 10_000_000, "Pass")]
     {
@@ -61,10 +62,8 @@ fn resource(kind: &str, name: &str, spec: Value) -> Value {
 /// Creates a resource, unless there is one.
 async fn create(store: &impl Datastore, value: Value) -> Result<Option<String>, StoreError> {
     let document = Document::new(value)?;
-    match store.get(&document.key).await {
-        Ok(_) => return Ok(None),
-        Err(StoreError::NotFound(_)) => {}
-        Err(error) => return Err(error),
+    if store.find(&document.key).await?.is_some() {
+        return Ok(None);
     }
     let key = document.key.to_string();
     match save::create(store, document).await {
@@ -74,26 +73,21 @@ async fn create(store: &impl Datastore, value: Value) -> Result<Option<String>, 
     }
 }
 
-fn cluster_key() -> Key {
+/// The cluster's ClusterInformation.
+pub fn key() -> Key {
     let name = "default".to_owned();
     Key { kind: "ClusterInformation".to_owned(), namespace: String::new(), name }
 }
 
 /// The cluster is not locked.
-pub(crate) async fn is_ready(store: &impl Datastore) -> Result<bool, StoreError> {
-    match store.get(&cluster_key()).await {
-        Ok(cluster) => Ok(cluster.spec()["datastoreReady"] != false),
-        Err(StoreError::NotFound(_)) => Ok(true),
-        Err(error) => Err(error),
-    }
+pub async fn is_ready(store: &impl Datastore) -> Result<bool, StoreError> {
+    let cluster = store.find(&key()).await?;
+    Ok(cluster.is_none_or(|cluster| cluster.spec()["datastoreReady"] != false))
 }
 
-async fn version(store: &impl Datastore) -> Result<String, StoreError> {
-    match store.get(&cluster_key()).await {
-        Ok(now) => Ok(now.spec()["calicoVersion"].as_str().unwrap_or_default().to_owned()),
-        Err(StoreError::NotFound(_)) => Ok(String::new()),
-        Err(error) => Err(error),
-    }
+fn version(cluster: Option<&Document>) -> String {
+    let spec = cluster.map(Document::spec).unwrap_or_default();
+    spec["calicoVersion"].as_str().unwrap_or_default().to_owned()
 }
 
 /// `v3.26.1` and the like.
@@ -109,14 +103,11 @@ fn is_before_3_32(version: &str) -> bool {
 async fn cluster_information(
     store: &impl Datastore,
     settings: &StartupSettings,
+    now: Option<Document>,
 ) -> Result<Option<String>, StoreError> {
-    let now = match store.get(&cluster_key()).await {
-        Ok(now) => now,
-        Err(StoreError::NotFound(key)) => {
-            let spec = completed(&Value::Null, settings);
-            return create(store, resource(&key.kind, &key.name, spec)).await;
-        }
-        Err(error) => return Err(error),
+    let Some(now) = now else {
+        let (key, spec) = (key(), completed(&Value::Null, settings));
+        return create(store, resource(&key.kind, &key.name, spec)).await;
     };
     let spec = completed(&now.spec(), settings);
     if spec == now.spec() {
@@ -132,7 +123,7 @@ async fn cluster_information(
 fn completed(now: &Value, settings: &StartupSettings) -> Value {
     let mut spec = now.as_object().cloned().unwrap_or_default();
     if spec.get("clusterGUID").and_then(Value::as_str).is_none_or(str::is_empty) {
-        let guid: String = random::<16>().iter().map(|byte| format!("{byte:02x}")).collect();
+        let guid = random::hex(&random::bytes::<16>());
         spec.insert("clusterGUID".to_owned(), json!(guid));
     }
     let known = spec.get("clusterType").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -147,15 +138,6 @@ fn completed(now: &Value, settings: &StartupSettings) -> Value {
     }
     spec.entry("datastoreReady").or_insert(json!(true));
     Value::Object(spec)
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0u8; N];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    if let Err(error) = read {
-        tracing::warn!("/dev/urandom: {error}");
-    }
-    bytes
 }
 
 /// The default pools of the families that have none.
@@ -215,7 +197,7 @@ fn free_range(interfaces: &[Interface]) -> Ipv4Net {
 fn unique_local() -> Ipv6Net {
     let mut octets = [0u8; 16];
     octets[0] = 0xfd;
-    octets[1..6].copy_from_slice(&random::<5>());
+    octets[1..6].copy_from_slice(&random::bytes::<5>());
     Ipv6Net::new_assert(Ipv6Addr::from(octets), 48)
 }
 
@@ -238,7 +220,7 @@ mod tests {
         let pools = store.list("IPPool").await.unwrap().documents;
         assert_eq!(pools[0].spec()["cidr"], "172.16.0.0/16", "the host has 192.168.0.0/16");
         assert_eq!(pools[0].spec()["natOutgoing"], true);
-        let cluster = store.get(&cluster_key()).await.unwrap().spec();
+        let cluster = store.get(&key()).await.unwrap().spec();
         assert_eq!(cluster["clusterGUID"].as_str().unwrap().len(), 32);
         assert_eq!(cluster["clusterType"], "k8s,bgp");
         assert_eq!(cluster["datastoreReady"], true);
@@ -261,7 +243,7 @@ mod tests {
         save::create(&store, Document::new(pool).unwrap()).await.unwrap();
         let settings = StartupSettings::default();
         ensure(&store, &settings, "n1", &host("10.0.0.1/24"), false).await.unwrap();
-        assert_eq!(store.get(&cluster_key()).await.unwrap().spec(), spec);
+        assert_eq!(store.get(&key()).await.unwrap().spec(), spec);
         assert!(!is_ready(&store).await.unwrap());
         let pools = store.list("IPPool").await.unwrap().documents;
         assert!(!pools.iter().any(|pool| pool.key.name == "default-ipv4-ippool"));

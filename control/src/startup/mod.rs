@@ -6,7 +6,7 @@
 //! written. An address that another Node has is a fault, and nothing is written either.
 
 pub mod autodetect;
-pub(crate) mod cluster;
+pub mod cluster;
 mod node;
 
 use crate::config::{Config, StoreKind};
@@ -112,11 +112,7 @@ async fn write_node(
     let name = &config.node_name;
     let key = Key { kind: "Node".to_owned(), namespace: String::new(), name: name.clone() };
     for _ in 0..TRIES {
-        let now = match store.get(&key).await {
-            Ok(now) => Some(now),
-            Err(StoreError::NotFound(_)) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let now = store.find(&key).await?;
         let value = now.as_ref().map_or(Value::Null, |now| Value::Object(now.value.clone()));
         let before = now.as_ref().map_or_else(|| json!({}), Document::spec);
         let spec = wanted(config, before.clone(), &value, interfaces);

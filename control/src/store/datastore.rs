@@ -22,6 +22,17 @@ pub trait Datastore: Send + Sync {
     /// One document; [`StoreError::NotFound`] where there is none.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Document, StoreError>> + Send;
 
+    /// One document, or none where there is none.
+    fn find(&self, key: &Key) -> impl Future<Output = Result<Option<Document>, StoreError>> + Send {
+        async {
+            match self.get(key).await {
+                Ok(found) => Ok(Some(found)),
+                Err(StoreError::NotFound(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    }
+
     /// Writes a document that is not there yet, or [`StoreError::Exists`]. Answers it with its
     /// revision.
     fn create(

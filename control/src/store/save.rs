@@ -7,8 +7,8 @@
 use super::datastore::{Datastore, Document, StoreError};
 use super::{Fault, text};
 use crate::ipam::time;
+use crate::random;
 use serde_json::{Map, Value, json};
-use std::io::Read;
 
 /// Tries of a write that others are first with.
 const TRIES: usize = 100;
@@ -156,15 +156,10 @@ fn completed(mut document: Document) -> Document {
 
 /// A random identifier (RFC 9562, version 4).
 fn uid() -> String {
-    let mut bytes = [0u8; 16];
-    let random = std::fs::File::open("/dev/urandom");
-    if random.and_then(|mut file| file.read_exact(&mut bytes)).is_err() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        bytes = now.unwrap_or_default().as_nanos().to_be_bytes();
-    }
+    let mut bytes = random::bytes::<16>();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = random::hex(&bytes);
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 

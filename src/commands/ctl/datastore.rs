@@ -7,9 +7,9 @@
 use super::kinds::Kind;
 use super::write::out;
 use anyhow::{Context, Result, bail};
-use margay_control::resource::Key;
+use margay_control::startup::cluster;
 use margay_control::store::Store;
-use margay_control::store::datastore::{Datastore, Document, StoreError};
+use margay_control::store::datastore::{Datastore, Document};
 use margay_control::store::save;
 use serde_json::{Value, json};
 use std::io::Read;
@@ -64,23 +64,8 @@ impl Verb {
     }
 }
 
-async fn cluster(store: &Store) -> Result<Option<Document>, StoreError> {
-    let name = "default".to_owned();
-    let key = Key { kind: CLUSTER.to_owned(), namespace: String::new(), name };
-    match store.get(&key).await {
-        Ok(found) => Ok(Some(found)),
-        Err(StoreError::NotFound(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-pub(super) async fn is_locked(store: &Store) -> Result<bool, StoreError> {
-    let found = cluster(store).await?;
-    Ok(found.is_some_and(|cluster| cluster.spec()["datastoreReady"] == false))
-}
-
 async fn set_ready(store: &Store, ready: bool) -> Result<()> {
-    let document = match cluster(store).await? {
+    let document = match store.find(&cluster::key()).await? {
         Some(found) => {
             let mut spec = found.spec();
             spec["datastoreReady"] = json!(ready);
@@ -100,7 +85,7 @@ fn kinds() -> impl Iterator<Item = &'static str> {
 }
 
 async fn export(store: &Store) -> Result<()> {
-    if !is_locked(store).await? {
+    if cluster::is_ready(store).await? {
         bail!(
             "the datastore is not locked, and could change meanwhile\n\
              hint: margay ctl datastore migrate lock"

@@ -5,11 +5,10 @@ use super::write::out;
 use anyhow::{Result, bail};
 use margay_control::api::bgp::PeerAnswer;
 use margay_control::api::client;
+use margay_control::config::SOCKET;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Where the daemon listens by default.
-const SOCKET: &str = "/run/margay/margay.sock";
 /// Oldest kernel whose AF_XDP has all that the packet path uses (multi-buffer packets).
 const KERNEL_MIN: (u32, u32) = (6, 6);
 

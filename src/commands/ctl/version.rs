@@ -2,9 +2,9 @@
 
 use super::write::out;
 use anyhow::Result;
-use margay_control::resource::Key;
+use margay_control::startup::cluster;
 use margay_control::store::Store;
-use margay_control::store::datastore::{Datastore, StoreError};
+use margay_control::store::datastore::{Datastore, Document};
 use std::process::ExitCode;
 
 /// Show versions.
@@ -23,12 +23,8 @@ impl Version {
 
     pub(super) async fn execute(&self, store: &Store) -> Result<ExitCode> {
         Version::print_client()?;
-        let name = "default".to_owned();
-        let kind = "ClusterInformation".to_owned();
-        let key = Key { kind, namespace: String::new(), name };
-        let spec = match store.get(&key).await {
-            Ok(found) => found.spec(),
-            Err(StoreError::NotFound(_)) => serde_json::Value::Null,
+        let spec = match store.find(&cluster::key()).await {
+            Ok(found) => found.as_ref().map(Document::spec).unwrap_or_default(),
             Err(error) => {
                 eprintln!("Unable to retrieve Cluster Version or Type: {error}");
                 return Ok(ExitCode::FAILURE);
