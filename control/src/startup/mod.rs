@@ -1,5 +1,6 @@
 //! A node's start, as calico-node does it: finds the node's addresses, writes its Node resource,
-//! and makes the cluster whole. Repeated, so that an address that changes is told.
+//! and, once a start, makes the cluster whole. The addresses are looked for again and again, so that
+//! one that changes is told.
 //!
 //! [`autodetect`] finds addresses, [`node`] says what the Node must be, [`cluster`] has what all
 //! nodes share. While the cluster is locked (ClusterInformation `datastoreReady: false`) nothing is
@@ -70,8 +71,9 @@ impl Drop for Startup {
 
 async fn keep(config: Config, store: Store, status: Arc<Status>) {
     let poll = Duration::from_secs(config.startup.autodetect_poll_interval_seconds.into());
+    let mut is_whole = false;
     loop {
-        let outcome = once(&config, &store).await;
+        let outcome = round(&config, &store, &mut is_whole).await;
         let wait = if outcome.is_ok() { poll } else { RETRY };
         match outcome {
             Ok(written) => {
@@ -84,10 +86,12 @@ async fn keep(config: Config, store: Store, status: Arc<Status>) {
     }
 }
 
-/// Writes what is not as it must be; answers what that was.
-pub(crate) async fn once(
+/// Writes what is not as it must be; answers what that was. What all nodes share is looked after
+/// until `is_whole`: a pool that somebody deletes later stays deleted.
+async fn round(
     config: &Config,
     store: &impl Datastore,
+    is_whole: &mut bool,
 ) -> Result<Vec<String>, StartupError> {
     if !cluster::is_ready(store).await? {
         return Err(StartupError::Locked);
@@ -96,9 +100,12 @@ pub(crate) async fn once(
         .map_err(|error| StartupError::Host(format!("interfaces of the host: {error}")))?;
     let mut written = Vec::new();
     written.extend(write_node(config, store, &interfaces).await?);
-    let shared = config.store.kind != StoreKind::Local;
     let (settings, node) = (&config.startup, &config.node_name);
-    written.extend(cluster::ensure(store, settings, node, &interfaces, shared).await?);
+    if !*is_whole {
+        let shared = config.store.kind != StoreKind::Local;
+        written.extend(cluster::ensure(store, settings, node, &interfaces, shared).await?);
+        *is_whole = true;
+    }
     written.extend(write_name(&config.startup.nodename_file, node));
     Ok(written)
 }
@@ -179,5 +186,29 @@ fn write_name(file: &Path, name: &str) -> Option<String> {
             tracing::warn!("{}: {error}", file.display());
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::memory::Memory;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_pool_that_is_deleted_comes_back_with_the_next_start_only() {
+        let mut config = Config { node_name: "n1".to_owned(), ..Config::default() };
+        config.startup.ip = "192.0.2.1/24".parse().unwrap();
+        config.startup.nodename_file = "/nonexistent/nodename".into();
+        let (store, mut is_whole) = (Memory::default(), false);
+        let pools = async || store.list("IPPool").await.unwrap().documents;
+        let written = round(&config, &store, &mut is_whole).await.unwrap();
+        assert_eq!(written[0], "Node n1");
+        for pool in pools().await {
+            store.delete(&pool).await.unwrap();
+        }
+        let written = round(&config, &store, &mut is_whole).await.unwrap();
+        assert_eq!((written.len(), pools().await.len()), (0, 0), "{written:?}");
+        round(&config, &store, &mut false).await.unwrap();
+        assert!(!pools().await.is_empty());
     }
 }
