@@ -244,15 +244,15 @@ impl Tier {
             records.word(row, word).store(0, Ordering::Relaxed);
         }
         self.set_generation(row, self.generation);
-        let mut session = None;
-        if let (Some((id, direction)), Some(tracker)) = (tracked, tracker.as_mut()) {
-            session = tracker.original(id).map(|original| (id, original, direction));
-            tracker.set_offloaded(id, true);
-        }
         if !self.map.insert(&key, row) {
             self.set_generation(row, 0);
             self.free.push(row);
             return;
+        }
+        let mut session = None;
+        if let (Some((id, direction)), Some(tracker)) = (tracked, tracker.as_mut()) {
+            session = tracker.original(id).map(|original| (id, original, direction));
+            tracker.set_offloaded(id, true);
         }
         let at = (row - self.first) as usize;
         if at >= self.rows.len() {
