@@ -139,7 +139,34 @@ pub(crate) struct Shared {
     pub(crate) offload: OnceLock<Arc<FlowMap>>,
 }
 
+type Parts = (Arc<Shared>, Vec<WaitSet>, Receiver<Event>);
+
 impl Shared {
+    /// Packet memory and what the threads share, with what each worker waits on.
+    pub(crate) fn new(config: &DataplaneConfig) -> Result<Parts, StartError> {
+        let arena = Arena::new(config.frames, config.large_frames)?;
+        let (events, receiver) = bounded(MAX_EVENTS);
+        let mut waits = Vec::new();
+        let mut workers = Vec::new();
+        for worker in 0..config.worker_cores.len() {
+            let wait = WaitSet::new().map_err(|source| StartError::Worker { worker, source })?;
+            workers.push(Peer::new(wait.waker()));
+            waits.push(wait);
+        }
+        let published = Published::new(workers.len());
+        let shared = Shared {
+            start: Instant::now(),
+            arena,
+            published,
+            workers,
+            events,
+            path_mtus: Arc::default(),
+            clients: Arc::default(),
+            offload: OnceLock::new(),
+        };
+        Ok((Arc::new(shared), waits, receiver))
+    }
+
     pub(crate) fn now_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
     }
@@ -176,27 +203,7 @@ impl Dataplane {
         config: &DataplaneConfig,
         fib: Arc<Fib>,
     ) -> Result<(Dataplane, Receiver<Event>), StartError> {
-        let arena = Arena::new(config.frames, config.large_frames)?;
-        let (events, receiver) = bounded(MAX_EVENTS);
-        let mut waits = Vec::new();
-        let mut workers = Vec::new();
-        for worker in 0..config.worker_cores.len() {
-            let wait = WaitSet::new().map_err(|source| StartError::Worker { worker, source })?;
-            workers.push(Peer::new(wait.waker()));
-            waits.push(wait);
-        }
-        let published = Published::new(workers.len());
-        let shared = Shared {
-            start: Instant::now(),
-            arena,
-            published,
-            workers,
-            events,
-            path_mtus: Arc::default(),
-            clients: Arc::default(),
-            offload: OnceLock::new(),
-        };
-        let shared = Arc::new(shared);
+        let (shared, waits, receiver) = Shared::new(config)?;
         let mut threads = Vec::new();
         for (index, (wait, core)) in waits.into_iter().zip(&config.worker_cores).enumerate() {
             let thread = spawn(index, *core, shared.clone(), fib.clone(), wait)

@@ -52,7 +52,8 @@ pub enum DropReason {
     NoHost,
     /// A super-packet that could not be segmented.
     BadSegmentation,
-    /// An ICMP error that the rate limit held back, or that may not be sent.
+    /// An ICMP error that the rate limit held back: of unreachable destinations. Counted beside the
+    /// reason of the packet itself, as the other three of this kind are.
     IcmpSuppressed,
     /// The device corrupted or lost it: only the simulated link does so.
     SimLoss,
@@ -108,11 +109,25 @@ pub enum DropReason {
     LimitConnections,
     /// It would have waited too long for an endpoint's bandwidth, or too many wait.
     LimitQueue,
+    /// For the host, beyond what a port may send to it by way of a worker.
+    PuntHost,
+    /// BGP or BFD for the host, beyond what a port may send to it by way of a worker.
+    PuntRouting,
+    /// ARP or neighbour discovery, beyond what margay answers on a port.
+    PuntNeighbor,
+    /// To an address without a link address, beyond how many of those a port may have asked for.
+    PuntUnresolved,
+    /// An ICMP error that the rate limit held back: of a TTL or hop limit that ended.
+    IcmpTtlSuppressed,
+    /// An ICMP error that the rate limit held back: of a packet that is too big.
+    IcmpTooBigSuppressed,
+    /// A reset of a refused connection that the rate limit held back.
+    ResetSuppressed,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 52] = [
+    pub const ALL: [DropReason; 59] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -165,6 +180,13 @@ impl DropReason {
         DropReason::LimitPacketRate,
         DropReason::LimitConnections,
         DropReason::LimitQueue,
+        DropReason::PuntHost,
+        DropReason::PuntRouting,
+        DropReason::PuntNeighbor,
+        DropReason::PuntUnresolved,
+        DropReason::IcmpTtlSuppressed,
+        DropReason::IcmpTooBigSuppressed,
+        DropReason::ResetSuppressed,
     ];
 
     /// How many reasons there are.
@@ -225,6 +247,13 @@ impl DropReason {
             DropReason::LimitPacketRate => "limit-packet-rate",
             DropReason::LimitConnections => "limit-connections",
             DropReason::LimitQueue => "limit-queue-full",
+            DropReason::PuntHost => "punt-host",
+            DropReason::PuntRouting => "punt-routing",
+            DropReason::PuntNeighbor => "punt-neighbor",
+            DropReason::PuntUnresolved => "punt-unresolved",
+            DropReason::IcmpTtlSuppressed => "icmp-ttl-suppressed",
+            DropReason::IcmpTooBigSuppressed => "icmp-too-big-suppressed",
+            DropReason::ResetSuppressed => "reset-suppressed",
         }
     }
 }

@@ -1,8 +1,9 @@
-//! ICMP and ICMPv6 errors that a router sends (RFC 1812 4.3, RFC 4443): what they quote, when they
-//! may not be sent, and how many.
+//! ICMP and ICMPv6 errors that a router sends (RFC 1812 4.3, RFC 4443): what they quote, and when
+//! they may not be sent. How many are, [`Cause`] says.
 //!
 //! The error is a whole packet with an empty Ethernet header, to be routed like any other.
 
+use crate::limit::Cause;
 use crate::packet::Packet;
 use crate::port::PortId;
 use crate::sys::memory::{FramePool, HEADROOM};
@@ -14,10 +15,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const MAX_V4_LEN: usize = 576;
 /// Longest ICMPv6 error, IP header included, in bytes: the minimum MTU (RFC 4443 2.4 c).
 pub const MAX_V6_LEN: usize = 1280;
-/// Errors a second that one worker sends at most.
-pub const RATE_PER_S: u64 = 1000;
-/// Errors that it may send at once after a pause.
-pub const BURST: u64 = 100;
 
 const ICMP_HEADER_LEN: usize = 8;
 const TTL: u8 = 64;
@@ -63,30 +60,17 @@ impl IcmpError {
         }
     }
 
+    /// Which of the worker's allowances it is of.
+    pub fn cause(self) -> Cause {
+        match self {
+            IcmpError::TtlExceeded => Cause::TtlExceeded,
+            IcmpError::TooBig { .. } => Cause::TooBig,
+            _ => Cause::Unreachable,
+        }
+    }
+
     fn mtu(self) -> u16 {
         if let IcmpError::TooBig { mtu } = self { mtu } else { 0 }
-    }
-}
-
-/// Holds errors to [`RATE_PER_S`] with [`BURST`] (RFC 1812 4.3.2.8, RFC 4443 2.4 f), by the generic
-/// cell rate algorithm.
-#[derive(Debug, Default)]
-pub struct Limiter {
-    /// Theoretical arrival time of the next error, in nanoseconds.
-    arrival_ns: u64,
-}
-
-impl Limiter {
-    const INTERVAL_NS: u64 = 1_000_000_000 / RATE_PER_S;
-
-    /// True when one more error may be sent at `now_ns`.
-    pub fn allow(&mut self, now_ns: u64) -> bool {
-        let arrival = self.arrival_ns.max(now_ns);
-        if arrival - now_ns > Self::INTERVAL_NS * (BURST - 1) {
-            return false;
-        }
-        self.arrival_ns = arrival + Self::INTERVAL_NS;
-        true
     }
 }
 

@@ -6,12 +6,15 @@
 use crate::packet::Packet;
 use crate::port::PortId;
 use ahash::AHashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 /// Packets held for one neighbour.
 pub const MAX_PER_NEIGHBOR: usize = 32;
 /// Packets held in all, per worker.
 pub const MAX_HELD: usize = 2048;
+/// Packets held of one port they came in by, per worker: no port fills the whole of it.
+pub const MAX_PER_PORT: usize = MAX_HELD / 2;
 /// How long a packet waits, in nanoseconds.
 pub const HOLD_TIME_NS: u64 = 3_000_000_000;
 /// How long after an unanswered question the next one is asked, in nanoseconds.
@@ -42,6 +45,8 @@ pub enum Hold {
     Ask,
     /// No room: drop it.
     Full(Packet),
+    /// Nobody has been asked, and may not be asked now: drop it.
+    Unasked(Packet),
 }
 
 /// The waiting packets of one worker.
@@ -49,6 +54,7 @@ pub enum Hold {
 pub struct HoldQueue {
     waiting: AHashMap<Neighbor, Waiting>,
     held: usize,
+    by_port: AHashMap<PortId, usize>,
 }
 
 impl HoldQueue {
@@ -62,32 +68,56 @@ impl HoldQueue {
         self.held == 0
     }
 
-    /// Keeps a packet for a neighbour that is not resolved.
-    pub fn hold(&mut self, neighbor: Neighbor, packet: Packet, now_ns: u64) -> Hold {
-        if self.held >= MAX_HELD {
+    /// Keeps a packet for a neighbour that is not resolved. `may_ask` is asked before somebody else
+    /// is, and not otherwise.
+    pub fn hold(
+        &mut self,
+        neighbor: Neighbor,
+        packet: Packet,
+        now_ns: u64,
+        may_ask: impl FnOnce() -> bool,
+    ) -> Hold {
+        let port = packet.in_port;
+        let of_port = self.by_port.get(&port).copied().unwrap_or(0);
+        if self.held >= MAX_HELD || of_port >= MAX_PER_PORT {
             return Hold::Full(packet);
         }
-        let waiting = self.waiting.entry(neighbor).or_insert_with(|| Waiting {
-            packets: Vec::new(),
-            since_ns: now_ns,
-            asked_ns: 0,
-        });
+        let waiting = match self.waiting.entry(neighbor) {
+            Entry::Occupied(waiting) => waiting.into_mut(),
+            Entry::Vacant(_) if !may_ask() => return Hold::Unasked(packet),
+            Entry::Vacant(vacant) => {
+                let packets = vec![packet];
+                vacant.insert(Waiting { packets, since_ns: now_ns, asked_ns: now_ns.max(1) });
+                self.count(port);
+                return Hold::Ask;
+            }
+        };
         if waiting.packets.len() >= MAX_PER_NEIGHBOR {
             return Hold::Full(packet);
         }
         waiting.packets.push(packet);
-        self.held += 1;
-        if waiting.asked_ns != 0 && now_ns < waiting.asked_ns + ASK_AGAIN_NS {
-            return Hold::Kept;
+        let is_due = now_ns >= waiting.asked_ns + ASK_AGAIN_NS && may_ask();
+        if is_due {
+            waiting.asked_ns = now_ns;
         }
-        waiting.asked_ns = now_ns.max(1);
-        Hold::Ask
+        self.count(port);
+        if is_due { Hold::Ask } else { Hold::Kept }
+    }
+
+    fn count(&mut self, port: PortId) {
+        self.held += 1;
+        *self.by_port.entry(port).or_default() += 1;
     }
 
     /// Takes out what waits for a neighbour that has been resolved, or has failed.
     pub fn take(&mut self, neighbor: &Neighbor) -> Vec<Packet> {
         let packets = self.waiting.remove(neighbor).map_or_else(Vec::new, |entry| entry.packets);
         self.held -= packets.len();
+        for packet in &packets {
+            if let Some(count) = self.by_port.get_mut(&packet.in_port) {
+                *count -= 1;
+            }
+        }
         packets
     }
 
@@ -108,6 +138,7 @@ impl HoldQueue {
     /// Takes out everything, for the end of the worker or of a port.
     pub fn take_all(&mut self) -> Vec<Packet> {
         self.held = 0;
+        self.by_port.clear();
         self.waiting.drain().flat_map(|(_, entry)| entry.packets).collect()
     }
 }
@@ -130,13 +161,49 @@ mod tests {
     #[test]
     fn asks_once_and_again_only_after_a_while() {
         let (mut pool, mut queue, neighbor) = fixture();
-        assert!(matches!(queue.hold(neighbor, packet(&mut pool), 5), Hold::Ask));
-        assert!(matches!(queue.hold(neighbor, packet(&mut pool), 6), Hold::Kept));
+        assert!(matches!(queue.hold(neighbor, packet(&mut pool), 5, || true), Hold::Ask));
+        assert!(matches!(queue.hold(neighbor, packet(&mut pool), 6, || true), Hold::Kept));
         let later = 5 + ASK_AGAIN_NS;
-        assert!(matches!(queue.hold(neighbor, packet(&mut pool), later), Hold::Ask));
+        assert!(matches!(queue.hold(neighbor, packet(&mut pool), later, || true), Hold::Ask));
         let taken = queue.take(&neighbor);
         assert_eq!((taken.len(), queue.len()), (3, 0));
         taken.into_iter().for_each(|packet| packet.free(&mut pool));
+    }
+
+    #[test]
+    fn without_leave_to_ask_only_those_wait_that_were_asked_for() {
+        let (mut pool, mut queue, neighbor) = fixture();
+        match queue.hold(neighbor, packet(&mut pool), 5, || false) {
+            Hold::Unasked(packet) => packet.free(&mut pool),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(queue.hold(neighbor, packet(&mut pool), 5, || true), Hold::Ask));
+        let later = 5 + ASK_AGAIN_NS;
+        assert!(matches!(queue.hold(neighbor, packet(&mut pool), later, || false), Hold::Kept));
+        assert!(matches!(queue.hold(neighbor, packet(&mut pool), later, || true), Hold::Ask));
+        assert_eq!(queue.len(), 3);
+        queue.take_all().into_iter().for_each(|packet| packet.free(&mut pool));
+    }
+
+    #[test]
+    fn one_port_leaves_room_for_others() {
+        let (mut pool, mut queue, mut neighbor) = fixture();
+        for (port, room) in [(3, MAX_PER_PORT), (4, MAX_PER_PORT), (5, 0)] {
+            let mut kept = 0;
+            for at in 0..MAX_PER_PORT + 1 {
+                neighbor.address = IpAddr::V4(std::net::Ipv4Addr::from((at / 32) as u32 + 1));
+                neighbor.port = PortId(port);
+                let mut packet = packet(&mut pool);
+                packet.in_port = PortId(port);
+                match queue.hold(neighbor, packet, 1, || true) {
+                    Hold::Full(packet) => packet.free(&mut pool),
+                    _ => kept += 1,
+                }
+            }
+            assert_eq!(kept, room, "port {port}");
+        }
+        queue.expire(HOLD_TIME_NS + 1).into_iter().for_each(|packet| packet.free(&mut pool));
+        assert!(queue.by_port.values().all(|count| *count == 0) && queue.is_empty());
     }
 
     #[test]
@@ -147,7 +214,9 @@ mod tests {
             // One more than fits each neighbour.
             let host = (at / (MAX_PER_NEIGHBOR + 1)) as u32;
             neighbor.address = IpAddr::V4(std::net::Ipv4Addr::from(host));
-            if let Hold::Full(packet) = queue.hold(neighbor, packet(&mut pool), 1) {
+            let mut packet = packet(&mut pool);
+            packet.in_port = PortId(at as u16 % 3);
+            if let Hold::Full(packet) = queue.hold(neighbor, packet, 1, || true) {
                 refused += 1;
                 packet.free(&mut pool);
             }

@@ -11,8 +11,8 @@ use crate::drop_reason::DropReason;
 use crate::egress::Egress;
 use crate::fib::Fib;
 use crate::forward::{self, Step};
-use crate::icmp::{self, IcmpError};
-use crate::limit::OwnLimits;
+use crate::icmp::IcmpError;
+use crate::limit::{OwnLimits, Punts};
 use crate::nat::Tracker;
 use crate::neighbor::{HoldQueue, Neighbor};
 use crate::offload::tier::Tier;
@@ -38,6 +38,7 @@ mod limits;
 mod neighbors;
 mod offload;
 mod outer_fragment;
+mod punt;
 mod refusal;
 mod track;
 mod tunnel_error;
@@ -85,7 +86,7 @@ pub struct Pipeline {
     offload: Option<Box<Tier>>,
     reassembly: Reassembly,
     hold: HoldQueue,
-    icmp: icmp::Limiter,
+    punts: Punts,
     made: Vec<Packet>,
     parts: Vec<Packet>,
     limits: OwnLimits,
@@ -116,7 +117,7 @@ impl Pipeline {
             offload: None,
             reassembly: Reassembly::default(),
             hold: HoldQueue::default(),
-            icmp: icmp::Limiter::default(),
+            punts: Punts::default(),
             made: Vec::new(),
             parts: Vec::new(),
             limits: OwnLimits::default(),
@@ -313,22 +314,6 @@ impl Pipeline {
             return self.error(view, packet, DropReason::TtlExceeded, IcmpError::TtlExceeded);
         }
         self.counters.forwarded.add(1);
-        self.egress.push(adjacency.port, packet);
-    }
-
-    /// To the host's own stack, as it came.
-    #[cold]
-    fn deliver(&mut self, view: View<'_>, mut packet: Packet) {
-        let host = view.tables.host.and_then(|id| view.tables.adjacency(id));
-        let Some((adjacency, mac)) = host.and_then(|host| Some((host, host.mac?))) else {
-            return self.drop(view, packet, DropReason::NoHost);
-        };
-        let Some(port) = view.tables.port(adjacency.port) else {
-            return self.drop(view, packet, DropReason::NoHost);
-        };
-        let addresses = forward::link_addresses(mac, port.mac);
-        let _ = forward::rewrite(&mut packet, &addresses, Step::Deliver);
-        self.counters.punted.add(1);
         self.egress.push(adjacency.port, packet);
     }
 

@@ -23,15 +23,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 mod shaped;
+mod slot;
 mod transmit;
 
-/// Time without a packet after which a port is cold, in nanoseconds: about what a sleep and a
-/// wake-up cost, so that waiting costs at most twice the best choice.
-const COLD_AFTER_NS: u64 = 100_000;
-/// Packets, both ways, since a port became hot, after which it leaves the epoll set.
-const BUSY_AFTER: u32 = 256;
+use slot::Slot;
+
 /// Turns between two looks at cold ports and commands while there is traffic.
 const LOOK_EVERY: u64 = 16;
+/// Time between two looks, in nanoseconds, where turns are long: with many busy ports. It bounds
+/// what a cold port waits for its first turn.
+const LOOK_NS: u64 = 100_000;
 /// Longest sleep, in milliseconds.
 const SLEEP_MS: i32 = 1000;
 /// Longest sleep while packets wait for link addresses, in milliseconds.
@@ -64,45 +65,6 @@ pub(crate) enum Command {
     Panic,
 }
 
-struct Slot {
-    port: Box<dyn Port>,
-    counters: Arc<PortCounters>,
-    /// It is in the list of hot ports.
-    hot: bool,
-    /// When it becomes cold if nothing happens.
-    cold_at_ns: u64,
-    /// Packets since it became hot.
-    moved: u32,
-    /// It is in the epoll set.
-    waited_on: bool,
-}
-
-impl Slot {
-    /// Packets came or went: it stays hot for a while, and is not waited on if they are many.
-    fn note_moved(&mut self, count: usize, now_ns: u64, wait: &WaitSet) {
-        self.cold_at_ns = now_ns + COLD_AFTER_NS;
-        self.moved = self.moved.saturating_add(count as u32);
-        if self.waited_on
-            && self.moved >= BUSY_AFTER
-            && let Some(fd) = self.port.poll_fd()
-        {
-            wait.remove(fd);
-            self.waited_on = false;
-        }
-    }
-
-    /// Becomes cold, unless it cannot be waited on now; true when it has.
-    fn cool(&mut self, id: PortId, wait: &WaitSet) -> bool {
-        if !self.waited_on {
-            // What has come in between is reported by the next look.
-            self.waited_on = self.port.poll_fd().is_none_or(|fd| wait.add(fd, id.0).is_ok());
-        }
-        self.hot = !self.waited_on;
-        self.moved = 0;
-        !self.hot
-    }
-}
-
 /// The state of the loop.
 pub(crate) struct Worker {
     index: usize,
@@ -121,6 +83,8 @@ pub(crate) struct Worker {
     /// The clock as read in this turn.
     now_ns: u64,
     last_tick_ns: u64,
+    turns: u64,
+    last_look_ns: u64,
     stopping: bool,
 }
 
@@ -150,6 +114,8 @@ impl Worker {
             ready: Vec::new(),
             now_ns: 0,
             last_tick_ns: 0,
+            turns: 0,
+            last_look_ns: 0,
             stopping: false,
             shared,
         }
@@ -158,27 +124,36 @@ impl Worker {
     /// Runs until told to stop.
     pub(crate) fn run(&mut self) {
         self.shared.published.catch_up(self.index, &mut self.tables);
-        let mut turn = 0u64;
         while !self.stopping {
-            turn += 1;
-            self.pipeline.begin_turn();
-            if self.shared.published.is_behind(self.index) {
-                self.shared.published.catch_up(self.index, &mut self.tables);
-            }
-            self.now_ns = self.shared.now_ns();
-            self.shared.workers[self.index].beat_ns.store(self.now_ns, Ordering::Relaxed);
-            self.pipeline.counters.loops.add(1);
-            let released = self.release_shaped();
-            let moved = released + self.serve_hot_ports() + self.take_handed_over();
-            if self.now_ns >= self.last_tick_ns + TICK_NS {
-                self.tick();
-            }
+            let moved = self.turn(self.shared.now_ns());
             if self.hot.is_empty() {
                 self.sleep();
-            } else if turn.is_multiple_of(LOOK_EVERY) || moved == 0 {
+            } else if moved == 0 || self.look_is_due() {
                 self.look(0);
             }
         }
+    }
+
+    /// One turn at this time: a burst at most from everything that has packets; how many.
+    fn turn(&mut self, now_ns: u64) -> usize {
+        self.turns += 1;
+        self.pipeline.begin_turn();
+        if self.shared.published.is_behind(self.index) {
+            self.shared.published.catch_up(self.index, &mut self.tables);
+        }
+        self.now_ns = now_ns;
+        self.shared.workers[self.index].beat_ns.store(now_ns, Ordering::Relaxed);
+        self.pipeline.counters.loops.add(1);
+        let released = self.release_shaped();
+        let moved = released + self.serve_hot_ports() + self.take_handed_over();
+        if now_ns >= self.last_tick_ns + TICK_NS {
+            self.tick();
+        }
+        moved
+    }
+
+    fn look_is_due(&self) -> bool {
+        self.turns.is_multiple_of(LOOK_EVERY) || self.now_ns >= self.last_look_ns + LOOK_NS
     }
 
     /// One burst from each hot port; the number of packets.
@@ -282,9 +257,10 @@ impl Worker {
     }
 
     fn after_wait(&mut self, woken: bool) {
+        self.last_look_ns = self.now_ns;
         for at in 0..self.ready.len() {
             let id = PortId(self.ready[at]);
-            let cold_at_ns = self.now_ns + COLD_AFTER_NS;
+            let cold_at_ns = self.now_ns + slot::COLD_AFTER_NS;
             if let Some(slot) = self.slot(id) {
                 slot.cold_at_ns = cold_at_ns;
                 if !std::mem::replace(&mut slot.hot, true) {
@@ -349,7 +325,7 @@ impl Worker {
         {
             tracing::error!(port = %id, %error, "the port cannot be waited on");
         }
-        let cold_at_ns = self.now_ns + COLD_AFTER_NS;
+        let cold_at_ns = self.now_ns + slot::COLD_AFTER_NS;
         let slot = Slot { port, counters, hot: true, cold_at_ns, moved: 0, waited_on: true };
         self.slots[at] = Some(slot);
         self.hot.push(id);
@@ -397,3 +373,6 @@ impl Worker {
         self.shared.published.go_offline(self.index);
     }
 }
+
+#[cfg(test)]
+mod tests;

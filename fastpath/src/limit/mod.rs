@@ -1,7 +1,8 @@
 //! Traffic control: what an endpoint may send and receive, and who goes first.
 //!
 //! A [`Policer`] drops what is beyond an endpoint's rates, a [`Shaper`] delays it, [`FairQueue`]
-//! shares a congested port, [`Connections`] bounds how many there are, [`dscp`] marks. Arithmetic
+//! shares a congested port, [`Connections`] bounds how many there are, [`dscp`] marks, [`Punts`]
+//! protects the host and the worker from packets that need more than to be forwarded. Arithmetic
 //! is in exact integers, and time is an argument: nanoseconds of a monotonic clock. A bucket is
 //! shared by all workers, each of which leases a little of it at a time ([`Lease`]). [`Limits`] is
 //! the snapshot that workers read, by port; [`OwnLimits`] is what one of them keeps of it.
@@ -15,6 +16,7 @@ mod endpoint;
 mod excess;
 mod fair;
 mod policer;
+mod punt;
 mod shaper;
 mod snapshot;
 mod wheel;
@@ -27,6 +29,7 @@ pub use endpoint::{Departure, EndpointLimits, Wanted, WayLimits};
 pub use excess::Excess;
 pub use fair::{CLASSES_MAX, FairQueue, QUANTUM_MIN, Refused, WEIGHT_MAX};
 pub use policer::{Leases, Policer, Rates};
+pub use punt::{ALL_PORTS, Allowance, Cause, Punts, is_routing};
 pub use shaper::{Booking, SHAPER_DELAY_NS, Shaper};
 pub use snapshot::{Limits, OwnLimits, WAITING_MAX, Waiting};
 pub use wheel::{HORIZON_NS, SLOT_NS, Wheel};

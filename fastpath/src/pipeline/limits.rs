@@ -5,10 +5,10 @@
 //! from where it stood when its time has come.
 
 use super::burst::{Burst, Kind};
-use super::{MAX_MADE, Pipeline, View};
+use super::{Pipeline, View};
 use crate::drop_reason::DropReason;
 use crate::forward;
-use crate::limit::{Cost, Departure, EndpointLimits, Excess, Tally, Waiting, dscp};
+use crate::limit::{Cause, Cost, Departure, EndpointLimits, Excess, Tally, Waiting, dscp};
 use crate::packet::Packet;
 use crate::port::{BURST, PortId};
 use crate::segment::{self, Checksums};
@@ -180,7 +180,7 @@ impl Pipeline {
     /// Refuses a connection: its sender gets a reset, as Calico answers.
     #[cold]
     pub(super) fn refuse_connection(&mut self, view: View<'_>, mut packet: Packet) {
-        if self.made.len() < MAX_MADE && self.icmp.allow(view.now_ns) {
+        if self.may_answer(view, &packet, Cause::Reset) {
             let _ = segment::finish_checksum(&mut packet);
             if let Some(reset) = crate::reset::answer(&packet, &mut self.pool) {
                 self.counters.made.add(1);

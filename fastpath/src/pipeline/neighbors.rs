@@ -1,13 +1,13 @@
-//! Next hops whose link address is not known yet, and what neighbours ask on the link.
+//! Next hops whose link address is not known yet.
 
 use super::{Pipeline, View};
 use crate::drop_reason::DropReason;
 use crate::forward::{self, Step};
 use crate::icmp::IcmpError;
+use crate::limit::Cause;
 use crate::neighbor::{Hold, Neighbor};
 use crate::packet::Packet;
-use crate::proxy_neighbor::{self, Outcome};
-use crate::tables::{AdjacencyId, PortEntry};
+use crate::tables::AdjacencyId;
 
 impl Pipeline {
     /// The next hop's link address is not known. A TTL that ends here is told at once.
@@ -25,10 +25,13 @@ impl Pipeline {
 
     #[cold]
     pub(super) fn hold(&mut self, view: View<'_>, packet: Packet, neighbor: Neighbor) {
-        match self.hold.hold(neighbor, packet, view.now_ns) {
+        let (port, now_ns) = (packet.in_port, view.now_ns);
+        let may_ask = || self.punts.allow(port, Cause::Resolve, now_ns);
+        match self.hold.hold(neighbor, packet, now_ns, may_ask) {
             Hold::Kept => {}
             Hold::Ask => self.requests.push(neighbor),
             Hold::Full(packet) => self.drop(view, packet, DropReason::NeighborQueueFull),
+            Hold::Unasked(packet) => self.drop(view, packet, DropReason::PuntUnresolved),
         }
     }
 
@@ -61,24 +64,5 @@ impl Pipeline {
 
     pub(super) fn neighbor_failed(&mut self, view: View<'_>, packet: Packet) {
         self.error(view, packet, DropReason::NeighborFailed, IcmpError::HostUnreachable);
-    }
-
-    #[cold]
-    pub(super) fn neighbor_message(
-        &mut self,
-        view: View<'_>,
-        port: &PortEntry,
-        mut packet: Packet,
-    ) {
-        if !port.answers_neighbors {
-            return self.drop(view, packet, DropReason::NeighborMessage);
-        }
-        match proxy_neighbor::answer(&mut packet, port.mac, &mut self.pool) {
-            Outcome::Answer => {
-                let back = packet.in_port;
-                self.egress.push(back, packet);
-            }
-            Outcome::Ignored => self.drop(view, packet, DropReason::NeighborMessage),
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Packets that do not go on as they are: refusals that their senders hear of, and fragments.
 
 use super::encap::Way;
-use super::{MAX_MADE, Pipeline, View};
+use super::{Pipeline, View};
 use crate::drop_reason::DropReason;
 use crate::forward::{self, Step};
 use crate::icmp::{self, IcmpError};
@@ -87,8 +87,7 @@ impl Pipeline {
                 IpAddr::V6(_) => port.icmp_source_v6.map(IpAddr::V6),
             });
         if let Some(source) = source
-            && self.made.len() < MAX_MADE
-            && self.icmp.allow(view.now_ns)
+            && self.may_answer(view, &packet, kind.cause())
         {
             let _ = segment::finish_checksum(&mut packet);
             if let Some(error) = icmp::error(&packet, kind, source, &mut self.pool) {

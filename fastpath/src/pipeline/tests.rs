@@ -2,6 +2,7 @@ mod tunnels;
 
 use super::*;
 use crate::fib::FibWriter;
+use crate::limit::Cause;
 use crate::neighbor::{HOLD_TIME_NS, MAX_PER_NEIGHBOR};
 use crate::packet::{Gso, Offload};
 use crate::proxy_neighbor;
@@ -15,6 +16,7 @@ use std::net::Ipv6Addr;
 mod limits;
 mod nat;
 mod policy;
+mod punt;
 
 const FRAMES: usize = 4096;
 const MARGAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -369,8 +371,10 @@ fn rfc_1812_4_3_2_8_errors_are_rate_limited() {
         let flood = vec![v4(SRC, "8.8.8.8", 64, b"x"); 32];
         count += router.feed(PODS, &flood).len() as u64;
     }
-    assert_eq!(count, icmp::BURST);
-    router.now_ns += 1_000_000_000 / icmp::RATE_PER_S * 5;
+    let limit = Cause::Unreachable.allowance();
+    assert_eq!(count, limit.burst);
+    assert_eq!(router.dropped(DropReason::IcmpSuppressed), 320 - limit.burst);
+    router.now_ns += 1_000_000_000 / limit.per_second * 5;
     let flood = vec![v4(SRC, "8.8.8.8", 64, b"x"); 32];
     assert_eq!(router.feed(PODS, &flood).len(), 5);
 }

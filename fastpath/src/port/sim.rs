@@ -9,7 +9,7 @@ use super::{BURST, Port, PortId, PortReport, RxState, TxOffloads};
 use crate::packet::{Offload, Packet};
 use crate::segment;
 use crate::sys::memory::FramePool;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -54,6 +54,17 @@ pub struct LinkConfig {
     pub queue_limit: usize,
     /// What the ports take unfinished. The other end gets it so.
     pub offloads: TxOffloads,
+    /// How fast it carries; `None` for no time at all.
+    pub line: Option<Line>,
+}
+
+/// The line behind a port's transmit ring, which takes no more when it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    /// Bits a second, 1 or more.
+    pub bits_per_s: u64,
+    /// Packets that wait for the line or are on it.
+    pub ring: usize,
 }
 
 impl Default for LinkConfig {
@@ -69,6 +80,7 @@ impl Default for LinkConfig {
             reorder_ns: 0,
             queue_limit: 4096,
             offloads: TxOffloads::default(),
+            line: None,
         }
     }
 }
@@ -102,6 +114,10 @@ struct Direction {
     counters: LinkCounters,
     /// The receiving end was closed.
     closed: bool,
+    /// When the line has sent each packet of the ring, in nanoseconds.
+    ring: VecDeque<u64>,
+    /// When the line is free, in nanoseconds times its rate.
+    line_free: u128,
 }
 
 #[derive(Debug)]
@@ -134,6 +150,8 @@ pub fn link(config: LinkConfig, clock: &Clock, ids: (PortId, PortId)) -> (SimPor
         under_way: BTreeMap::new(),
         counters: LinkCounters::default(),
         closed: false,
+        ring: VecDeque::new(),
+        line_free: 0,
     };
     let state = State { up: true, removed: false, directions: [direction(0), direction(1)] };
     let state = Arc::new(Mutex::new(state));
@@ -207,7 +225,7 @@ impl Direction {
             let bit = place % (packet.head().len() * 8);
             packet.head_mut()[bit / 8] ^= 1 << (bit % 8);
         }
-        let mut due_ns = now_ns + config.delay_ns;
+        let mut due_ns = self.sent_ns(packet.len(), config, now_ns) + config.delay_ns;
         if duplicated && let Some(copy) = segment::copy(&packet, pool) {
             self.counters.duplicated += 1;
             self.enqueue(copy, due_ns, config, pool);
@@ -226,6 +244,26 @@ impl Direction {
         }
         self.sequence += 1;
         self.under_way.insert((due_ns, self.sequence), packet);
+    }
+
+    /// Packets that the transmit ring has room for.
+    fn room(&mut self, config: &LinkConfig, now_ns: u64) -> usize {
+        let Some(line) = config.line else { return usize::MAX };
+        while self.ring.front().is_some_and(|sent_ns| *sent_ns <= now_ns) {
+            self.ring.pop_front();
+        }
+        line.ring.saturating_sub(self.ring.len())
+    }
+
+    /// When the line has sent one more packet of so many bytes.
+    fn sent_ns(&mut self, len: usize, config: &LinkConfig, now_ns: u64) -> u64 {
+        let Some(line) = config.line else { return now_ns };
+        let rate = u128::from(line.bits_per_s.max(1));
+        let begin = self.line_free.max(u128::from(now_ns) * rate);
+        self.line_free = begin + len as u128 * 8_000_000_000;
+        let sent_ns = u64::try_from(self.line_free.div_ceil(rate)).unwrap_or(u64::MAX);
+        self.ring.push_back(sent_ns);
+        sent_ns
     }
 
     fn cut_off(&mut self, pool: &mut FramePool) {
@@ -265,7 +303,8 @@ impl Port for SimPort {
         let Ok(mut state) = self.state.lock() else { return };
         let works = state.up && !state.removed;
         let outgoing = &mut state.directions[self.end];
-        for mut packet in burst.drain(..) {
+        let room = outgoing.room(&self.config, now_ns).min(burst.len());
+        for mut packet in burst.drain(..room) {
             if !offloads.takes(&packet) {
                 // A wire does not carry the state: what was not finished arrives wrong, as it
                 // would from a NIC that was asked for what it can't do.

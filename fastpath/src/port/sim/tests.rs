@@ -125,6 +125,7 @@ proptest! {
         let config = LinkConfig {
             seed, delay_ns, loss, corruption, duplication, reordering, reorder_ns: 5_000,
             queue_limit, offloads: TxOffloads::default(),
+            line: None,
         };
         let (arrived, counters) = run(config, 300);
         prop_assert_eq!(counters.sent, 300);
@@ -152,4 +153,30 @@ proptest! {
         let in_order = arrived.is_sorted();
         prop_assert_eq!(in_order, fault != 3 && fault != 1, "{:?}", arrived);
     }
+}
+
+#[test]
+fn a_line_takes_its_time_and_what_its_ring_has_room_for() {
+    let (arena, mut pool) = pool();
+    let clock = Clock::default();
+    // 60 bytes in 480 ns.
+    let line = Some(Line { bits_per_s: 1_000_000_000, ring: 3 });
+    let config = LinkConfig { delay_ns: 20, line, ..Default::default() };
+    let (mut a, mut b, link) = link(config, &clock, IDS);
+    let mut burst: Vec<Packet> = (0..5).map(|at| numbered(&mut pool, at)).collect();
+    a.tx(&mut pool, &mut burst);
+    assert_eq!(burst.iter().map(number).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(link.next_arrival_ns(), Some(500));
+    clock.advance(480);
+    a.tx(&mut pool, &mut burst);
+    assert_eq!((burst.len(), link.counters(0).sent), (1, 4));
+    clock.advance(10_000);
+    a.tx(&mut pool, &mut burst);
+    let mut out = Vec::new();
+    b.rx(&mut pool, &mut out, BURST);
+    assert_eq!((out.len(), link.next_arrival_ns()), (4, Some(10_980)));
+    out.drain(..).for_each(|packet| packet.free(&mut pool));
+    Box::new(a).close(&mut pool);
+    Box::new(b).close(&mut pool);
+    assert_all_back(&arena, pool, vec![]);
 }
