@@ -15,7 +15,7 @@ pub struct NeighborAnswer {
     pub address: IpAddr,
     /// Its link address, once it is resolved.
     pub mac: Option<String>,
-    /// `resolved`, `pending` or `failed`.
+    /// `resolved`, `permanent` (written by somebody), `pending` or `failed`.
     pub state: String,
 }
 
@@ -25,15 +25,16 @@ pub(crate) fn answer(status: &Status) -> Vec<NeighborAnswer> {
         .neighbors
         .iter()
         .map(|(port, address, state)| {
-            let (word, mac) = match state {
-                Neighbor::Resolved(mac) => ("resolved", Some(mac.to_string())),
-                Neighbor::Pending => ("pending", None),
-                Neighbor::Failed => ("failed", None),
+            let word = match state {
+                Neighbor::Resolved(_) => "resolved",
+                Neighbor::Permanent(_) => "permanent",
+                Neighbor::Pending => "pending",
+                Neighbor::Failed => "failed",
             };
             NeighborAnswer {
                 port: port.to_string(),
                 address: *address,
-                mac,
+                mac: state.mac().map(|mac| mac.to_string()),
                 state: word.to_owned(),
             }
         })

@@ -251,6 +251,7 @@ pub fn neighbor(message: &NeighbourMessage) -> Option<(u32, IpAddr, Neighbor)> {
         (NeighbourState::Noarp, _) => return None,
         (NeighbourState::Failed, _) => Neighbor::Failed,
         (NeighbourState::Incomplete | NeighbourState::None, _) | (_, None) => Neighbor::Pending,
+        (NeighbourState::Permanent, Some(mac)) => Neighbor::Permanent(mac),
         (_, Some(mac)) => Neighbor::Resolved(mac),
     };
     Some((header.ifindex, ip?, state))

@@ -104,10 +104,22 @@ pub struct Route {
 pub enum Neighbor {
     /// Known, though perhaps not confirmed lately.
     Resolved(Mac),
+    /// Written by somebody, for good: the kernel never asks.
+    Permanent(Mac),
     /// Being asked for.
     Pending,
     /// Did not answer.
     Failed,
+}
+
+impl Neighbor {
+    /// The link address, where it is known.
+    pub fn mac(self) -> Option<Mac> {
+        match self {
+            Neighbor::Resolved(mac) | Neighbor::Permanent(mac) => Some(mac),
+            Neighbor::Pending | Neighbor::Failed => None,
+        }
+    }
 }
 
 /// A request that the kernel refused, or that did not reach it.

@@ -387,8 +387,5 @@ fn link_address(port: &PublishedPort, address: IpAddr, mirror: &Mirror) -> Optio
     if port.station.is_some() {
         return port.station;
     }
-    match mirror.neighbor(port.device?, address) {
-        Some(crate::kernel::Neighbor::Resolved(mac)) => Some(mac),
-        _ => None,
-    }
+    mirror.neighbor(port.device?, address)?.mac()
 }

@@ -3,11 +3,13 @@
 
 use super::table::{Entry, Table};
 use super::{Hop, Inputs, Origin, Target, host_prefix, is_never_forwarded};
-use crate::kernel::{Neighbor, NextHop};
+use crate::kernel::NextHop;
 
 pub(super) fn add_neighbors(inputs: Inputs, table: &mut Table) {
     for (device, address, state) in inputs.mirror.neighbors() {
-        let Neighbor::Resolved(_) = state else { continue };
+        if state.mac().is_none() {
+            continue;
+        }
         let prefix = host_prefix(address);
         let Some(link) = inputs.mirror.link_by_index(device) else { continue };
         let Some(port) = inputs.attached.get(link.name.as_str()) else { continue };

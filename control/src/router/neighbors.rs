@@ -68,6 +68,12 @@ pub(super) fn request_all(handle: &rtnetlink::Handle, neighbors: Vec<(u32, IpAdd
     });
 }
 
+/// Linux turns a permanent entry that is marked as used into one that it asks for itself, and
+/// forgets the address (seen with 6.18).
+fn may_confirm(known: Option<Neighbor>) -> bool {
+    !matches!(known, Some(Neighbor::Permanent(_)))
+}
+
 impl Router {
     /// Next hops on links between routers: few, and every packet to elsewhere needs one. Pods are
     /// left out: there may be thousands, most of them silent, and the kernel's tables are small.
@@ -105,7 +111,7 @@ impl Router {
         self.questions.open.retain(|(port, address), since| {
             let Some(device) = devices.get(port) else { return false };
             match mirror.neighbor(*device, *address) {
-                Some(Neighbor::Resolved(_)) => {
+                Some(Neighbor::Resolved(_) | Neighbor::Permanent(_)) => {
                     dataplane.neighbor_result(*port, *address, true);
                     false
                 }
@@ -127,7 +133,9 @@ impl Router {
     /// A pod tells of itself: it asks for its gateway from time to time.
     pub(crate) fn keep_neighbors(&self) {
         let used = self.gateways().map(|adjacency| (adjacency.port, adjacency.neighbor));
-        request_all(&self.handle, self.with_devices(used));
+        let mut used = self.with_devices(used);
+        used.retain(|(device, address)| may_confirm(self.mirror.neighbor(*device, *address)));
+        request_all(&self.handle, used);
     }
 
     /// The kernel's neighbours on margay's ports.
@@ -139,5 +147,32 @@ impl Router {
         let mut neighbors: Vec<_> = self.mirror.neighbors().filter_map(of_port).collect();
         neighbors.sort_by(|one, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
         neighbors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::message;
+    use rtnetlink::packet_route::neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    };
+
+    #[test]
+    fn what_somebody_wrote_is_left_alone() {
+        let mut message = NeighbourMessage::default();
+        message.header.ifindex = 7;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet([192, 0, 2, 1].into())),
+            NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 1]),
+        ];
+        for (state, is_asked) in [(NeighbourState::Permanent, false), (NeighbourState::Stale, true)]
+        {
+            message.header.state = state;
+            let (device, address, known) = message::neighbor(&message).unwrap();
+            assert_eq!((device, address.to_string().as_str()), (7, "192.0.2.1"));
+            assert_eq!(known.mac().unwrap().to_string(), "02:00:00:00:00:01");
+            assert_eq!(may_confirm(Some(known)), is_asked, "{state:?}");
+        }
     }
 }
