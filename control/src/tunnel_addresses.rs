@@ -31,7 +31,7 @@ impl TunnelAddresses {
     /// Starts the task, if the store is a shared one.
     pub(crate) fn start(store: &Store, node: &str, status: Arc<Status>) -> TunnelAddresses {
         let wake = Arc::new(Notify::new());
-        let shared = matches!(store, Store::Etcd(_));
+        let shared = !matches!(store, Store::Embedded(_));
         let body = keep(store.clone(), node.to_owned(), status, wake.clone());
         let task = shared.then(|| tokio::spawn(body));
         TunnelAddresses { node: node.to_owned(), wake, task }

@@ -56,6 +56,10 @@ impl Run {
         let store = match config.store.kind {
             StoreKind::Local => config.store.path.display().to_string(),
             StoreKind::Etcd => config.store.endpoints().collect::<Vec<_>>().join(","),
+            StoreKind::Kubernetes => match &config.store.kubeconfig {
+                Some(path) => path.display().to_string(),
+                None => "Kubernetes".to_owned(),
+            },
         };
         tracing::info!(node = %config.node_name, %store, "starting");
         daemon::run(config, daemon::termination())?;

@@ -40,7 +40,7 @@ pub struct NetConf {
     pub hostname: String,
     /// The lock that allocations of this host take.
     pub ipam_lock_file: String,
-    /// `etcdv3` or `local`.
+    /// `etcdv3`, `kubernetes` or `local`.
     pub datastore_type: String,
     /// The directory, if the datastore is one.
     pub store_path: PathBuf,
@@ -52,6 +52,8 @@ pub struct NetConf {
     pub etcd_cert_file: String,
     /// Authority of the members' certificates.
     pub etcd_ca_cert_file: String,
+    /// Group of Calico's custom resources.
+    pub calico_api_group: String,
     /// The orchestrator's part.
     pub kubernetes: Kubernetes,
     /// Settings inside of pods.
@@ -84,6 +86,10 @@ pub struct IpamConf {
 pub struct Kubernetes {
     /// The node's name there.
     pub node_name: String,
+    /// kubectl's file.
+    pub kubeconfig: String,
+    /// URL of the API server.
+    pub k8s_api_root: String,
 }
 
 /// Settings inside of pods.
@@ -142,11 +148,12 @@ impl NetConf {
         let kind = match self.datastore_type.as_str() {
             "local" => StoreKind::Local,
             "etcdv3" => StoreKind::Etcd,
+            "kubernetes" => StoreKind::Kubernetes,
             "" if !self.etcd_endpoints.is_empty() => StoreKind::Etcd,
             other => {
                 let what = format!(
-                    "datastore_type '{other}' is not supported: 'etcdv3' with etcd_endpoints, or \
-                     'local' with store_path"
+                    "datastore_type '{other}' is not supported: 'etcdv3' with etcd_endpoints, \
+                     'kubernetes' with kubernetes.kubeconfig, or 'local' with store_path"
                 );
                 return Err(CniError::new(answer::BAD_CONFIG, what));
             }
@@ -158,6 +165,9 @@ impl NetConf {
             etcd_key_file: file(&self.etcd_key_file),
             etcd_cert_file: file(&self.etcd_cert_file),
             etcd_ca_cert_file: file(&self.etcd_ca_cert_file),
+            kubeconfig: file(&self.kubernetes.kubeconfig),
+            k8s_api_endpoint: self.kubernetes.k8s_api_root.clone(),
+            calico_api_group: self.calico_api_group.clone(),
             ..StoreConfig::default()
         };
         let bad = |error| CniError::new(answer::BAD_CONFIG, format!("{error}"));
@@ -241,7 +251,11 @@ mod tests {
             NetConf::parse(&format!(r#"{{"cniVersion": "1.0.0", "name": "n"{more}}}"#)).unwrap()
         };
         assert!(conf("").store().is_err());
-        assert!(conf(r#", "datastore_type": "kubernetes""#).store().is_err());
+        assert!(conf(r#", "datastore_type": "consul""#).store().is_err());
+        let own = conf(r#", "datastore_type": "kubernetes", "kubernetes": {"kubeconfig": "/k"}"#);
+        let store = own.store().unwrap();
+        assert_eq!(store.kind, StoreKind::Kubernetes);
+        assert_eq!(store.kubeconfig, Some("/k".into()));
         assert!(conf(r#", "datastore_type": "etcdv3""#).store().is_err());
         assert!(conf(r#", "nodename_file": "/does/not/exist""#).node_name().is_err());
         let old = conf(r#", "nodename_file": "/does/not/exist", "hostname": "h""#);

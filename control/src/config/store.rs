@@ -1,8 +1,8 @@
 //! Kind and place of the datastore.
 //!
-//! etcd's settings have the names that Calico's own files give them, and its variables
-//! (`ETCD_ENDPOINTS` and the like, also with `CALICO_` or `FELIX_` before them). Where endpoints
-//! are given and no kind is, the store is etcd, as with Calico.
+//! Settings of etcd and of Kubernetes have the names that Calico's own files give them, and its
+//! variables (`ETCD_ENDPOINTS`, `KUBECONFIG` and the like, also with `CALICO_` or `FELIX_` before
+//! them). Where endpoints of etcd are given and no kind is, the store is etcd, as with Calico.
 
 use super::ConfigError;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct StoreConfig {
-    /// A directory, or etcd.
+    /// A directory, etcd, or Kubernetes.
     #[serde(rename = "type", alias = "datastoreType")]
     pub kind: StoreKind,
     /// The directory.
@@ -31,7 +31,38 @@ pub struct StoreConfig {
     /// Authority that the members' certificates are checked with (PEM); the system's without it.
     #[serde(rename = "etcdCACertFile")]
     pub etcd_ca_cert_file: Option<PathBuf>,
+    /// kubectl's file: the API server, and who we are there. Without it and an endpoint, the
+    /// service account of the pod that this runs in counts.
+    pub kubeconfig: Option<PathBuf>,
+    /// That file's text, instead of its name.
+    #[serde(skip_serializing)]
+    pub kubeconfig_inline: String,
+    /// Context of that file; empty for its current one.
+    pub k8s_current_context: String,
+    /// URL of the API server; wins over the file's.
+    #[serde(rename = "k8sAPIEndpoint")]
+    pub k8s_api_endpoint: String,
+    /// Key of the client's certificate (PEM).
+    pub k8s_key_file: Option<PathBuf>,
+    /// The client's certificate (PEM).
+    pub k8s_cert_file: Option<PathBuf>,
+    /// Authority that the API server's certificate is checked with (PEM).
+    #[serde(rename = "k8sCAFile")]
+    pub k8s_ca_file: Option<PathBuf>,
+    /// Bearer token.
+    #[serde(rename = "k8sAPIToken", skip_serializing)]
+    pub k8s_api_token: String,
+    /// Take any certificate of the API server.
+    #[serde(rename = "k8sInsecureSkipTLSVerify")]
+    pub k8s_insecure_skip_tls_verify: bool,
+    /// Group of Calico's custom resources, `crd.projectcalico.org/v1` or `projectcalico.org/v3`;
+    /// empty for the one that is served.
+    #[serde(rename = "calicoAPIGroup")]
+    pub calico_api_group: String,
 }
+
+/// Groups that Calico's custom resources may be in.
+pub(crate) const CALICO_GROUPS: [&str; 2] = ["crd.projectcalico.org/v1", "projectcalico.org/v3"];
 
 /// Kinds of datastore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,6 +74,8 @@ pub enum StoreKind {
     /// etcd v3.
     #[serde(rename = "etcdv3", alias = "etcd")]
     Etcd,
+    /// The API server of Kubernetes.
+    Kubernetes,
 }
 
 impl Default for StoreConfig {
@@ -56,6 +89,16 @@ impl Default for StoreConfig {
             etcd_key_file: None,
             etcd_cert_file: None,
             etcd_ca_cert_file: None,
+            kubeconfig: None,
+            kubeconfig_inline: String::new(),
+            k8s_current_context: String::new(),
+            k8s_api_endpoint: String::new(),
+            k8s_key_file: None,
+            k8s_cert_file: None,
+            k8s_ca_file: None,
+            k8s_api_token: String::new(),
+            k8s_insecure_skip_tls_verify: false,
+            calico_api_group: String::new(),
         }
     }
 }
@@ -85,6 +128,10 @@ impl StoreConfig {
             ("ETCD_ENDPOINTS", &mut self.etcd_endpoints),
             ("ETCD_USERNAME", &mut self.etcd_username),
             ("ETCD_PASSWORD", &mut self.etcd_password),
+            ("K8S_CURRENT_CONTEXT", &mut self.k8s_current_context),
+            ("K8S_API_ENDPOINT", &mut self.k8s_api_endpoint),
+            ("K8S_API_TOKEN", &mut self.k8s_api_token),
+            ("CALICO_API_GROUP", &mut self.calico_api_group),
         ] {
             if let Some(value) = text(name) {
                 *setting = value;
@@ -94,20 +141,28 @@ impl StoreConfig {
             (["ETCD_KEY_FILE", "ETCD_KEY_FILE"], &mut self.etcd_key_file),
             (["ETCD_CERT_FILE", "ETCD_CERT_FILE"], &mut self.etcd_cert_file),
             (["ETCD_CA_CERT_FILE", "ETCD_CA_FILE"], &mut self.etcd_ca_cert_file),
+            (["KUBECONFIG", "KUBECONFIG"], &mut self.kubeconfig),
+            (["K8S_KEY_FILE", "K8S_KEY_FILE"], &mut self.k8s_key_file),
+            (["K8S_CERT_FILE", "K8S_CERT_FILE"], &mut self.k8s_cert_file),
+            (["K8S_CA_FILE", "K8S_CA_FILE"], &mut self.k8s_ca_file),
         ] {
             if let Some(file) = names.into_iter().find_map(text) {
                 *setting = Some(file.into());
             }
         }
+        if let Some(insecure) = text("K8S_INSECURE_SKIP_TLS_VERIFY") {
+            self.k8s_insecure_skip_tls_verify = insecure == "true";
+        }
         match text("DATASTORE_TYPE").as_deref() {
             Some("local") => self.kind = StoreKind::Local,
             Some("etcdv3") => self.kind = StoreKind::Etcd,
+            Some("kubernetes") => self.kind = StoreKind::Kubernetes,
             None if text("ETCD_ENDPOINTS").is_some() => self.kind = StoreKind::Etcd,
             None => {}
             Some(kind) => {
                 let what = format!("datastore '{kind}' is not supported");
-                let hint = "'etcdv3' with ETCD_ENDPOINTS, or 'local' with the directory as \
-                            store.path or --store";
+                let hint = "'etcdv3' with ETCD_ENDPOINTS, 'kubernetes' with KUBECONFIG, or 'local' \
+                            with the directory as store.path or --store";
                 return Err(ConfigError::new("DATASTORE_TYPE", what, hint));
             }
         }
@@ -116,9 +171,31 @@ impl StoreConfig {
 
     /// Checks what single fields cannot say.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.kind != StoreKind::Etcd {
-            return Ok(());
+        match self.kind {
+            StoreKind::Local => Ok(()),
+            StoreKind::Etcd => self.check_etcd(),
+            StoreKind::Kubernetes => self.check_kubernetes(),
         }
+    }
+
+    fn check_kubernetes(&self) -> Result<(), ConfigError> {
+        let group = self.calico_api_group.as_str();
+        if !group.is_empty() && !CALICO_GROUPS.contains(&group) {
+            let what = format!("'{group}' is no group of Calico's");
+            let hint = "crd.projectcalico.org/v1 or projectcalico.org/v3, or leave it out";
+            return Err(ConfigError::new("store.calicoAPIGroup", what, hint));
+        }
+        match self.k8s_key_file.is_some() == self.k8s_cert_file.is_some() {
+            true => Ok(()),
+            false => {
+                let what = "a client certificate and its key come together";
+                let hint = "set both k8sCertFile and k8sKeyFile, or none";
+                Err(ConfigError::new("store.k8sCertFile", what, hint))
+            }
+        }
+    }
+
+    fn check_etcd(&self) -> Result<(), ConfigError> {
         let place = "store.etcdEndpoints";
         let hint = "URLs such as https://10.0.0.1:2379,https://10.0.0.2:2379";
         let mut endpoints = self.endpoints().peekable();

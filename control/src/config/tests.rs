@@ -187,7 +187,7 @@ fn variables_that_are_wrong_are_named() {
         ("FELIX_HEALTHPORT", "99999"),
         ("IP", "fe80::1"),
         ("FELIX_HEALTHENABLED", "perhaps"),
-        ("DATASTORE_TYPE", "kubernetes"),
+        ("DATASTORE_TYPE", "consul"),
         ("ETCD_DISCOVERY_SRV", "example.org"),
     ];
     for (name, value) in cases {

@@ -3,6 +3,7 @@
 use super::datastore::{Datastore, Document, Listing, StoreError};
 use super::embedded::Embedded;
 use super::etcd::Etcd;
+use super::kubernetes::Kubernetes;
 use super::watch::Batch;
 use crate::config::{StoreConfig, StoreKind};
 use crate::resource::Key;
@@ -15,6 +16,8 @@ pub enum Store {
     Embedded(Embedded),
     /// etcd.
     Etcd(Etcd),
+    /// Kubernetes.
+    Kubernetes(Kubernetes),
 }
 
 impl Store {
@@ -24,6 +27,7 @@ impl Store {
         match config.kind {
             StoreKind::Local => Ok(Store::Embedded(Embedded::new(&config.path))),
             StoreKind::Etcd => Etcd::new(config).map(Store::Etcd),
+            StoreKind::Kubernetes => Kubernetes::new(config).map(Store::Kubernetes),
         }
     }
 }
@@ -33,6 +37,7 @@ impl Datastore for Store {
         match self {
             Store::Embedded(store) => store.list(kind).await,
             Store::Etcd(store) => store.list(kind).await,
+            Store::Kubernetes(store) => store.list(kind).await,
         }
     }
 
@@ -40,6 +45,7 @@ impl Datastore for Store {
         match self {
             Store::Embedded(store) => store.get(key).await,
             Store::Etcd(store) => store.get(key).await,
+            Store::Kubernetes(store) => store.get(key).await,
         }
     }
 
@@ -47,6 +53,7 @@ impl Datastore for Store {
         match self {
             Store::Embedded(store) => store.create(document).await,
             Store::Etcd(store) => store.create(document).await,
+            Store::Kubernetes(store) => store.create(document).await,
         }
     }
 
@@ -54,6 +61,7 @@ impl Datastore for Store {
         match self {
             Store::Embedded(store) => store.update(document).await,
             Store::Etcd(store) => store.update(document).await,
+            Store::Kubernetes(store) => store.update(document).await,
         }
     }
 
@@ -61,6 +69,7 @@ impl Datastore for Store {
         match self {
             Store::Embedded(store) => store.delete(document).await,
             Store::Etcd(store) => store.delete(document).await,
+            Store::Kubernetes(store) => store.delete(document).await,
         }
     }
 
@@ -68,6 +77,7 @@ impl Datastore for Store {
         match self {
             Store::Embedded(store) => store.watch(),
             Store::Etcd(store) => store.watch(),
+            Store::Kubernetes(store) => store.watch(),
         }
     }
 }

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 /// A datastore.
 ///
-/// Its implementers: [`super::embedded::Embedded`], [`super::etcd::Etcd`].
+/// Its implementers: [`super::embedded::Embedded`], [`super::etcd::Etcd`],
+/// [`super::kubernetes::Kubernetes`].
 pub trait Datastore: Send + Sync {
     /// All documents of a kind, by namespace and name, and what of them cannot be read.
     fn list(&self, kind: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;

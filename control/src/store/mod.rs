@@ -1,9 +1,9 @@
 //! The datastore: where Calico's resources are, read and written through [`datastore::Datastore`].
 //!
 //! The embedded store ([`embedded`]) is a directory of Calico YAML or JSON: [`directory`] turns its
-//! content into events, [`watch`] says when to look again. [`etcd`] is Calico's own. What cannot
-//! be used loses nothing: what it said before stays in force, and the fault is reported with its
-//! place and mend.
+//! content into events, [`watch`] says when to look again. [`etcd`] is Calico's own, [`kubernetes`]
+//! the API server. What cannot be used loses nothing: what it said before stays in force, and the
+//! fault is reported with its place and mend.
 
 mod any;
 pub mod datastore;
@@ -12,6 +12,7 @@ mod document;
 pub mod embedded;
 pub mod etcd;
 pub(crate) mod gate;
+pub mod kubernetes;
 pub mod save;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -38,7 +39,7 @@ pub enum Event {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Files in use; in etcd keys.
+    /// Files in use; in etcd keys, in Kubernetes objects.
     pub files: usize,
     /// Resources by kind; kinds without meaning here are among them.
     pub resources: BTreeMap<String, usize>,
@@ -63,7 +64,7 @@ pub struct Lost {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fault {
-    /// The file, or the directory itself; in etcd the key.
+    /// The file, or the directory itself; in etcd the key, in Kubernetes the path.
     pub file: String,
     /// Line in it, from 1; 0 for the whole.
     pub line: u64,

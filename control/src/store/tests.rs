@@ -216,3 +216,22 @@ fn the_live_watch_tells_of_changes() {
         assert_eq!(names(&third.events), ["+Node b"]);
     });
 }
+
+/// A new authority, with a certificate for the server and one for the client.
+pub(crate) fn certificates(folder: &std::path::Path) -> bool {
+    let make = "set -e; cd \"$0\"; exec 2>/dev/null
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+            -subj /CN=authority -keyout ca.key -out ca.pem
+        for who in server client; do
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=$who \
+                -keyout $who.key -out $who.csr
+            printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' >ext
+            openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                -extfile ext -out $who.pem
+        done";
+    std::process::Command::new("sh")
+        .args(["-c", make])
+        .arg(folder)
+        .status()
+        .is_ok_and(|done| done.success())
+}

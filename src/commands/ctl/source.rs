@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// Where calicoctl has its settings.
 const CALICOCTL: &str = "/etc/calico/calicoctl.cfg";
 
-/// calicoctl's file of settings; fields for Kubernetes are known, and of no use yet.
+/// calicoctl's file of settings.
 #[derive(Debug, Deserialize)]
 struct ApiConfig {
     kind: String,
@@ -33,6 +33,21 @@ struct ApiSpec {
     etcd_cert_file: Option<PathBuf>,
     #[serde(rename = "etcdCACertFile")]
     etcd_ca_cert_file: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    kubeconfig_inline: String,
+    k8s_current_context: String,
+    #[serde(rename = "k8sAPIEndpoint")]
+    k8s_api_endpoint: String,
+    k8s_key_file: Option<PathBuf>,
+    k8s_cert_file: Option<PathBuf>,
+    #[serde(rename = "k8sCAFile")]
+    k8s_ca_file: Option<PathBuf>,
+    #[serde(rename = "k8sAPIToken")]
+    k8s_api_token: String,
+    #[serde(rename = "k8sInsecureSkipTLSVerify")]
+    k8s_insecure_skip_tls_verify: bool,
+    #[serde(rename = "calicoAPIGroup")]
+    calico_api_group: String,
 }
 
 /// The datastore: a flag, else calicoctl's file or the daemon's, and Calico's variables over it.
@@ -62,11 +77,16 @@ fn read(file: &Path) -> Result<StoreConfig> {
     let spec = config.spec;
     let kind = match spec.datastore_type.as_deref() {
         Some("etcdv3") => StoreKind::Etcd,
+        Some("kubernetes") => StoreKind::Kubernetes,
         None if !spec.etcd_endpoints.is_empty() => StoreKind::Etcd,
-        None | Some("local") => StoreKind::Local,
-        Some(other) => {
-            bail!("{}: datastoreType '{other}' is not supported\nhint: etcdv3", file.display())
+        None if spec.kubeconfig.is_some() || !spec.kubeconfig_inline.is_empty() => {
+            StoreKind::Kubernetes
         }
+        None | Some("local") => StoreKind::Local,
+        Some(other) => bail!(
+            "{}: datastoreType '{other}' is not supported\nhint: etcdv3 or kubernetes",
+            file.display()
+        ),
     };
     Ok(StoreConfig {
         kind,
@@ -76,6 +96,16 @@ fn read(file: &Path) -> Result<StoreConfig> {
         etcd_key_file: spec.etcd_key_file,
         etcd_cert_file: spec.etcd_cert_file,
         etcd_ca_cert_file: spec.etcd_ca_cert_file,
+        kubeconfig: spec.kubeconfig,
+        kubeconfig_inline: spec.kubeconfig_inline,
+        k8s_current_context: spec.k8s_current_context,
+        k8s_api_endpoint: spec.k8s_api_endpoint,
+        k8s_key_file: spec.k8s_key_file,
+        k8s_cert_file: spec.k8s_cert_file,
+        k8s_ca_file: spec.k8s_ca_file,
+        k8s_api_token: spec.k8s_api_token,
+        k8s_insecure_skip_tls_verify: spec.k8s_insecure_skip_tls_verify,
+        calico_api_group: spec.calico_api_group,
         ..StoreConfig::default()
     })
 }

@@ -24,7 +24,7 @@ const IPAM_API: &str = "crd.projectcalico.org/v1";
 const API: &str = "projectcalico.org/v3";
 
 /// Kind, plural, and whether it has a namespace.
-const KINDS: &[(&str, &str, bool)] = &[
+pub(crate) const KINDS: &[(&str, &str, bool)] = &[
     ("Node", "nodes", false),
     ("IPPool", "ippools", false),
     ("IPReservation", "ipreservations", false),

@@ -4,6 +4,7 @@ pub(crate) mod server;
 use super::message::AuthenticateRequest;
 use super::*;
 use crate::resource::Resource;
+use crate::store::tests::certificates;
 use crate::store::tests::contract::{self, Seen, document, node};
 use server::Cluster;
 use std::path::Path;
@@ -234,21 +235,6 @@ async fn garbage_is_named_and_the_rest_is_told() {
     put(&connection, &path, node("good", "10.0.0.5/24").to_string().as_bytes()).await;
     seen.until(|seen| seen.address("good").as_deref() == Some("10.0.0.5/24")).await;
     assert_eq!(seen.report.faults.len(), 11);
-}
-
-/// A new authority, with a certificate for the server and one for the client.
-fn certificates(folder: &Path) -> bool {
-    let make = "set -e; cd \"$0\"; exec 2>/dev/null
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
-            -subj /CN=authority -keyout ca.key -out ca.pem
-        for who in server client; do
-            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=$who \
-                -keyout $who.key -out $who.csr
-            printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' >ext
-            openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
-                -extfile ext -out $who.pem
-        done";
-    Command::new("sh").args(["-c", make]).arg(folder).status().is_ok_and(|done| done.success())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

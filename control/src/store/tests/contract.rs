@@ -20,6 +20,25 @@ pub(crate) fn node(name: &str, address: &str) -> Value {
     })
 }
 
+/// A kind that a store can make, change and remove, and that has an address.
+pub(crate) struct Subject {
+    pub(crate) kind: &'static str,
+    /// From name and address, such as `10.0.0.1/24`.
+    pub(crate) make: fn(&str, &str) -> Value,
+    /// The address again.
+    pub(crate) address: fn(&Resource) -> Option<String>,
+}
+
+/// Of all stores but Kubernetes, which makes its nodes itself.
+pub(crate) const NODES: Subject = Subject { kind: "Node", make: node, address: node_address };
+
+fn node_address(resource: &Resource) -> Option<String> {
+    match resource {
+        Resource::Node(node) => node.ipv4.map(|net| net.to_string()),
+        _ => None,
+    }
+}
+
 pub(crate) fn document(value: Value) -> Document {
     Document::new(value).unwrap()
 }
@@ -30,18 +49,24 @@ pub(crate) fn key(kind: &str, name: &str) -> Key {
 
 /// Create, read, change, and remove, against an empty store.
 pub(crate) async fn reads_and_writes(store: &impl Datastore) {
-    let missing = key("Node", "a");
+    reads_and_writes_of(store, &NODES).await;
+}
+
+/// The same of another kind.
+pub(crate) async fn reads_and_writes_of(store: &impl Datastore, subject: &Subject) {
+    let make = subject.make;
+    let missing = key(subject.kind, "a");
     assert_eq!(store.get(&missing).await, Err(StoreError::NotFound(missing.clone())));
-    assert_eq!(store.list("Node").await.unwrap().documents, []);
-    let created = store.create(document(node("a", "10.0.0.1/24"))).await.unwrap();
+    assert_eq!(store.list(subject.kind).await.unwrap().documents, []);
+    let created = store.create(document(make("a", "10.0.0.1/24"))).await.unwrap();
     assert!(created.revision.is_some());
-    let again = store.create(document(node("a", "10.0.0.9/24"))).await;
+    let again = store.create(document(make("a", "10.0.0.9/24"))).await;
     assert_eq!(again, Err(StoreError::Exists(missing.clone())));
 
     let mut read = store.get(&missing).await.unwrap();
     assert_eq!(read.revision, created.revision);
     assert_eq!(read.value["spec"]["unknownToUs"], json!({"kept": [1, 2.5, "3"]}));
-    read.value["spec"]["bgp"]["ipv4Address"] = json!("10.0.0.2/24");
+    read.value["spec"] = make("a", "10.0.0.2/24")["spec"].take();
     let updated = store.update(read.clone()).await.unwrap();
     assert_ne!(updated.revision, created.revision);
     assert_eq!(store.update(read).await, Err(StoreError::Conflict(missing.clone())));
@@ -49,8 +74,8 @@ pub(crate) async fn reads_and_writes(store: &impl Datastore) {
     assert_eq!(kept.value["spec"]["unknownToUs"], json!({"kept": [1, 2.5, "3"]}));
     assert_eq!(kept.revision, updated.revision);
 
-    store.create(document(node("b", "10.0.0.3/24"))).await.unwrap();
-    let listed = store.list("Node").await.unwrap();
+    store.create(document(make("b", "10.0.0.3/24"))).await.unwrap();
+    let listed = store.list(subject.kind).await.unwrap();
     let names: Vec<&str> = listed.documents.iter().map(|one| one.key.name.as_str()).collect();
     assert_eq!((names, listed.faults), (vec!["a", "b"], vec![]));
 
@@ -62,6 +87,11 @@ pub(crate) async fn reads_and_writes(store: &impl Datastore) {
 
 /// IPAM's objects and resources with a namespace come back as they were written.
 pub(crate) async fn keeps_every_kind(store: &impl Datastore) {
+    keeps_kinds(store, |_| true).await;
+}
+
+/// The same of the kinds that a store keeps.
+pub(crate) async fn keeps_kinds(store: &impl Datastore, kept: impl Fn(&str) -> bool) {
     let values = [
         json!({"apiVersion": "crd.projectcalico.org/v1", "kind": "IPAMBlock",
             "metadata": {"name": "10-1-2-0-29"},
@@ -88,7 +118,7 @@ pub(crate) async fn keeps_every_kind(store: &impl Datastore) {
             "metadata": {"name": "edge--1-k8s-web--0-eth0", "namespace": "shop"},
             "spec": {"node": "edge-1", "interfaceName": "cali1"}}),
     ];
-    for value in values {
+    for value in values.into_iter().filter(|value| kept(value["kind"].as_str().unwrap())) {
         let written = store.create(document(value)).await.unwrap();
         let read = store.get(&written.key).await.unwrap();
         assert_eq!(read, written);
@@ -101,13 +131,19 @@ pub(crate) async fn keeps_every_kind(store: &impl Datastore) {
 
 /// The watch tells what is there, then what changes.
 pub(crate) async fn tells_of_changes(store: &impl Datastore) {
-    store.create(document(node("a", "10.0.0.1/24"))).await.unwrap();
-    let mut seen = Seen::start(store.watch());
+    tells_of_changes_of(store, &NODES).await;
+}
+
+/// The same of another kind.
+pub(crate) async fn tells_of_changes_of(store: &impl Datastore, subject: &'static Subject) {
+    let make = subject.make;
+    store.create(document(make("a", "10.0.0.1/24"))).await.unwrap();
+    let mut seen = Seen::of(subject, store.watch());
     seen.until(|seen| seen.known && seen.names() == ["a"]).await;
-    let b = store.create(document(node("b", "10.0.0.2/24"))).await.unwrap();
+    let b = store.create(document(make("b", "10.0.0.2/24"))).await.unwrap();
     seen.until(|seen| seen.names() == ["a", "b"]).await;
-    let mut a = store.get(&key("Node", "a")).await.unwrap();
-    a.value["spec"]["bgp"]["ipv4Address"] = json!("10.0.0.7/24");
+    let mut a = store.get(&key(subject.kind, "a")).await.unwrap();
+    a.value["spec"] = make("a", "10.0.0.7/24")["spec"].take();
     store.update(a).await.unwrap();
     seen.until(|seen| seen.address("a") == Some("10.0.0.7/24".to_owned())).await;
     store.delete(&b).await.unwrap();
@@ -118,6 +154,8 @@ pub(crate) async fn tells_of_changes(store: &impl Datastore) {
 /// A watcher's view: the sum of what it was told.
 pub(crate) struct Seen {
     batches: mpsc::Receiver<Batch>,
+    /// The kind that is looked at.
+    pub(crate) subject: &'static Subject,
     pub(crate) resources: BTreeMap<Key, Resource>,
     pub(crate) report: Report,
     pub(crate) known: bool,
@@ -127,8 +165,12 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn start(batches: mpsc::Receiver<Batch>) -> Seen {
+        Seen::of(&NODES, batches)
+    }
+
+    pub(crate) fn of(subject: &'static Subject, batches: mpsc::Receiver<Batch>) -> Seen {
         let (resources, report) = (BTreeMap::new(), Report::default());
-        Seen { batches, resources, report, known: false, events: Vec::new() }
+        Seen { batches, subject, resources, report, known: false, events: Vec::new() }
     }
 
     /// Takes batches in until the view is as expected; panics when it takes too long.
@@ -155,15 +197,13 @@ impl Seen {
         }
     }
 
-    /// Names of the nodes.
+    /// Names of what is looked at.
     pub(crate) fn names(&self) -> Vec<&str> {
-        self.resources.keys().map(|key| key.name.as_str()).collect()
+        let keys = self.resources.keys().filter(|key| key.kind == self.subject.kind);
+        keys.map(|key| key.name.as_str()).collect()
     }
 
-    pub(crate) fn address(&self, node: &str) -> Option<String> {
-        match self.resources.get(&key("Node", node))? {
-            Resource::Node(node) => node.ipv4.map(|net| net.to_string()),
-            _ => None,
-        }
+    pub(crate) fn address(&self, name: &str) -> Option<String> {
+        (self.subject.address)(self.resources.get(&key(self.subject.kind, name))?)
     }
 }

@@ -20,11 +20,23 @@ type Held = Mutex<BTreeSet<IpAddr>>;
 async fn populate(store: &Etcd) {
     for at in 0..NODES {
         let address = format!("10.0.0.{}/24", at + 1);
-        store.create(document(node(&format!("edge-{at}"), &address))).await.unwrap();
+        made(store, node(&format!("edge-{at}"), &address)).await;
     }
     let pool = serde_json::json!({"kind": "IPPool", "metadata": {"name": "p"},
         "spec": {"cidr": "192.168.0.0/20", "blockSize": 28}});
-    store.create(document(pool)).await.unwrap();
+    made(store, pool).await;
+}
+
+/// Creates a document; members that have no leader yet are waited for.
+async fn made(store: &Etcd, value: serde_json::Value) {
+    for _ in 0..8 {
+        match store.create(document(value.clone())).await {
+            Ok(_) | Err(StoreError::Exists(_)) => return,
+            Err(StoreError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("etcd does not answer");
 }
 
 /// Takes and frees addresses, some at a time; tries again what had no answer.
