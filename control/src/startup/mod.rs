@@ -1,6 +1,6 @@
 //! A node's start, as calico-node does it: finds the node's addresses, writes its Node resource,
-//! and, once a start, makes the cluster whole. The addresses are looked for again and again, so that
-//! one that changes is told.
+//! and, once a start, makes the cluster whole. The addresses are looked for again and again, so
+//! that one that changes is told.
 //!
 //! [`autodetect`] finds addresses, [`node`] says what the Node must be, [`cluster`] has what all
 //! nodes share. While the cluster is locked (ClusterInformation `datastoreReady: false`) nothing is
