@@ -14,6 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Becomes `value`. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// Adds `count`. Only the owning worker may call this.
     #[inline]
     pub fn add(&self, count: u64) {
@@ -168,6 +174,8 @@ pub struct PortCounters {
     pub tx_packets: Counter,
     /// Bytes given to the device, Ethernet headers included.
     pub tx_bytes: Counter,
-    /// Packets that the device had no room for.
+    /// Packets that the device had no room for when they came.
     pub tx_full: Counter,
+    /// Packets that wait for the device now.
+    pub queued: Counter,
 }

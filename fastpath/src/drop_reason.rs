@@ -40,7 +40,7 @@ pub enum DropReason {
     NeighborQueueFull,
     /// The egress port is down, gone or not known.
     PortDown,
-    /// The egress port's ring is full.
+    /// The egress port takes no more, and too many wait for it: the longest queue loses.
     TxFull,
     /// Another worker's hand-over ring is full.
     HandOverFull,
@@ -123,11 +123,13 @@ pub enum DropReason {
     IcmpTooBigSuppressed,
     /// A reset of a refused connection that the rate limit held back.
     ResetSuppressed,
+    /// It has waited too long for an egress port that takes no more, as others of its flow.
+    TxLate,
 }
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 59] = [
+    pub const ALL: [DropReason; 60] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
@@ -187,6 +189,7 @@ impl DropReason {
         DropReason::IcmpTtlSuppressed,
         DropReason::IcmpTooBigSuppressed,
         DropReason::ResetSuppressed,
+        DropReason::TxLate,
     ];
 
     /// How many reasons there are.
@@ -254,6 +257,7 @@ impl DropReason {
             DropReason::IcmpTtlSuppressed => "icmp-ttl-suppressed",
             DropReason::IcmpTooBigSuppressed => "icmp-too-big-suppressed",
             DropReason::ResetSuppressed => "reset-suppressed",
+            DropReason::TxLate => "tx-late",
         }
     }
 }

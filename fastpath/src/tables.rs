@@ -4,7 +4,7 @@
 //! addresses are part of the snapshot (an [`Adjacency`] has its rewrite ready), so a resolved
 //! packet takes two table reads after the FIB.
 
-use crate::limit::{EndpointLimits, Limits};
+use crate::limit::{EndpointLimits, Limits, PortRate};
 use crate::nat::Rules;
 use crate::policy::Policy;
 use crate::port::PortId;
@@ -142,7 +142,7 @@ pub struct Tables {
     pub nat: Option<Arc<Rules>>,
     /// Who may talk to whom; `None` while every endpoint is open.
     pub policy: Option<Arc<Policy>>,
-    /// What endpoints may send and receive; `None` while none is limited.
+    /// What endpoints and ports may send and receive; `None` while none is limited.
     pub limits: Option<Arc<Limits>>,
 }
 
@@ -164,6 +164,17 @@ impl Tables {
     #[inline]
     pub fn limits_of(&self, port: PortId) -> Option<&EndpointLimits> {
         self.limits.as_ref()?.of(port)
+    }
+
+    /// The rate that a port may have, if it is less than its device takes.
+    #[inline]
+    pub fn rate_of(&self, port: PortId) -> Option<&PortRate> {
+        self.limits.as_ref()?.rate_of(port)
+    }
+
+    /// The share of what comes in by a port where an egress port is congested.
+    pub fn weight_of(&self, port: PortId) -> u32 {
+        self.limits.as_ref().map_or(1, |limits| limits.weight_of(port))
     }
 
     /// A tunnel, if it is there.

@@ -22,6 +22,8 @@ use crossbeam::channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+mod backlog;
+mod queue;
 mod shaped;
 mod slot;
 mod transmit;
@@ -78,6 +80,9 @@ pub(crate) struct Worker {
     hot: Vec<PortId>,
     wait: WaitSet,
     commands: Receiver<Command>,
+    /// Ports that packets wait for, and how many do.
+    backlog: Vec<PortId>,
+    queued: usize,
     burst: Vec<Packet>,
     ready: Vec<u16>,
     /// The clock as read in this turn.
@@ -110,6 +115,8 @@ impl Worker {
             hot: Vec::new(),
             wait,
             commands,
+            backlog: Vec::new(),
+            queued: 0,
             burst: Vec::with_capacity(BURST),
             ready: Vec::new(),
             now_ns: 0,
@@ -144,7 +151,7 @@ impl Worker {
         self.now_ns = now_ns;
         self.shared.workers[self.index].beat_ns.store(now_ns, Ordering::Relaxed);
         self.pipeline.counters.loops.add(1);
-        let released = self.release_shaped();
+        let released = self.release_shaped() + self.drain_backlog();
         let moved = released + self.serve_hot_ports() + self.take_handed_over();
         if now_ns >= self.last_tick_ns + TICK_NS {
             self.tick();
@@ -240,7 +247,7 @@ impl Worker {
         self.pipeline.counters.sleeps.add(1);
         let timers = self.pipeline.held() > 0 || self.pipeline.flows_are_due();
         let timeout_ms = match timers {
-            _ if self.pipeline.waiting() > 0 => SHAPED_SLEEP_MS,
+            _ if self.pipeline.waiting() + self.queued > 0 => SHAPED_SLEEP_MS,
             true => HELD_SLEEP_MS,
             false => SLEEP_MS,
         };
@@ -326,15 +333,17 @@ impl Worker {
             tracing::error!(port = %id, %error, "the port cannot be waited on");
         }
         let cold_at_ns = self.now_ns + slot::COLD_AFTER_NS;
-        let slot = Slot { port, counters, hot: true, cold_at_ns, moved: 0, waited_on: true };
+        let slot =
+            Slot { port, counters, hot: true, cold_at_ns, moved: 0, waited_on: true, queue: None };
         self.slots[at] = Some(slot);
         self.hot.push(id);
     }
 
     fn detach(&mut self, id: PortId) {
-        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::take) else {
+        let Some(mut slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::take) else {
             return;
         };
+        self.forget_queue(id, &mut slot);
         self.hot.retain(|hot| *hot != id);
         if let Some(fd) = slot.port.poll_fd() {
             self.wait.remove(fd);

@@ -9,6 +9,7 @@
 
 mod account;
 mod bucket;
+mod codel;
 mod connections;
 mod cost;
 pub mod dscp;
@@ -16,19 +17,23 @@ mod endpoint;
 mod excess;
 mod fair;
 mod policer;
+mod port_rate;
 mod punt;
+mod round;
 mod shaper;
 mod snapshot;
 mod wheel;
 
 pub use account::{Account, Tally, Totals, WINDOW_NS};
 pub use bucket::{Bucket, LEASE_NS, Lease, RATE_MAX, Rate};
+pub use codel::{FEW, INTERVAL_NS, TARGET_NS};
 pub use connections::{ConnectionLimit, Connections};
 pub use cost::Cost;
 pub use endpoint::{Departure, EndpointLimits, Wanted, WayLimits};
 pub use excess::Excess;
-pub use fair::{CLASSES_MAX, FairQueue, QUANTUM_MIN, Refused, WEIGHT_MAX};
+pub use fair::{CLASSES_MAX, Entry, FLOWS, FairQueue, QUANTUM, Refused, WEIGHT_MAX};
 pub use policer::{Leases, Policer, Rates};
+pub use port_rate::PortRate;
 pub use punt::{ALL_PORTS, Allowance, Cause, Punts, is_routing};
 pub use shaper::{Booking, SHAPER_DELAY_NS, Shaper};
 pub use snapshot::{Limits, OwnLimits, WAITING_MAX, Waiting};

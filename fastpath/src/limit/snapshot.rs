@@ -7,6 +7,7 @@
 use super::cost::Cost;
 use super::endpoint::{Departure, EndpointLimits, OwnWay};
 use super::excess::Excess;
+use super::port_rate::PortRate;
 use super::wheel::Wheel;
 use crate::flow::Address;
 use crate::nat::{Class, Ranges};
@@ -23,6 +24,10 @@ pub const WAITING_MAX: usize = 8192;
 pub struct Limits {
     /// By port.
     ports: Vec<Option<Arc<EndpointLimits>>>,
+    /// Shares of congested ports by the port that packets come in by; 1 beyond them.
+    weights: Vec<u32>,
+    /// Rates of ports themselves.
+    rates: Vec<Option<Arc<PortRate>>>,
     marks: bool,
     /// Addresses of the cluster's pools, and the host's own: packets there are not marked.
     inside: Ranges,
@@ -34,7 +39,13 @@ impl PartialEq for Limits {
         let generations = |limits: &Limits| -> Vec<Option<u64>> {
             limits.ports.iter().map(|one| one.as_ref().map(|one| one.generation())).collect()
         };
-        generations(self) == generations(other) && self.inside == other.inside
+        let rates = |limits: &Limits| -> Vec<Option<u64>> {
+            limits.rates.iter().map(|one| one.as_ref().map(|one| one.generation())).collect()
+        };
+        generations(self) == generations(other)
+            && rates(self) == rates(other)
+            && self.weights == other.weights
+            && self.inside == other.inside
     }
 }
 
@@ -50,7 +61,42 @@ impl Limits {
             ports[at] = Some(limits.clone());
         }
         let marks = of.iter().any(|(_, limits)| limits.dscp().is_some());
-        Limits { ports, marks, inside }
+        Limits { ports, marks, inside, ..Limits::default() }
+    }
+
+    /// The weights of endpoints behind ports, 1 to [`super::WEIGHT_MAX`]; 1 for all others.
+    #[must_use]
+    pub fn with_weights(self, of: &[(PortId, u32)]) -> Limits {
+        let mut weights = Vec::new();
+        for (port, weight) in of {
+            let at = usize::from(port.0);
+            weights.resize(weights.len().max(at + 1), 1);
+            weights[at] = *weight;
+        }
+        Limits { weights, ..self }
+    }
+
+    /// The rates of ports that may have less than their devices take.
+    #[must_use]
+    pub fn with_rates(self, of: &[(PortId, Arc<PortRate>)]) -> Limits {
+        let mut rates = Vec::new();
+        for (port, rate) in of {
+            let at = usize::from(port.0);
+            rates.resize(rates.len().max(at + 1), None);
+            rates[at] = Some(rate.clone());
+        }
+        Limits { rates, ..self }
+    }
+
+    /// The weight of what comes in by a port.
+    pub fn weight_of(&self, port: PortId) -> u32 {
+        self.weights.get(usize::from(port.0)).copied().unwrap_or(1)
+    }
+
+    /// The rate of a port.
+    #[inline]
+    pub fn rate_of(&self, port: PortId) -> Option<&PortRate> {
+        self.rates.get(usize::from(port.0))?.as_deref()
     }
 
     /// The limits of the endpoint behind a port.

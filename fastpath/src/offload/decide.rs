@@ -1,7 +1,8 @@
 //! From a flow's key to what happens to its packets, by the tables that the pipeline goes by.
 //!
-//! `None` is for all that only the pipeline can do: host, tunnels, refusals, endpoints with limits,
-//! next hops without a link address, flows whose packets still change the state of their session.
+//! `None` is for all that only the pipeline can do: host, tunnels, refusals, endpoints and ports
+//! with limits, next hops without a link address, flows whose packets still change the state of
+//! their session.
 
 use super::{Decision, FlowMap, Key};
 use crate::flow::{Address, Direction, SessionId, Tuple};
@@ -37,6 +38,7 @@ pub(super) fn decide(
         || !map.is_egress(adjacency.port)
         || is_limited(key.port)
         || is_limited(adjacency.port)
+        || tables.rate_of(adjacency.port).is_some()
     {
         return None;
     }

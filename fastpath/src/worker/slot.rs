@@ -1,5 +1,6 @@
 //! A port as its worker has it: hot or cold, waited on or not.
 
+use super::queue::PortQueue;
 use crate::counters::PortCounters;
 use crate::port::{Port, PortId};
 use crate::sys::wait::WaitSet;
@@ -23,9 +24,17 @@ pub(super) struct Slot {
     pub(super) moved: u32,
     /// It is in the epoll set.
     pub(super) waited_on: bool,
+    /// What waits for it, once something has.
+    pub(super) queue: Option<Box<PortQueue>>,
 }
 
 impl Slot {
+    /// Packets that wait for it.
+    #[inline]
+    pub(super) fn queued(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.len())
+    }
+
     /// Packets came or went: it stays hot for a while, and is not waited on if they are many.
     pub(super) fn note_moved(&mut self, count: usize, now_ns: u64, wait: &WaitSet) {
         self.cold_at_ns = now_ns + COLD_AFTER_NS;

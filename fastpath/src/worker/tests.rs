@@ -1,13 +1,16 @@
-//! A worker between simulated links, on a virtual clock: who gets its time.
+//! A worker between simulated links, on a virtual clock: who gets its time, and who the line.
 
 use super::*;
 use crate::dataplane::{DataplaneConfig, Shared};
+use crate::drop_reason::DropReason;
 use crate::fib::FibWriter;
-use crate::port::sim::{self, Clock, Link, LinkConfig, SimPort};
+use crate::port::sim::{self, Clock, Line, Link, LinkConfig, SimPort};
 use crate::sys::memory::{FramePool, HEADROOM};
 use crate::tables::{Adjacency, AdjacencyId, PortEntry, Target, TargetId};
 use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, protocol};
+
+mod egress;
 
 const FRAMES: usize = 1 << 15;
 /// What a worker takes for a packet that it moves, in nanoseconds: as by AF_XDP's copy mode.
@@ -17,6 +20,7 @@ const TURN_NS: u64 = 500;
 /// The receive ring of a pod.
 const RING: usize = 512;
 const SHORTEST: usize = 60;
+const FULL: usize = 1514;
 
 fn mac(last: u8) -> Mac {
     Mac([2, 0, 0, 0, 0, last])
@@ -31,6 +35,7 @@ struct Far {
 /// One worker, whose port `n` leads to 10.0.n.0/24.
 struct Rig {
     worker: Worker,
+    shared: Arc<Shared>,
     clock: Clock,
     far: Vec<Far>,
     pool: FramePool,
@@ -42,17 +47,25 @@ struct Rig {
 /// A packet that has arrived.
 struct Arrived {
     from: u8,
+    flow: u8,
+    len: usize,
     sent_ns: u64,
 }
 
 impl Rig {
     fn new(links: &[LinkConfig]) -> Rig {
+        Rig::with_workers(links, 1)
+    }
+
+    /// The first of so many workers; the others do not run.
+    fn with_workers(links: &[LinkConfig], workers: usize) -> Rig {
         let (mut writer, fib) = FibWriter::new();
         for n in 0..links.len() {
             let net = format!("10.0.{n}.0/24").parse().unwrap();
             writer.insert(net, TargetId(n as u32 + 1)).unwrap();
         }
-        let config = DataplaneConfig { worker_cores: vec![None], frames: FRAMES, large_frames: 0 };
+        let config =
+            DataplaneConfig { worker_cores: vec![None; workers], frames: FRAMES, large_frames: 0 };
         let (shared, mut waits, events) = Shared::new(&config).unwrap();
         shared.published.publish(tables(links.len() as u8));
         let (commands, receiver) = crossbeam::channel::unbounded();
@@ -69,14 +82,28 @@ impl Rig {
         worker.shared.published.catch_up(0, &mut worker.tables);
         let pool = shared.pool();
         let (_events, _commands, _writer) = (events, commands, writer);
-        Rig { worker, clock, far, pool, _events, _commands, _writer }
+        Rig { worker, shared, clock, far, pool, _events, _commands, _writer }
+    }
+
+    /// Another snapshot.
+    fn publish(&mut self, change: impl FnOnce(&mut Tables)) {
+        let mut tables = Tables::clone(&self.worker.tables);
+        change(&mut tables);
+        self.shared.published.go_offline(0);
+        self.shared.published.publish(tables);
+        self.worker.shared.published.catch_up(0, &mut self.worker.tables);
     }
 
     /// Sends a packet from the far end of a port.
     fn send(&mut self, from: u8, to: u8, (flow, len): (u8, usize)) {
         let bytes = frame((from, to), flow, (len, self.clock.now_ns()));
+        self.send_bytes(from, &bytes);
+    }
+
+    fn send_bytes(&mut self, from: u8, bytes: &[u8]) {
+        let len = bytes.len();
         let Some(mut frame) = self.pool.alloc() else { return };
-        frame.bytes_mut(HEADROOM, len).copy_from_slice(&bytes);
+        frame.bytes_mut(HEADROOM, len).copy_from_slice(bytes);
         let mut burst = vec![Packet::new(frame, HEADROOM, len, PortId::NONE)];
         self.far[usize::from(from)].port.tx(&mut self.pool, &mut burst);
         self.pool.free_burst(&mut burst);
@@ -111,7 +138,8 @@ impl Rig {
             for packet in out.drain(..) {
                 let bytes = packet.head();
                 let sent_ns = u64::from_be_bytes(bytes[42..50].try_into().unwrap());
-                arrived.push(Arrived { from: bytes[28], sent_ns });
+                let (from, flow, len) = (bytes[28], bytes[29], bytes.len());
+                arrived.push(Arrived { from, flow, len, sent_ns });
                 packet.free(&mut self.pool);
             }
         }
@@ -248,5 +276,40 @@ fn a_cold_port_waits_for_one_turn_of_many_busy_ports() {
     }
     // A turn of ten full bursts takes 640 microseconds.
     assert!(longest_ns <= 2 * 650_000, "{longest_ns} ns");
+    rig.end();
+}
+
+/// The uplink is another worker's, which takes fewer packets than a flooding endpoint has for it.
+#[test]
+fn a_flood_for_another_workers_port_leaves_room_for_others() {
+    const UPLINK: u8 = 3;
+    let mut rig = Rig::with_workers(&[pod(); 4], 2);
+    rig.worker.detach(PortId(UPLINK.into()));
+    rig.publish(|tables| tables.ports[usize::from(UPLINK)].as_mut().unwrap().worker = 1);
+    let (mut sent, mut given) = ([0u64; 3], [0u64; 3]);
+    for turn in 0..2_000 {
+        rig.flood(0, UPLINK, SHORTEST);
+        for pod in 1..3 {
+            if turn < 1_900 {
+                rig.send(pod, UPLINK, (1, SHORTEST));
+                sent[usize::from(pod)] += 1;
+            }
+        }
+        rig.turn();
+        for _ in 0..20 {
+            let Some(handed) = rig.shared.workers[1].inbox.pop() else { break };
+            let packet = handed.packet();
+            given[usize::from(packet.in_port.0)] += 1;
+            packet.free(&mut rig.pool);
+        }
+    }
+    while let Some(handed) = rig.shared.workers[1].inbox.pop() {
+        let packet = handed.packet();
+        given[usize::from(packet.in_port.0)] += 1;
+        packet.free(&mut rig.pool);
+    }
+    assert_eq!(sent[1..], given[1..]);
+    let lost = rig.worker.pipeline.counters.drops[DropReason::HandOverFull as usize].get();
+    assert!(lost > 50_000 && given[0] > 30_000, "{lost} lost, {given:?}");
     rig.end();
 }

@@ -3,13 +3,25 @@
 use super::Worker;
 use crate::capture::Point;
 use crate::counters::Stage;
-use crate::dataplane::HandOver;
+use crate::dataplane::{HAND_OVER, HandOver, Peer};
 use crate::drop_reason::DropReason;
 use crate::egress;
 use crate::packet::Packet;
 use crate::pipeline::View;
 use crate::port::{BURST, PortId};
 use std::sync::atomic::Ordering;
+
+/// Places between two workers that long bursts leave to short ones: whoever sends little finds room
+/// beside a flood.
+const KEPT: usize = HAND_OVER / 4;
+/// A burst of so many packets is short, and so many of a long one always may go.
+const SHORT: usize = 8;
+
+/// How many packets of a burst, which is from one port, may be given now.
+fn may_give(peer: &Peer, count: usize) -> usize {
+    let room = HAND_OVER.saturating_sub(peer.inbox.len());
+    count.min(room.saturating_sub(KEPT).max(SHORT))
+}
 
 impl Worker {
     /// Sends everything that the egress queues hold.
@@ -87,22 +99,31 @@ impl Worker {
         let offloads = slot.port.tx_offloads();
         egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
         pipeline.end_lap(Stage::Offload, queued);
+        if slot.queued() > 0 || self.tables.rate_of(id).is_some() {
+            return self.queue(id, burst);
+        }
         let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
         slot.port.tx(&mut pipeline.pool, burst);
         let left_bytes: usize = burst.iter().map(Packet::len).sum();
-        slot.counters.tx_packets.add((packets - burst.len()) as u64);
+        let refused = burst.len();
+        slot.counters.tx_packets.add((packets - refused) as u64);
         slot.counters.tx_bytes.add((bytes - left_bytes) as u64);
-        slot.counters.tx_full.add(burst.len() as u64);
-        for packet in burst.drain(..) {
-            pipeline.counters.count_drop(DropReason::TxFull);
-            packet.free(&mut pipeline.pool);
+        self.note_sent(id, packets);
+        if refused > 0 {
+            self.refused(id, burst);
         }
-        // Something is under way: completions must be seen to.
+        self.pipeline.end_lap(Stage::Tx, packets);
+    }
+
+    /// Something is under way: completions must be seen to.
+    pub(super) fn note_sent(&mut self, id: PortId, packets: usize) {
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return;
+        };
         slot.note_moved(packets, self.now_ns, &self.wait);
         if !std::mem::replace(&mut slot.hot, true) {
             self.hot.push(id);
         }
-        pipeline.end_lap(Stage::Tx, packets);
     }
 
     /// Gives packets to the worker that owns their egress port.
@@ -115,9 +136,12 @@ impl Worker {
             }
             return;
         };
-        for packet in burst.drain(..) {
+        let count = self.shared.workers.get(owner).map_or(0, |peer| may_give(peer, burst.len()));
+        for packet in burst.drain(..count) {
             self.give(owner, HandOver::Send(id, packet));
         }
+        self.pipeline.counters.drops[DropReason::HandOverFull as usize].add(burst.len() as u64);
+        self.pipeline.pool.free_burst(burst);
         self.wake(owner);
     }
 
