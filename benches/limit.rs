@@ -1,12 +1,14 @@
 //! Cost of limits: a policer among 10,000, with one worker and with a second one that takes from
-//! the same buckets, and a shaper's booking with its wheel.
+//! the same buckets, by packets at random and by bursts as the pipeline has them; a shaper's
+//! booking with its wheel; and a packet's way through the queues of a congested port.
 
 #[path = "acl/random.rs"]
 mod random;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use margay_fastpath::limit::{
-    Booking, Cost, Lease, Leases, Policer, Rate, Rates, SHAPER_DELAY_NS, Shaper, Wheel,
+    Booking, Cost, Entry, FairQueue, Lease, Leases, Policer, Rate, Rates, SHAPER_DELAY_NS, Shaper,
+    Wheel,
 };
 use random::Random;
 use std::hint::black_box;
@@ -15,6 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const LIMITERS: usize = 10_000;
 /// Packets, at random over all limiters.
 const PACKETS: usize = 1 << 16;
+/// Packets of one endpoint at once.
+const BURST: usize = 64;
 /// Time from one packet to the next.
 const STEP_NS: u64 = 100;
 
@@ -55,7 +59,53 @@ fn policers(criterion: &mut Criterion) {
                     ))
                 });
             });
+            bursts(criterion, name, &policers, &packets);
             done.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Bursts of one endpoint each, the endpoints at random; the time is of a packet.
+fn bursts(criterion: &mut Criterion, name: &str, all: &[Policer], packets: &[(usize, u32)]) {
+    let mut leases = vec![Leases::default(); LIMITERS];
+    let (mut at, mut now_ns) = (0, 1_000_000_000);
+    criterion.bench_function(&format!("policer of 10,000, bursts of 64, {name}"), |bencher| {
+        bencher.iter_custom(|count| {
+            let begin = std::time::Instant::now();
+            for _ in 0..count.div_ceil(BURST as u64) {
+                at = (at + BURST) % (PACKETS - BURST);
+                now_ns += STEP_NS * BURST as u64;
+                let policer = packets[at].0;
+                for (_, bytes) in &packets[at..at + BURST] {
+                    let cost = Cost::packet(*bytes);
+                    black_box(all[policer].pass(&mut leases[policer], now_ns, cost)).ok();
+                }
+            }
+            begin.elapsed().mul_f64(count as f64 / count.next_multiple_of(BURST as u64) as f64)
+        });
+    });
+}
+
+/// A packet into the queues of a congested port, and another one out of them.
+fn queues(criterion: &mut Criterion) {
+    let packets = packets();
+    for classes in [10, 1000] {
+        let mut queue = FairQueue::new(512, 1024);
+        let (mut at, mut now_ns) = (0, 1_000_000_000);
+        criterion.bench_function(&format!("queues of {classes} endpoints"), |bencher| {
+            bencher.iter(|| {
+                at = (at + 1) % PACKETS;
+                now_ns += STEP_NS;
+                let (class, bytes) = (packets[at].0 % classes, packets[at].1);
+                let entry = Entry { class, weight: 1, flow: at as u32, bytes, now_ns };
+                black_box(queue.push(entry, at));
+                // Every third time none goes, so that they are full.
+                if at % 3 > 0 {
+                    black_box(queue.pop(now_ns, |lost| {
+                        black_box(lost);
+                    }));
+                }
+            });
         });
     }
 }
@@ -97,5 +147,5 @@ fn shapers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, policers, shapers);
+criterion_group!(benches, policers, shapers, queues);
 criterion_main!(benches);

@@ -5,6 +5,7 @@
 //! ignored, as Felix ignores them. A wrong setting is an error that says where it stands and what
 //! would be right.
 
+mod bandwidth;
 mod bgp;
 mod environment;
 mod nat;
@@ -15,6 +16,7 @@ mod store;
 mod tests;
 mod tunnels;
 
+pub use bandwidth::{BANDWIDTH_MIN, BitsPerSecond};
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
@@ -26,6 +28,7 @@ type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -68,6 +71,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Devices towards other networks.
     pub uplinks: Vec<String>,
+    /// What is behind uplinks carries so much, where that is less than the device takes.
+    pub uplink_bandwidth: BTreeMap<String, BitsPerSecond>,
     /// Threads of the packet path.
     pub workers: WorkersConfig,
     /// Routes beside those of the datastore and the kernel.
@@ -188,6 +193,7 @@ impl Default for Config {
             node_name: String::new(),
             store: StoreConfig::default(),
             uplinks: Vec::new(),
+            uplink_bandwidth: BTreeMap::new(),
             workers: WorkersConfig::default(),
             static_routes: Vec::new(),
             host_device: "margay0".into(),
@@ -288,6 +294,7 @@ impl Config {
                 return Err(ConfigError::new(format!("uplinks[{index}]"), what, "list it once"));
             }
         }
+        bandwidth::check(self)?;
         check_device("hostDevice", &self.host_device)?;
         if self.uplinks.contains(&self.host_device) {
             let what = format!("{} is an uplink", self.host_device);

@@ -167,6 +167,19 @@ impl Store {
         controls: &Value,
         shaped: bool,
     ) -> Result<()> {
+        let annotations =
+            if shaped { json!({ "margay.io/shaping": "Enabled" }) } else { json!({}) };
+        self.put_annotated_endpoint(node, pod, controls, &annotations)
+    }
+
+    /// The same with further annotations.
+    pub fn put_annotated_endpoint(
+        &self,
+        node: &str,
+        pod: &Pod,
+        controls: &Value,
+        annotations: &Value,
+    ) -> Result<()> {
         let name = endpoint_name(node, pod);
         let mut metadata = json!({
             "name": name,
@@ -184,8 +197,8 @@ impl Store {
                 "margay.io/device": pod.device(),
             });
         }
-        if shaped {
-            metadata["annotations"]["margay.io/shaping"] = json!("Enabled");
+        for (name, value) in annotations.as_object().into_iter().flatten() {
+            metadata["annotations"][name] = value.clone();
         }
         let networks: Vec<IpNet> = pod.addresses().iter().copied().map(IpNet::from).collect();
         let mut spec = json!({

@@ -28,14 +28,19 @@ const TRIES: usize = 8;
 const LEEWAY: f64 = 0.9;
 const PORT: u16 = 7000;
 
-/// Sends datagrams at three times a rate until dropped.
-struct Flood {
+/// Sends datagrams at a rate until dropped.
+pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Flood {
-    fn start(from: &Namespace, to: SocketAddr, payload: usize, packets_per_s: u64) -> Flood {
+    pub(crate) fn start(
+        from: &Namespace,
+        to: SocketAddr,
+        payload: usize,
+        packets_per_s: u64,
+    ) -> Flood {
         let stop = Arc::new(AtomicBool::new(false));
         let (namespace, flag) = (from.clone(), stop.clone());
         let send = move || {
@@ -181,7 +186,7 @@ fn packets_are_counted_exactly(rig: &mut Rig) {
     println!("packet rate: {} packets where {may:.1} may pass", arrivals.len());
 }
 
-fn connect(from: &Namespace, to: SocketAddr) -> Result<TcpStream, ErrorKind> {
+pub(crate) fn connect(from: &Namespace, to: SocketAddr) -> Result<TcpStream, ErrorKind> {
     let dial = || Ok(TcpStream::connect_timeout(&to, Duration::from_secs(3)));
     from.enter(dial).unwrap().map_err(|error| error.kind())
 }

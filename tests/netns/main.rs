@@ -11,6 +11,7 @@ mod cleanup;
 mod cluster;
 mod cni;
 mod crash;
+mod fair;
 mod frames;
 mod kernel;
 mod limits;

@@ -24,6 +24,9 @@ pub struct LimitAnswer {
     pub dscp: Option<u8>,
     /// What is beyond the bandwidth waits.
     pub shaped: bool,
+    /// Its share of a congested port, beside those of others.
+    #[serde(default)]
+    pub weight: u32,
     /// Towards it.
     pub ingress: WayAnswer,
     /// From it.
@@ -81,6 +84,7 @@ pub(crate) fn answer(status: &Status) -> Vec<LimitAnswer> {
         interface: limited.interface.clone(),
         dscp: limited.qos.dscp.map(|dscp| dscp.value()),
         shaped: limited.qos.shaped,
+        weight: limited.qos.weight.unwrap_or(1),
         ingress: way(limited, Direction::Ingress, now_ns),
         egress: way(limited, Direction::Egress, now_ns),
     };

@@ -48,6 +48,9 @@ pub struct PortAnswer {
     pub tx_bytes: u64,
     /// Packets for which the device had no room.
     pub tx_full: u64,
+    /// Packets that wait until the device takes them.
+    #[serde(default)]
+    pub queued: u64,
     /// Frames that it holds in rings of the kernel.
     pub frames_held: usize,
     /// Totals of the kernel about it.
@@ -111,6 +114,7 @@ impl PortAnswer {
         self.tx_packets += counters.tx_packets.get();
         self.tx_bytes += counters.tx_bytes.get();
         self.tx_full += counters.tx_full.get();
+        self.queued += counters.queued.get();
         let Some(report) = report else { return };
         self.driver = report.kind.to_owned();
         self.mode.clone_from(&report.mode);

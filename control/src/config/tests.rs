@@ -14,6 +14,7 @@ fn the_whole_file_is_read() {
 nodeName: edge-1
 store: {type: local, path: /srv/calico}
 uplinks: [eth1, eth2]
+uplinkBandwidth: {eth1: 1.5G, eth2: 250000000}
 workers: {count: 2, cores: [0, 1]}
 staticRoutes:
   - {prefix: 0.0.0.0/0, via: 192.0.2.1}
@@ -35,6 +36,8 @@ tunnels: {vxlanPort: 8472, vxlanVNI: 7, mssClamp: true, externalNodesList: [192.
     assert_eq!(config.node_name, "edge-1");
     assert_eq!(config.store.path, Path::new("/srv/calico"));
     assert_eq!(config.worker_cores(), vec![Some(0), Some(1)]);
+    let bandwidth: Vec<u64> = config.uplink_bandwidth.values().map(|rate| rate.0).collect();
+    assert_eq!(bandwidth, [1_500_000_000, 250_000_000]);
     assert_eq!(config.static_routes[1].kind, Some(StaticRouteKind::Blackhole));
     assert_eq!(config.static_routes[2].device.as_deref(), Some("eth1"));
     assert_eq!((config.metrics.port, config.health.port), (19091, 0));
@@ -128,6 +131,8 @@ fn faults_name_file_line_and_field() {
     let unknown = Config::parse("nodeName: a\nuplink: eth0\n", "m.yaml").unwrap_err();
     assert!(unknown.place.starts_with("m.yaml:2:"), "{}", unknown.place);
     assert!(unknown.what.contains("uplink"), "{}", unknown.what);
+    let rate = Config::parse("uplinkBandwidth: {eth0: fast}\n", "m.yaml").unwrap_err();
+    assert!(rate.what.contains("250M"), "{}", rate.what);
     let kind = Config::parse("frames: many\n", "m.yaml").unwrap_err();
     assert!(kind.place.starts_with("m.yaml:1:"), "{}", kind.place);
     assert!(!kind.what.contains('\n'));
@@ -140,6 +145,8 @@ fn each_rule_has_its_error() {
         ("uplinks: [a-name-that-is-too-long]", "uplinks[0]"),
         ("uplinks: [margay0]", "hostDevice"),
         ("hostDevice: a/b", "hostDevice"),
+        ("{uplinks: [eth0], uplinkBandwidth: {eth1: 1G}}", "uplinkBandwidth.eth1"),
+        ("{uplinks: [eth0], uplinkBandwidth: {eth0: 999}}", "uplinkBandwidth.eth0"),
         ("workers: {cores: [1, 1]}", "workers.cores"),
         ("workers: {count: 65}", "workers.count"),
         ("frames: 4095", "frames"),

@@ -2,11 +2,13 @@
 //! Kubernetes' bandwidth annotations, in this order of precedence, field by field.
 //!
 //! `margay.io/shaping: Enabled` lets what is beyond the bandwidth wait; else it is dropped.
+//! `margay.io/weight: "4"` is the endpoint's share of a congested port beside others, 1 by default.
 //!
 //! Values are clamped as Calico clamps them (calico.md 7.8), with a warning for each; what cannot
 //! be read is left out with a warning, because a pod must not lose its network by a bad number.
 
 use margay_acl::Direction;
+use margay_fastpath::limit::WEIGHT_MAX;
 use margay_fastpath::limit::dscp::Dscp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,8 +16,10 @@ use std::collections::BTreeMap;
 
 /// What Calico's annotations begin with.
 const PREFIX: &str = "qos.projectcalico.org/";
-/// The annotation of margay's own.
+/// The annotations of margay's own.
 const SHAPING: &str = "margay.io/shaping";
+const WEIGHT: &str = "margay.io/weight";
+const WEIGHTS: (u64, u64) = (1, WEIGHT_MAX as u64);
 /// Bits a second.
 const BANDWIDTH: (u64, u64) = (1_000, 1_000_000_000_000_000);
 /// Bits.
@@ -45,6 +49,8 @@ pub struct Qos {
     pub dscp: Option<Dscp>,
     /// What is beyond the bandwidth waits.
     pub shaped: bool,
+    /// Its share of a congested port, beside those of others; 1 where nothing is said.
+    pub weight: Option<u32>,
 }
 
 impl Qos {
@@ -110,6 +116,7 @@ impl Qos {
             egress: reader.limits("egress"),
             dscp: reader.dscp(),
             shaped: reader.shaped(),
+            weight: reader.weight(),
         };
         (qos, reader.warnings)
     }
@@ -186,6 +193,12 @@ impl Reader<'_> {
         u64::try_from(taken).ok()
     }
 
+    fn weight(&mut self) -> Option<u32> {
+        let text = self.annotations.get(WEIGHT)?.clone();
+        let weight = self.read(&format!("metadata.annotations[{WEIGHT}]"), &text, WEIGHTS)?;
+        u32::try_from(weight).ok()
+    }
+
     fn shaped(&mut self) -> bool {
         match self.annotations.get(SHAPING).map(String::as_str) {
             None | Some("Disabled") => false,
@@ -217,7 +230,7 @@ fn is_unset(value: &Value) -> bool {
 }
 
 /// A quantity as Kubernetes writes it (`100`, `1.5M`, `2Gi`, `1e6`, `500m`), rounded up.
-fn quantity(text: &str) -> Option<u128> {
+pub(crate) fn quantity(text: &str) -> Option<u128> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
@@ -293,6 +306,16 @@ mod tests {
         assert_eq!(qos.egress.packets, Some(PacketRate { rate: 100, burst: 5 }));
         assert_eq!(qos.egress.connections, Some(u32::MAX));
         assert_eq!((qos.dscp.map(Dscp::value), warnings), (Some(10), vec![]));
+    }
+
+    #[test]
+    fn weights_are_numbers_of_1_to_1024() {
+        for (text, weight, warned) in
+            [("4", Some(4), 0), ("2000", Some(1024), 1), ("0", Some(1), 1), ("heavy", None, 1)]
+        {
+            let (qos, warnings) = qos("{}", &[("margay.io/weight", text)]);
+            assert_eq!((qos.weight, warnings.len()), (weight, warned), "{text}");
+        }
     }
 
     #[test]

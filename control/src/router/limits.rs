@@ -6,7 +6,7 @@ use crate::resource::qos::{Limits as Asked, Qos};
 use ipnet::IpNet;
 use margay_acl::Direction;
 use margay_fastpath::limit::{
-    ConnectionLimit, Connections, EndpointLimits, Limits, Rate, Rates, Wanted, WayLimits,
+    ConnectionLimit, Connections, EndpointLimits, Limits, PortRate, Rate, Rates, Wanted, WayLimits,
 };
 use margay_fastpath::nat::{Class, Ranges};
 use margay_fastpath::port::PortId;
@@ -52,12 +52,22 @@ pub(crate) struct Kept {
     /// What cannot be taken as it stands.
     pub(crate) faults: Vec<String>,
     generation: u64,
+    /// By uplink, of those that are to have less than their devices take.
+    rates: BTreeMap<String, Arc<PortRate>>,
 }
 
 impl Router {
     /// What the next publication limits.
     pub(super) fn resolve_limits(&mut self) {
         let (workers, now_ns) = (self.dataplane.worker_count(), self.dataplane.now_ns());
+        if self.limits.rates.is_empty() {
+            let rates = self.config.uplink_bandwidth.iter();
+            let rates = rates.map(|(name, rate)| {
+                // They never change, so that one generation does for all.
+                (name.clone(), Arc::new(PortRate::new(rate.0, 1, workers)))
+            });
+            self.limits.rates = rates.collect();
+        }
         let mut old = std::mem::take(&mut self.limits.endpoints);
         let mut faults = Vec::new();
         for (key, endpoint) in self.model.local_endpoints(&self.config.node_name) {
@@ -98,16 +108,28 @@ impl Router {
         self.publisher.set_limits(self.limit_tables());
     }
 
+    /// The rates of uplinks that are open.
+    fn port_rates(&self) -> Vec<(PortId, Arc<PortRate>)> {
+        let rates = self.limits.rates.iter();
+        let open = rates
+            .filter_map(|(name, rate)| Some((self.port_entries.get(&**name)?.id, rate.clone())));
+        open.collect()
+    }
+
     /// The snapshot; `None` while nothing is limited.
     fn limit_tables(&self) -> Option<Limits> {
         let limited = self.limits.endpoints.values().filter(|one| !one.limits.wanted().is_empty());
         let of: Vec<_> = limited.map(|one| (one.port, one.limits.clone())).collect();
-        if of.is_empty() {
+        let endpoints = self.limits.endpoints.values();
+        let weights: Vec<_> =
+            endpoints.filter_map(|one| Some((one.port, one.qos.weight?))).collect();
+        let rates = self.port_rates();
+        if of.is_empty() && weights.is_empty() && rates.is_empty() {
             return None;
         }
         let marks = of.iter().any(|(_, limits)| limits.dscp().is_some());
         let inside = if marks { self.inside() } else { Ranges::default() };
-        Some(Limits::new(&of, inside))
+        Some(Limits::new(&of, inside).with_weights(&weights).with_rates(&rates))
     }
 
     /// Packets there are not marked: pools, and this host (calico.md 7.8).
@@ -159,7 +181,7 @@ mod tests {
             bandwidth: Some(Bandwidth { rate: 1_000_000, burst: 1 << 20, peak: None }),
             ..Asked::default()
         };
-        let qos = Qos { ingress, egress, dscp: None, shaped: true };
+        let qos = Qos { ingress, egress, dscp: None, shaped: true, weight: None };
         let wanted = wanted(&qos, 1500);
         let ingress = wanted.ways[Direction::Ingress as usize];
         let egress = wanted.ways[Direction::Egress as usize];

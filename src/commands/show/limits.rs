@@ -15,12 +15,13 @@ const NARROW: [&str; 9] = [
     "dropped",
     "queued",
 ];
-const WIDE: [&str; 9] = [
+const WIDE: [&str; 10] = [
     "interface",
     "burst",
     "peak",
     "packet burst",
     "dscp",
+    "weight",
     "packets",
     "bytes",
     "delayed",
@@ -63,6 +64,7 @@ fn row(limited: &LimitAnswer, direction: &str, way: &WayAnswer, wide: bool) -> V
             number(way.peak_rate),
             number(way.packet_burst),
             limited.dscp.map_or_else(|| "-".to_owned(), |dscp| dscp.to_string()),
+            limited.weight.to_string(),
             way.packets.to_string(),
             way.bytes.to_string(),
             way.delayed.to_string(),

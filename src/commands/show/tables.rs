@@ -75,6 +75,7 @@ pub(super) fn ports(answer: &[PortAnswer], wide: bool) -> Table {
             "mac",
             "mtu",
             "held",
+            "queued",
             "kernel",
             "offloaded",
         ]),
@@ -102,6 +103,7 @@ pub(super) fn ports(answer: &[PortAnswer], wide: bool) -> Table {
             row.push(port.mac.clone().unwrap_or_default());
             row.push(port.mtu.map(|mtu| mtu.to_string()).unwrap_or_default());
             row.push(port.frames_held.to_string());
+            row.push(port.queued.to_string());
             row.push(totals.join(" "));
             row.push(format!("{}/{}", port.offloaded_rx_packets, port.offloaded_tx_packets));
         }
