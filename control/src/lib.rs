@@ -28,6 +28,7 @@ pub mod resource;
 mod router;
 #[cfg(test)]
 mod scratch;
+mod service_health;
 pub mod startup;
 mod status;
 pub mod store;

@@ -24,6 +24,7 @@ use crate::publish::{Attach, Done, Publication, PublishedPort, Publisher};
 use crate::resolve::ports::PortKind;
 use crate::resolve::tunnels::TunnelPlan;
 use crate::resolve::{self, Inputs, Wanted};
+use crate::service_health::ServiceHealth;
 use crate::status::Status;
 use crate::store;
 use crate::store::watch::Batch;
@@ -55,6 +56,7 @@ pub(crate) struct Router {
     policies: policy::SharedPolicies,
     policy_faults: Vec<String>,
     limits: limits::Kept,
+    service_health: ServiceHealth,
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
@@ -94,6 +96,7 @@ impl Router {
             policies: status.policies().clone(),
             policy_faults: Vec::new(),
             limits: limits::Kept::default(),
+            service_health: ServiceHealth::start(),
             config,
             dataplane,
             devices,

@@ -22,6 +22,9 @@ pub struct Service {
     pub wanted_load_balancer_ip: Option<IpAddr>,
     /// externalTrafficPolicy is Local.
     pub is_local: bool,
+    /// The port on which load balancers ask whether this node has endpoints of it: for type
+    /// LoadBalancer with externalTrafficPolicy Local.
+    pub health_check_node_port: Option<u16>,
     /// internalTrafficPolicy is Local.
     pub is_internal_local: bool,
     /// With sessionAffinity ClientIP, for how long a client keeps its endpoint, in seconds.
@@ -102,6 +105,7 @@ struct ServiceSpec {
     #[serde(rename = "loadBalancerIP")]
     load_balancer_ip: Option<String>,
     external_traffic_policy: Option<String>,
+    health_check_node_port: Option<u16>,
     internal_traffic_policy: Option<String>,
     session_affinity: Option<String>,
     session_affinity_config: Option<AffinityConfig>,
@@ -228,6 +232,9 @@ impl TryFrom<ServiceDocument> for Service {
             load_balancer_ips: addresses("status.loadBalancer.ingress", &given)?,
             wanted_load_balancer_ip: addresses("spec.loadBalancerIP", &wanted)?.pop(),
             is_local,
+            health_check_node_port: spec
+                .health_check_node_port
+                .filter(|port| *port != 0 && is_local && kind == "LoadBalancer"),
             is_internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             affinity_s,
             families,

@@ -4,6 +4,7 @@
 use super::Router;
 use crate::kernel::own_ports;
 use crate::resolve::nat::{NatInputs, rules, tracking};
+use crate::service_health;
 use margay_fastpath::nat::Rules;
 use margay_fastpath::steering::{NO_PORTS, Steered};
 use std::collections::BTreeMap;
@@ -16,6 +17,9 @@ impl Router {
         let wanted = self.config.nat.port_range.0;
         let asks = self.model.pools.values().any(|pool| pool.nat_outgoing);
         let serves = self.config.nat.services && !self.model.services.is_empty();
+        if self.config.nat.services {
+            self.service_health.set(service_health::wanted(&self.model, &self.config.node_name));
+        }
         // Looking at all sockets of the host takes its time.
         let ports = (asks || serves).then(|| own_ports::free(wanted)).flatten();
         let taken = ports.map(own_ports::taken).unwrap_or_default();
