@@ -11,7 +11,7 @@ use margay_tunnels::wire::{ipv4, protocol};
 use std::net::Ipv4Addr;
 
 /// 198.18.0.0/15 is for benchmarks (RFC 2544).
-const FIRST: u32 = 0xc612_0000;
+pub(crate) const FIRST: u32 = 0xc612_0000;
 /// Length of a frame of 64 bytes without its check sequence.
 pub(crate) const FRAME: usize = 60;
 /// The port that packets come in by, and the one they leave by.

@@ -1,7 +1,7 @@
 //! Runs margay and its peers side by side on this machine, and prints what each does.
 //!
 //! ```text
-//! cargo bench --bench compare -- [--only veth,memory,tcp] [--repeats N] [--seconds S]
+//! cargo bench --bench compare -- [--only veth,memory,tcp,nat] [--repeats N] [--seconds S]
 //!     [--save NAME]
 //! ```
 //!
@@ -13,6 +13,7 @@ mod forwarder;
 mod l3fwd;
 mod machine;
 mod memory;
+mod nat;
 mod report;
 mod tcp;
 mod testpmd;
@@ -32,7 +33,7 @@ const STEAL_LIMIT: f64 = 0.01;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The sections to run.
-    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp"])]
+    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp", "nat"])]
     only: Vec<Section>,
     /// Runs of each peer.
     #[arg(long, default_value_t = 5)]
@@ -56,6 +57,8 @@ enum Section {
     Veth,
     /// One TCP stream between two pods.
     Tcp,
+    /// A million flows from veth to veth, their sources translated.
+    Nat,
 }
 
 /// One measurement of one peer, in the section's unit.
@@ -97,12 +100,12 @@ fn main() -> Result<()> {
     margay::lab::process::stop_on_signals()?;
     let mut report = Report::new(machine::facts(), arguments.repeats, arguments.seconds);
     for section in &arguments.only {
-        let outcome = match section {
-            Section::Memory => memory::run(&arguments),
-            Section::Veth => veth::run(&arguments),
-            Section::Tcp => tcp::run(&arguments),
-        };
-        report.add(outcome);
+        match section {
+            Section::Memory => report.add(memory::run(&arguments)),
+            Section::Veth => report.add(veth::run(&arguments)),
+            Section::Tcp => report.add(tcp::run(&arguments)),
+            Section::Nat => nat::run(&arguments).into_iter().for_each(|found| report.add(found)),
+        }
     }
     print!("{}", report.text());
     println!("{}", report.json());

@@ -18,6 +18,7 @@ use margay::lab::store::Store;
 use margay_fastpath::sys::bpf::generator::{Check, Generator, Sink};
 use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
+use serde_json::Value;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// Share of the packets that must have arrived as a router has to send them.
 const GOOD: f64 = 0.999;
 
-const IN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
+pub(crate) const IN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
 const OUT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
 const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x13]);
 
@@ -75,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 }
 
 impl Rig {
-    fn new() -> Result<Rig> {
+    pub(crate) fn new() -> Result<Rig> {
         let scope = Scope::new()?;
         let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
         let [generator, router, sink] = namespaces;
@@ -105,7 +106,14 @@ impl Rig {
         Ok(rig)
     }
 
-    fn tool(&self, program: &str, args: &[&str]) -> Result<String> {
+    /// The store of the node that routes.
+    pub(crate) fn store(&self) -> Result<Store> {
+        let store = Store::create(&self.scope.directory().join("store"))?;
+        store.put_node("edge1", "10.10.0.1/24".parse()?, "fd10::1/64".parse()?)?;
+        Ok(store)
+    }
+
+    pub(crate) fn tool(&self, program: &str, args: &[&str]) -> Result<String> {
         process::run_ok(self.router.command(program, args), "", COMMAND_LIMIT)
     }
 
@@ -121,23 +129,57 @@ impl Rig {
         Ok(())
     }
 
-    /// Sends while `time` passes, after a warm-up; million packets a second that the sink counted.
+    /// What the far end counts; TTL and header checksum say which packets are good.
+    pub(crate) fn sink(&self, ttl: u8) -> Result<Sink> {
+        self.sink.enter(|| Ok(Sink::attach(if_nametoindex("s0")?, Check::Ttl(ttl))?))
+    }
+
+    /// Number of the device that frames are sent out of, in the generator's namespace.
+    pub(crate) fn egress(&self) -> Result<u32> {
+        Ok(if_nametoindex("g0")?)
+    }
+
+    /// Runs `work` with a generator of these frames, on the generator's core.
+    pub(crate) fn generate(
+        &self,
+        frames: &[Vec<u8>],
+        work: impl FnOnce(&Generator) -> Result<()> + Send,
+    ) -> Result<()> {
+        self.generator.enter(|| {
+            pin(GENERATOR_CORE);
+            work(&Generator::new(frames, self.egress()?)?)
+        })
+    }
+
     fn measure(&self, ttl: u8, time: Duration) -> Result<f64> {
-        let sink = self.sink.enter(|| Ok(Sink::attach(if_nametoindex("s0")?, Check::Ttl(ttl))?))?;
         let frames = forwarder::flows(FLOWS, IN_MAC);
         debug_assert!(frames.iter().all(|frame| frame.len() == FRAME));
-        let stop = AtomicBool::new(false);
+        self.measure_frames(&frames, ttl, time)
+    }
+
+    /// Sends while `time` passes, after a warm-up; million packets a second that the sink counted.
+    pub(crate) fn measure_frames(
+        &self,
+        frames: &[Vec<u8>],
+        ttl: u8,
+        time: Duration,
+    ) -> Result<f64> {
+        let sink = self.sink(ttl)?;
+        let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let ((packets, good), elapsed) = std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                self.generator.enter(|| {
-                    pin(GENERATOR_CORE);
-                    let generator = Generator::new(&frames, if_nametoindex("g0")?)?;
+                self.generate(frames, |generator| {
+                    begun.store(true, Ordering::Relaxed);
                     while !stop.load(Ordering::Relaxed) {
                         generator.send(BATCH)?;
                     }
                     Ok(())
                 })
             });
+            // A generator of many flows takes seconds to be made.
+            while !begun.load(Ordering::Relaxed) && !sender.is_finished() {
+                pause(Duration::from_millis(1))?;
+            }
             let timed = count(&sink, time);
             stop.store(true, Ordering::Relaxed);
             sender.join().map_err(|_| anyhow!("the generator panicked"))??;
@@ -171,14 +213,19 @@ fn pin(core: usize) {
 
 fn linux(time: Duration) -> Result<f64> {
     let rig = Rig::new()?;
+    route_by_kernel(&rig)?;
+    rig.measure(63, time)
+}
+
+/// Lets the kernel forward, on the router's core.
+pub(crate) fn route_by_kernel(rig: &Rig) -> Result<()> {
     rig.router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
     let mut lines = String::new();
     for net in forwarder::routes()? {
         lines += &format!("route add {net} via 10.20.0.2\n");
     }
     rig.router.ip(&lines)?;
-    rig.pin_receive()?;
-    rig.measure(63, time)
+    rig.pin_receive()
 }
 
 fn testpmd(time: Duration) -> Result<f64> {
@@ -188,13 +235,20 @@ fn testpmd(time: Duration) -> Result<f64> {
     rig.measure(64, time)
 }
 
-/// The daemon, its worker pinned to the router's core. With offload the kernel's receive is there
-/// too, as it is for Linux: that is where offloaded flows are carried.
 fn margay(offload: bool, time: Duration) -> Result<f64> {
     let rig = Rig::new()?;
-    let directory = rig.scope.directory();
-    let store = Store::create(&directory.join("store"))?;
-    store.put_node("edge1", "10.10.0.1/24".parse()?, "fd10::1/64".parse()?)?;
+    let _daemon = route_by_margay(&rig, &rig.store()?, offload, Value::Null)?;
+    rig.measure(63, time)
+}
+
+/// The daemon with these settings, its worker pinned to the router's core. With offload the kernel's
+/// receive is there too, as it is for Linux: that is where offloaded flows are carried.
+pub(crate) fn route_by_margay(
+    rig: &Rig,
+    store: &Store,
+    offload: bool,
+    settings: Value,
+) -> Result<Daemon> {
     let via = "10.20.0.2".parse()?;
     let routes = forwarder::routes()?.into_iter().map(|net| (net.into(), via));
     let spec = DaemonSpec {
@@ -205,11 +259,11 @@ fn margay(offload: bool, time: Duration) -> Result<f64> {
         static_routes: routes.collect(),
         bgp: false,
         workers: 1,
-        directory,
+        directory: rig.scope.directory(),
         offload,
         detached: false,
     };
-    let mut daemon = Daemon::start(spec, &rig.router)?;
+    let mut daemon = Daemon::start_with(spec, &rig.router, settings)?;
     daemon.wait_ready()?;
     let tasks = format!("/proc/{}/task", daemon.pid());
     for task in fs::read_dir(&tasks).context(tasks)?.flatten() {
@@ -222,5 +276,5 @@ fn margay(offload: bool, time: Duration) -> Result<f64> {
     if offload {
         rig.pin_receive()?;
     }
-    rig.measure(63, time)
+    Ok(daemon)
 }

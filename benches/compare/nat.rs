@@ -1,0 +1,267 @@
+//! A million UDP flows from veth to veth whose sources are translated: how fast they begin, how
+//! fast packets of all of them go through, and what a flow takes in memory.
+
+use crate::forwarder::{self, FRAME};
+use crate::machine;
+use crate::report::{Outcome, Row};
+use crate::veth::{self, IN_MAC, Rig};
+use crate::{Arguments, Measure, STEAL_LIMIT};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use margay::lab::daemon::Daemon;
+use margay::lab::process::{self, pause};
+use margay::lab::store::Pool;
+use margay_fastpath::pktgen::{Frames, Pace, Sender};
+use margay_fastpath::sys::bpf::generator::Generator;
+use margay_tunnels::wire::ethernet::{self, Mac};
+use margay_tunnels::wire::{checksum, ipv4, protocol, udp};
+use serde_json::json;
+use std::cell::RefCell;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const FLOWS: u32 = 1 << 20;
+/// Each of the endpoints inside sends to all servers; no two have the same port, so that nobody has
+/// to look for another one.
+const SERVERS: u32 = 64;
+const PODS: u32 = 64;
+const FIRST_PORT: u32 = 16_384;
+/// Share of the flows whose beginning is timed: few enough for nearly all packets to be of new ones.
+const BEGUN: f64 = 0.25;
+const POLL: Duration = Duration::from_millis(5);
+/// Share of the flows that must be there before packets of all are sent.
+const WHOLE: f64 = 0.99;
+/// Packets a second with which a table is filled, nearly without loss.
+const GENTLE: u64 = 250_000;
+/// No flow ends meanwhile.
+const IDLE_S: u32 = 600;
+const FILL_LIMIT: Duration = Duration::from_secs(60);
+const RULES: &str = "add table ip nat\n\
+    add chain ip nat out { type nat hook postrouting priority srcnat; }\n\
+    add rule ip nat out ip saddr 10.10.0.0/24 oifname out0 masquerade\n";
+const CONNTRACK: [(&str, &str); 2] = [
+    ("/proc/sys/net/netfilter/nf_conntrack_max", "2097152"),
+    ("/proc/sys/net/netfilter/nf_conntrack_buckets", "1048576"),
+];
+/// Bytes of a bucket of the kernel's table.
+const BUCKET: f64 = 8.0;
+
+/// What is found beside the steady rate.
+struct Others {
+    new_flows: Vec<Row>,
+    bytes: Vec<Row>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
+    let names = ["margay", "Linux conntrack, masquerade"];
+    let rows = || names.iter().map(|name| Row::new(name)).collect();
+    let others = RefCell::new(Others { new_flows: rows(), bytes: rows() });
+    let frames = frames();
+    let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
+        (names[0], Box::new(|time| margay(&frames, time, &others))),
+        (names[1], Box::new(|time| linux(&frames, time, &others))),
+    ];
+    let steady = crate::run_all(&mut peers, arguments);
+    drop(peers);
+    let mut others = others.into_inner();
+    for (at, row) in steady.iter().enumerate() {
+        others.new_flows[at].skipped = row.skipped.clone();
+        others.bytes[at].skipped = row.skipped.clone();
+    }
+    let setting = format!(
+        "{PODS} sources with {} ports each, {SERVERS} destinations; ports are kept; rig, generator, \
+         sink and cores as in the section veth to veth",
+        FLOWS / PODS / SERVERS
+    );
+    [
+        Outcome {
+            title: "NAT: new flows",
+            unit: "million a second",
+            notes: vec![
+                setting,
+                "packets of 2^20 flows in turn, at the generator's speed, into an empty table: how \
+                 fast the first quarter of the flows begins"
+                    .to_owned(),
+            ],
+            rows: others.new_flows,
+        },
+        Outcome {
+            title: "NAT: 1,048,576 flows, packets of all in turn",
+            unit: "Mpps",
+            notes: vec![
+                "margay: one worker, flows 2^21; Linux: nf_conntrack_buckets 2^20, nftables"
+                    .to_owned(),
+            ],
+            rows: steady,
+        },
+        Outcome {
+            title: "NAT: memory of a flow",
+            unit: "bytes",
+            notes: vec![
+                "margay: what the process has more than before the first flow; Linux: what the \
+                 kernel's slabs have more, and the buckets"
+                    .to_owned(),
+            ],
+            rows: others.bytes,
+        },
+    ]
+}
+
+/// A packet of each flow, in an order in which neighbours have nothing in common.
+fn frames() -> Vec<Vec<u8>> {
+    (0..FLOWS).map(|at| frame(at.wrapping_mul(0x9e37_79b1) % FLOWS)).collect()
+}
+
+fn frame(flow: u32) -> Vec<u8> {
+    let (server, endpoint) = (flow % SERVERS, flow / SERVERS);
+    let src = Ipv4Addr::from(0x0a0a_0040 + endpoint % PODS);
+    let dst = Ipv4Addr::from(forwarder::FIRST + server * 256 + 1);
+    let len = (FRAME - 34) as u16;
+    let mut bytes = ethernet::header(IN_MAC, Mac([2, 0, 0, 0, 0, 2]), ethernet::IPV4).to_vec();
+    bytes.extend(ipv4::header(src, dst, protocol::UDP, 64, len));
+    let port = FIRST_PORT + endpoint;
+    for word in [port as u16, 9, len, 0] {
+        bytes.extend(word.to_be_bytes());
+    }
+    bytes.resize(FRAME, 0);
+    let pseudo = checksum::pseudo_v4(src, dst, protocol::UDP, usize::from(len));
+    let sum = udp::nonzero(checksum::finish(checksum::sum(&bytes[34..]) + pseudo));
+    bytes[40..42].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn margay(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Result<f64> {
+    let rig = Rig::new()?;
+    let store = rig.store()?;
+    let pods = Pool { nat_outgoing: true, ..Pool::new("10.10.0.0/24".parse()?) };
+    store.put_pool("pods", pods)?;
+    let ports = format!("{FIRST_PORT}-{}", FIRST_PORT + FLOWS / SERVERS - 1);
+    let nat = json!({
+        "flows": 2 * FLOWS, "portRange": ports, "outgoingAddresses": ["10.20.0.1"],
+        "timeouts": {"nf_conntrack_udp_timeout": IDLE_S},
+    });
+    let daemon = veth::route_by_margay(&rig, &store, false, json!({ "nat": nat }))?;
+    let resident = |daemon: &Daemon| number(&format!("/proc/{}/status", daemon.pid()), "RssAnon:");
+    let before = resident(&daemon)?;
+    let flows = || -> Result<f64> {
+        daemon.show("nat")?["flows"].as_f64().context("show nat: no number of flows")
+    };
+    let (rate, stolen) = fill(&rig, frames, flows)?;
+    others.borrow_mut().new_flows[0].add(rate, stolen);
+    let bytes = (resident(&daemon)? - before) * 1024.0 / f64::from(FLOWS);
+    others.borrow_mut().bytes[0].add(bytes, false);
+    rig.measure_frames(frames, 63, time)
+}
+
+fn linux(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Result<f64> {
+    let _conntrack = Settings::set()?;
+    let rig = Rig::new()?;
+    veth::route_by_kernel(&rig)?;
+    rig.router.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout", &IDLE_S.to_string())])?;
+    process::run_ok(rig.router.command("nft", &["-f", "-"]), RULES, FILL_LIMIT)?;
+    let before = number("/proc/meminfo", "SUnreclaim:")?;
+    let flows = || -> Result<f64> {
+        let count = rig.router.read("/proc/sys/net/netfilter/nf_conntrack_count")?;
+        Ok(count.trim().parse()?)
+    };
+    let (rate, stolen) = fill(&rig, frames, flows)?;
+    others.borrow_mut().new_flows[1].add(rate, stolen);
+    let slabs = (number("/proc/meminfo", "SUnreclaim:")? - before) * 1024.0;
+    others.borrow_mut().bytes[1].add(slabs / f64::from(FLOWS) + BUCKET, false);
+    rig.measure_frames(frames, 63, time)
+}
+
+/// Begins all flows; how fast, in millions a second, and whether time was stolen meanwhile.
+fn fill(
+    rig: &Rig,
+    frames: &[Vec<u8>],
+    flows: impl Fn() -> Result<f64> + Sync,
+) -> Result<(f64, bool)> {
+    // Without it the last veth takes no frames.
+    let _sink = rig.sink(63)?;
+    let mut found = (0.0, false);
+    let gentle = Frames::captured(frames.to_vec())?;
+    let pace = Pace { per_second: Some(GENTLE), limit: Some(FLOWS.into()) };
+    rig.generate(frames, |generator| {
+        let stolen = machine::steal();
+        let rate = begin(generator, &flows)?;
+        eprintln!("    {rate:.2} million new flows a second");
+        found = (rate, machine::stolen_since(stolen) > STEAL_LIMIT);
+        let start = Instant::now();
+        while flows()? < f64::from(FLOWS) * WHOLE {
+            ensure!(start.elapsed() < FILL_LIMIT, "only {} of {FLOWS} flows have begun", flows()?);
+            Sender::new(&gentle, rig.egress()?, pace)?.send(FILL_LIMIT, || false)?;
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Packets of new flows at the generator's speed, until [`BEGUN`] of all flows have begun; how fast
+/// they did since the first of them was seen, in millions a second.
+fn begin(generator: &Generator, flows: impl Fn() -> Result<f64>) -> Result<f64> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                generator.send(FLOWS)?;
+            }
+            Ok(())
+        });
+        let watched = watch(flows);
+        stop.store(true, Ordering::Relaxed);
+        sender.join().map_err(|_| anyhow!("the generator panicked"))??;
+        watched
+    })
+}
+
+fn watch(flows: impl Fn() -> Result<f64>) -> Result<f64> {
+    let start = Instant::now();
+    let mut first: Option<(f64, Instant)> = None;
+    while start.elapsed() < FILL_LIMIT {
+        pause(POLL)?;
+        let (count, now) = (flows()?, Instant::now());
+        let Some((before, since)) = first.filter(|_| count > 0.0) else {
+            first = Some((count, now));
+            continue;
+        };
+        if count >= f64::from(FLOWS) * BEGUN {
+            return Ok((count - before) / now.duration_since(since).as_secs_f64() / 1e6);
+        }
+    }
+    bail!("after {} s less than {BEGUN} of the flows have begun", FILL_LIMIT.as_secs())
+}
+
+/// A number of KiB in a file of `/proc`.
+fn number(path: &str, name: &str) -> Result<f64> {
+    let text = fs::read_to_string(path).context(path.to_owned())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let word = line.and_then(|line| line.split_whitespace().next());
+    Ok(word.with_context(|| format!("{path}: no {name}"))?.parse()?)
+}
+
+/// The size of the kernel's table, which all namespaces share; set back when this is dropped.
+struct Settings(Vec<String>);
+
+impl Settings {
+    fn set() -> Result<Settings> {
+        let read = |(path, _): &(&str, &str)| fs::read_to_string(path).context(path.to_string());
+        let settings = Settings(CONNTRACK.iter().map(read).collect::<Result<_>>()?);
+        for (path, value) in CONNTRACK {
+            fs::write(path, value).context(path)?;
+        }
+        Ok(settings)
+    }
+}
+
+impl Drop for Settings {
+    fn drop(&mut self) {
+        // The number of buckets changes the greatest number of flows: that comes last.
+        for ((path, _), value) in CONNTRACK.iter().zip(&self.0).rev() {
+            if let Err(error) = fs::write(path, value) {
+                eprintln!("compare: {path} not set back: {error}");
+            }
+        }
+    }
+}
