@@ -27,7 +27,7 @@ const FLOWS: u32 = 1 << 20;
 const SERVERS: u32 = 64;
 const PODS: u32 = 64;
 const FIRST_PORT: u32 = 16_384;
-/// Share of the flows whose beginning is timed: few enough for nearly all packets to be of new ones.
+/// Share of the flows whose beginning is timed: few enough for most packets to be of new ones.
 const BEGUN: f64 = 0.25;
 const POLL: Duration = Duration::from_millis(5);
 /// Share of the flows that must be there before packets of all are sent.
@@ -70,8 +70,8 @@ pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
         others.bytes[at].skipped = row.skipped.clone();
     }
     let setting = format!(
-        "{PODS} sources with {} ports each, {SERVERS} destinations; ports are kept; rig, generator, \
-         sink and cores as in the section veth to veth",
+        "{PODS} sources with {} ports each, {SERVERS} destinations; ports are kept; rig, \
+         generator, sink and cores as in the section veth to veth",
         FLOWS / PODS / SERVERS
     );
     [

@@ -241,8 +241,8 @@ fn margay(offload: bool, time: Duration) -> Result<f64> {
     rig.measure(63, time)
 }
 
-/// The daemon with these settings, its worker pinned to the router's core. With offload the kernel's
-/// receive is there too, as it is for Linux: that is where offloaded flows are carried.
+/// The daemon with these settings, its worker pinned to the router's core. With offload the
+/// kernel's receive is there too, as it is for Linux: that is where offloaded flows are carried.
 pub(crate) fn route_by_margay(
     rig: &Rig,
     store: &Store,
