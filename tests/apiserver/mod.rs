@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 pub(crate) struct ApiServer {
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    #[allow(dead_code, reason = "not every user of this folder reads it")]
     pub(crate) address: SocketAddr,
 }
 

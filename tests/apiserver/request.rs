@@ -78,8 +78,8 @@ async fn answer(Shared(state): Shared<Arc<State>>, request: Request) -> Response
         "" => target.kind.plural.to_owned(),
         part => format!("{}/{part}", target.kind.plural),
     };
-    state.lock().requests.push(format!("{verb} {resource}"));
-    if !rights::allow(token, verb, &target.kind, &resource) {
+    if !rights::allow(token, verb, &resource) {
+        state.lock().forbidden.push(format!("{verb} {resource}"));
         let what = format!("{resource} is forbidden: calico-node cannot {verb} it");
         return refused(&Refused(403, "Forbidden", what));
     }
@@ -90,8 +90,10 @@ async fn answer(Shared(state): Shared<Arc<State>>, request: Request) -> Response
     let outcome = act(&state, verb, &target, (kind, &body), &query);
     if !["get", "list"].contains(&verb) && outcome.is_ok() {
         let mut inner = state.lock();
-        if inner.lose > 0 {
-            inner.lose -= 1;
+        inner.writes += 1;
+        let every = inner.lose_every.is_some_and(|every| inner.writes % every == 0);
+        if inner.lose > 0 || every {
+            inner.lose = inner.lose.saturating_sub(1);
             return refused(&Refused(504, "Timeout", "the answer is lost".to_owned()));
         }
     }

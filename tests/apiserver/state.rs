@@ -45,10 +45,13 @@ pub(crate) struct Inner {
     pub(crate) events: VecDeque<Event>,
     /// What is left of lists that come in parts, by their token.
     pub(crate) lists: BTreeMap<String, (u64, Vec<Arc<Value>>)>,
-    /// Requests until now: verb and path.
-    pub(crate) requests: Vec<String>,
+    /// What was asked for without the right to it: verb and resource.
+    pub(crate) forbidden: Vec<String>,
     /// Answers to writes that are to be lost after they were done.
     pub(crate) lose: usize,
+    /// One answer of so many is lost besides.
+    pub(crate) lose_every: Option<usize>,
+    pub(crate) writes: usize,
 }
 
 impl State {

@@ -1,5 +1,10 @@
-//! `margay ctl` as a person uses calicoctl: every verb, on a directory as the store.
+//! `margay ctl` as a person uses calicoctl: every verb, on a directory as the store; and on
+//! Kubernetes what is different there.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../apiserver/mod.rs"]
+mod apiserver;
+mod kubernetes;
 
 use serde_json::{Value, json};
 use std::io::Write;

@@ -1,18 +1,21 @@
-//! Pods that the CNI plugin makes on two nodes reach each other, on etcd and on a directory; and
-//! nothing is lost while etcd is gone.
+//! Pods that the CNI plugin makes on two nodes reach each other, on a directory, on etcd and on the
+//! API server of Kubernetes; and nothing is lost while the server is gone.
 //!
 //! ```text
 //!   pod a -- edge1 ---+--- edge2 -- pod b
 //!         172.30.1.1  |   172.30.1.2
-//!                    rack (etcd at 172.30.1.254)
+//!                    rack (the server at 172.30.1.254)
 //! ```
 //!
 //! The nodes start with an empty store: they find their addresses, write their Nodes and pools, and
 //! learn each other's blocks by BGP.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::apiserver::{ApiServer, State};
 
 use margay::lab::daemon::http_ok;
 use margay::lab::greeter::{Greeter, ask};
@@ -25,6 +28,9 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(60);
 const LINK: LinkSpec = LinkSpec { mtu: 1500, queues: 1 };
 const ETCD: &str = "http://172.30.1.254:2379";
+const KUBERNETES: &str = "172.30.1.254:8080";
+/// Pods, by node.
+const PODS: [(&str, &str); 2] = [("edge1", "a"), ("edge2", "b")];
 
 struct Node {
     // Before the scope, so that the daemon ends first.
@@ -34,10 +40,26 @@ struct Node {
     name: String,
 }
 
+/// A server of the datastore, which ends as it is dropped.
+enum Server {
+    Etcd(Process),
+    Kubernetes(#[expect(dead_code, reason = "it is there to be dropped")] ApiServer),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Directory,
+    Etcd,
+    Kubernetes,
+}
+
 struct Rig {
     nodes: Vec<Node>,
-    etcd: Option<Process>,
+    server: Option<Server>,
+    /// What the stand-in for the API server keeps.
+    state: Arc<State>,
     rack: Namespace,
+    kind: Kind,
     store: Value,
     scope: Scope,
 }
@@ -52,24 +74,26 @@ fn etcd_binary() -> Option<PathBuf> {
 
 impl Rig {
     /// The links; `None` where etcd is wanted and not there.
-    fn new(on_etcd: bool) -> Option<Rig> {
+    fn new(kind: Kind) -> Option<Rig> {
         let scope = Scope::new().unwrap();
         let rack = scope.namespace("rack").unwrap();
         rack.ip("link add rack type bridge\nlink set rack up\naddr add 172.30.1.254/24 dev rack")
             .unwrap();
-        let store = match on_etcd {
-            true => json!({"type": "etcdv3", "etcdEndpoints": ETCD}),
-            false => json!({"type": "local", "path": scope.directory().join("store")}),
+        let kubeconfig = scope.directory().join("kubeconfig");
+        let store = match kind {
+            Kind::Directory => json!({"type": "local", "path": scope.directory().join("store")}),
+            Kind::Etcd => json!({"type": "etcdv3", "etcdEndpoints": ETCD}),
+            Kind::Kubernetes => json!({"type": "kubernetes", "kubeconfig": kubeconfig}),
         };
         std::fs::create_dir(scope.directory().join("store")).unwrap();
-        let mut rig = Rig { nodes: Vec::new(), etcd: None, rack, store, scope };
-        if on_etcd {
-            etcd_binary().or_else(|| {
-                println!("SKIPPED: etcd is not there: ./run-tests unpacks it (etcd-server)");
-                None
-            })?;
-            rig.start_etcd();
+        std::fs::write(&kubeconfig, as_calico_node().to_string()).unwrap();
+        let state = populated();
+        let mut rig = Rig { nodes: Vec::new(), server: None, state, rack, kind, store, scope };
+        if kind == Kind::Etcd && etcd_binary().is_none() {
+            println!("SKIPPED: etcd is not there: ./run-tests unpacks it (etcd-server)");
+            return None;
         }
+        rig.start_server();
         for name in ["calico", "calico-ipam"] {
             std::os::unix::fs::symlink(crate::binary(), rig.scope.directory().join(name)).unwrap();
         }
@@ -77,6 +101,27 @@ impl Rig {
             rig.add_node(number);
         }
         Some(rig)
+    }
+
+    fn start_server(&mut self) {
+        match self.kind {
+            Kind::Directory => {}
+            Kind::Etcd => self.start_etcd(),
+            Kind::Kubernetes => {
+                let listen = || Ok(TcpListener::bind(KUBERNETES)?);
+                let listener = self.rack.enter(listen).unwrap();
+                self.server = Some(Server::Kubernetes(ApiServer::start(listener, &self.state)));
+            }
+        }
+    }
+
+    /// The server dies; Kubernetes' forgets what watches could go on from.
+    fn kill_server(&mut self) {
+        if let Some(Server::Etcd(etcd)) = &mut self.server {
+            etcd.kill();
+        }
+        self.server = None;
+        self.state.compact();
     }
 
     fn start_etcd(&mut self) {
@@ -93,7 +138,7 @@ impl Rig {
             ],
         );
         let log = self.scope.directory().join("etcd.log");
-        self.etcd = Some(Process::start_logged(command, &log).unwrap());
+        self.server = Some(Server::Etcd(Process::start_logged(command, &log).unwrap()));
     }
 
     fn add_node(&mut self, number: u8) {
@@ -148,8 +193,8 @@ impl Rig {
         let local = self.store["path"].as_str().unwrap_or_default();
         let config = json!({
             "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "calico", "mtu": 1500,
-            "datastore_type": if local.is_empty() { "etcdv3" } else { "local" },
-            "store_path": local, "etcd_endpoints": ETCD,
+            "datastore_type": self.store["type"], "store_path": local, "etcd_endpoints": ETCD,
+            "kubernetes": {"kubeconfig": directory.join("kubeconfig")},
             "nodename_file": directory.join(format!("{}-nodename", self.nodes[node].name)),
             "ipam_lock_file": directory.join("ipam.lock"),
             "ipam": {"type": "calico-ipam", "assign_ipv4": "true", "assign_ipv6": "true"},
@@ -234,7 +279,7 @@ impl Rig {
 #[test]
 fn cni_pods_on_two_nodes_reach_each_other_on_a_directory() {
     let Some(_turn) = crate::turn(&[]) else { return };
-    let rig = Rig::new(false).unwrap();
+    let rig = Rig::new(Kind::Directory).unwrap();
     rig.wait_ready();
     rig.pods_talk();
     rig.pods_go();
@@ -243,23 +288,52 @@ fn cni_pods_on_two_nodes_reach_each_other_on_a_directory() {
 
 #[test]
 fn cni_pods_on_etcd_lose_nothing_while_etcd_is_gone() {
+    nothing_is_lost_while_the_server_is_gone(Kind::Etcd);
+}
+
+#[test]
+fn cni_pods_on_kubernetes_lose_nothing_while_the_api_server_is_gone() {
+    nothing_is_lost_while_the_server_is_gone(Kind::Kubernetes);
+}
+
+fn nothing_is_lost_while_the_server_is_gone(kind: Kind) {
     let Some(_turn) = crate::turn(&[]) else { return };
-    let Some(mut rig) = Rig::new(true) else { return };
+    let Some(mut rig) = Rig::new(kind) else { return };
     rig.wait_ready();
     let [a, b] = rig.pods_talk();
     let target = b.1[0].to_string();
     let ping = a.0.command("ping", &["-i", "0.02", "-w", "20", &target]);
     let log = rig.scope.directory().join("ping.log");
     let mut ping = Process::start_logged(ping, &log).unwrap();
-    rig.etcd.take().unwrap().kill();
+    rig.kill_server();
     let lost = |rig: &Rig| !rig.show(0, "status")["store"]["lost"].is_null();
     wait_for("a lost store", LIMIT, || Ok(lost(&rig).then_some(()))).unwrap();
-    rig.start_etcd();
+    rig.start_server();
     wait_for("the store again", LIMIT, || Ok((!lost(&rig)).then_some(()))).unwrap();
     ping.signal(nix::sys::signal::Signal::SIGINT);
     ping.end(nix::sys::signal::Signal::SIGINT, LIMIT).unwrap();
     let told = std::fs::read_to_string(&log).unwrap();
     assert!(told.contains(" 0% packet loss"), "{told}");
     rig.pods_go();
+    // The daemon and the plugin keep to what calico-node may do.
+    assert_eq!(rig.state.lock().forbidden, Vec::<String>::new());
     rig.stop();
+}
+
+/// What there is in a cluster before margay comes: its nodes, and pods that wait for a network.
+fn populated() -> Arc<State> {
+    let state = State::new(false);
+    for (node, pod) in PODS {
+        state.put_kind("Node", json!({"metadata": {"name": node}}));
+        let metadata = json!({"name": pod, "namespace": "default"});
+        state.put_kind("Pod", json!({"metadata": metadata, "spec": {"nodeName": node}}));
+    }
+    state
+}
+
+fn as_calico_node() -> Value {
+    json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "k", "cluster": {"server": format!("http://{KUBERNETES}")}}],
+        "users": [{"name": "u", "user": {"token": "calico-node"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]})
 }

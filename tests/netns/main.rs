@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../apiserver/mod.rs"]
+mod apiserver;
 mod bgp;
 mod churn;
 mod cleanup;

@@ -54,10 +54,10 @@ struct Server {
     native: OnceCell<bool>,
 }
 
-/// All objects of a path at one state.
-#[derive(Debug, Default)]
-struct Objects {
-    items: Vec<Value>,
+/// What became of all objects of a path at one state.
+#[derive(Debug)]
+struct Objects<T> {
+    items: Vec<T>,
     version: String,
 }
 
@@ -70,11 +70,6 @@ impl Kubernetes {
             group => OnceCell::new_with(Some(group == kind::V3)),
         };
         Ok(Kubernetes { server: Arc::new(Server { connection, native }) })
-    }
-
-    /// The server's URL.
-    pub fn url(&self) -> &str {
-        self.server.connection.server()
     }
 
     async fn place_of(&self, kind: &str) -> Result<Option<Place>, StoreError> {
@@ -104,13 +99,14 @@ impl Kubernetes {
 
     async fn list_placed(&self, kind: &str) -> Result<Listing, StoreError> {
         let Some(place) = self.place_of(kind).await? else { return Ok(Listing::default()) };
-        let objects = match self.server.all(&place.path(), true).await {
-            Err(refusal) if refusal.is_missing() => Objects::default(),
+        let take = |object| follow::decode(&place, object);
+        let objects = match self.server.all(&place.path(), true, take).await {
+            Err(refusal) if refusal.is_missing() => return Ok(Listing::default()),
             outcome => outcome.map_err(Refusal::error)?,
         };
         let mut listing = Listing::default();
-        for object in objects.items {
-            match follow::decode(&place, object) {
+        for outcome in objects.items {
+            match outcome {
                 Ok(document) => listing.documents.extend(document),
                 Err(fault) => listing.faults.push(fault),
             }
@@ -149,6 +145,12 @@ impl Kubernetes {
                 let same = ["/spec", "/metadata/annotations", "/metadata/labels"];
                 match same.iter().all(|part| now.pointer(part) == sent.pointer(part)) {
                     true => decoded(place, &document.key, now),
+                    // Whether the first try was done, and then written over, nobody knows.
+                    false if refusal.reason == "Conflict" => {
+                        let what =
+                            format!("{} has changed while its answer was lost", document.key);
+                        Err(StoreError::Unavailable(what))
+                    }
                     false => Err(refused(&document.key, refusal)),
                 }
             }
@@ -195,25 +197,31 @@ impl Server {
         if let Some(known) = self.native.get() {
             return Ok(*known);
         }
-        let mut served = [false; 2];
-        for (api, served) in [kind::CRD, kind::V3].into_iter().zip(&mut served) {
-            *served = match self.connection.get_once(&kind::root(api)).await {
-                Ok(_) => true,
-                Err(refusal) if refusal.is_missing() => false,
+        let mut served = [kind::CRD, kind::V3].into_iter();
+        let found = loop {
+            let Some(api) = served.next() else { break None };
+            match self.connection.get_once(&kind::root(api)).await {
+                Ok(_) => break Some(api == kind::V3),
+                Err(refusal) if refusal.is_missing() => {}
                 Err(refusal) => return Err(refusal),
-            };
-        }
-        let native = served == [false, true];
+            }
+        };
         // Where there is neither yet, either may come.
-        if served.contains(&true) {
+        if let Some(native) = found {
             let _ = self.native.set(native);
         }
-        Ok(native)
+        Ok(found.unwrap_or(false))
     }
 
-    /// Everything under a path. A list that takes too long for its state begins again.
-    async fn all(&self, path: &str, patient: bool) -> Result<Objects, Refusal> {
-        let mut objects = Objects::default();
+    /// Everything under a path, taken in part by part: whole objects may be many and large. A list
+    /// that takes too long for its state begins again.
+    async fn all<T>(
+        &self,
+        path: &str,
+        patient: bool,
+        take: impl Fn(Value) -> T,
+    ) -> Result<Objects<T>, Refusal> {
+        let mut objects = Objects { items: Vec::new(), version: String::new() };
         let mut from = String::new();
         loop {
             let part = match from.is_empty() {
@@ -226,7 +234,8 @@ impl Server {
             };
             let mut page = match outcome {
                 Err(refusal) if refusal.is_expired() && !from.is_empty() => {
-                    (objects, from) = (Objects::default(), String::new());
+                    objects.items.clear();
+                    from.clear();
                     continue;
                 }
                 outcome => outcome?,
@@ -235,7 +244,7 @@ impl Server {
             objects.version = text(&page["metadata"]["resourceVersion"]);
             from = text(&page["metadata"]["continue"]);
             if let Value::Array(items) = page["items"].take() {
-                objects.items.extend(items);
+                objects.items.extend(items.into_iter().map(&take));
             }
             if from.is_empty() {
                 return Ok(objects);

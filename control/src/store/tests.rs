@@ -1,3 +1,4 @@
+pub(crate) mod addresses;
 pub(crate) mod contract;
 pub(crate) mod memory;
 

@@ -10,9 +10,10 @@ use super::kind::{self, Form, Place};
 use super::view::View;
 use super::{Objects, Server, custom, node, pod};
 use crate::random;
-use crate::store::Fault;
+use crate::resource::{Key, Resource};
 use crate::store::datastore::Document;
 use crate::store::watch::Batch;
+use crate::store::{Fault, document};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -43,16 +44,27 @@ pub(super) struct News {
 
 #[derive(Debug)]
 pub(super) enum What {
-    /// This is all.
-    All(Vec<Value>),
+    /// These are all.
+    All(Vec<Object>),
     /// An object is new or different.
-    Put(Value),
-    /// An object is gone.
-    Gone(Value),
+    Put(Object),
+    /// The object of this namespace and name is gone.
+    Gone(Name),
     /// The server answers.
     Found,
     /// It does not.
     Lost(String),
+}
+
+/// Namespace and name of an object.
+pub(super) type Name = (String, String);
+
+/// An object, as far as it counts: a whole one may be large.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub(super) name: Name,
+    /// None where it is no resource, as a Pod without addresses.
+    pub(super) resource: Result<Option<(Key, Resource)>, Fault>,
 }
 
 /// An event of a watch.
@@ -100,7 +112,7 @@ pub(super) async fn run(server: Arc<Server>, sender: mpsc::Sender<Batch>) {
         tasks.spawn(task.run(news.clone()));
     }
     drop(news);
-    let mut view = View::new(places);
+    let mut view = View::new(places.len());
     let mut waiting = Vec::with_capacity(NEWS);
     loop {
         tokio::select! {
@@ -120,7 +132,7 @@ pub(super) async fn run(server: Arc<Server>, sender: mpsc::Sender<Batch>) {
 
 /// Finds out which group has Calico's resources; until that is known, the store is lost.
 async fn group(server: &Server, sender: &mpsc::Sender<Batch>) -> bool {
-    let (mut view, mut wait) = (View::new(Vec::new()), WAIT.0);
+    let (mut view, mut wait) = (View::new(0), WAIT.0);
     loop {
         let refusal = match server.is_native().await {
             Ok(native) => return native,
@@ -194,7 +206,9 @@ impl Source {
             let from = match version.clone() {
                 Some(from) => from,
                 None => {
-                    let Objects { items, version: from } = self.server.all(&path, false).await?;
+                    let take = |object| Object::new(&self.place, object);
+                    let Objects { items, version: from } =
+                        self.server.all(&path, false, take).await?;
                     self.tell(news, What::All(items)).await?;
                     *version = Some(from.clone());
                     from
@@ -240,8 +254,10 @@ impl Source {
             let object = event.object;
             let now = object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
             match event.kind.as_str() {
-                "ADDED" | "MODIFIED" => self.tell(news, What::Put(object)).await?,
-                "DELETED" => self.tell(news, What::Gone(object)).await?,
+                "ADDED" | "MODIFIED" => {
+                    self.tell(news, What::Put(Object::new(&self.place, object))).await?;
+                }
+                "DELETED" => self.tell(news, What::Gone(name_of(&object))).await?,
                 "BOOKMARK" => {}
                 "ERROR" => {
                     let status: Status = serde_json::from_value(object).unwrap_or_default();
@@ -255,11 +271,36 @@ impl Source {
     }
 }
 
+impl Object {
+    fn new(place: &Place, object: Value) -> Object {
+        let name = name_of(&object);
+        let resource = typed(place, object);
+        Object { name, resource }
+    }
+}
+
+fn name_of(object: &Value) -> Name {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+    (text("namespace"), text("name"))
+}
+
+fn typed(place: &Place, object: Value) -> Result<Option<(Key, Resource)>, Fault> {
+    let (namespace, name) = name_of(&object);
+    let Some(found) = decode(place, object)? else { return Ok(None) };
+    let value = Value::Object(found.value);
+    match document::resource(&found.key.kind, &value) {
+        Ok(resource) => Ok(Some((found.key, resource))),
+        Err((what, mend)) => {
+            let (file, what) = (place.path_of(&namespace, &name), format!("{}: {what}", found.key));
+            Err(Fault { file, line: 0, what, mend })
+        }
+    }
+}
+
 /// The document that an object is, if it is one; a fault names its path.
 pub(super) fn decode(place: &Place, mut object: Value) -> Result<Option<Document>, Fault> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let metadata = &object["metadata"];
-    let path = place.path_of(&text(&metadata["namespace"]), &text(&metadata["name"]));
+    let (namespace, name) = name_of(&object);
+    let path = place.path_of(&namespace, &name);
     let outcome = match place.form {
         Form::Wrapped | Form::Native => custom::decode(place, object).map(Some),
         Form::Node => node::decode(&object).map(Some),

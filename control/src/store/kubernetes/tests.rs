@@ -7,6 +7,7 @@ use super::*;
 use crate::config::StoreKind;
 use crate::resource::Resource;
 use crate::store::save;
+use crate::store::tests::addresses;
 use crate::store::tests::contract::{self, Seen, Subject, document, key};
 use apiserver::{ApiServer, State};
 use std::net::TcpListener;
@@ -359,6 +360,22 @@ async fn a_write_whose_answer_is_lost_is_done() {
     cluster.state.lock().lose = 0;
 }
 
+/// Clients of IPAM at the same time, within calico-node's rights, while every 40th answer to a write
+/// is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_five_nodes_get_each_address_once_and_leak_none() {
+    let cluster = Cluster::start();
+    for at in 0..addresses::NODES {
+        let metadata = json!({"name": format!("edge-{at}")});
+        cluster.state.put_kind("Node", json!({"metadata": metadata}));
+    }
+    let store = cluster.store();
+    save::create(&store, document(addresses::pool())).await.unwrap();
+    cluster.state.lock().lose_every = Some(40);
+    addresses::work(&store, 100).await;
+    assert_eq!(cluster.state.lock().forbidden, Vec::<String>::new());
+}
+
 /// Objects that no Calico wrote: each is named, and the good ones are told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_is_named_and_the_rest_is_told() {
@@ -415,6 +432,7 @@ async fn what_is_forbidden_or_not_served_is_named_or_empty() {
     assert!(matches!(&refused, StoreError::Refused(what) if what.contains("secrets")), "{refused}");
     let refused = store.create(document(host("a", "10.0.0.1/24"))).await.unwrap_err();
     assert!(refused.to_string().contains("forbidden"), "{refused}");
+    assert_eq!(cluster.state.lock().forbidden, ["list secrets", "create hostendpoints"]);
     assert_eq!(store.list("LiveMigration").await.unwrap().documents, []);
     let elsewhere = StoreConfig {
         k8s_api_endpoint: "http://127.0.0.1:1".into(),

@@ -1,24 +1,21 @@
 //! The sum of what the tasks of all kinds have told: what differs becomes events, once.
 
-use super::follow::{News, What};
-use super::kind::Place;
+use super::follow::{Name, News, Object, What};
 use crate::clock;
 use crate::resource::{Key, Resource};
 use crate::store::directory::FAULTS_MAX;
 use crate::store::watch::Batch;
-use crate::store::{Event, Fault, Lost, Report, document};
-use serde_json::Value;
+use crate::store::{Event, Fault, Lost, Report};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Which kind, and the object's namespace and name.
-type Place3 = (usize, String, String);
+/// Which kind, and which object.
+type Spot = (usize, Name);
 
 /// Everything known.
 #[derive(Debug)]
 pub(super) struct View {
-    places: Vec<Place>,
-    entries: HashMap<Place3, (Key, Resource)>,
-    faults: BTreeMap<Place3, Fault>,
+    entries: HashMap<Spot, (Key, Resource)>,
+    faults: BTreeMap<Spot, Fault>,
     counts: BTreeMap<String, usize>,
     /// Kinds that have not been listed yet.
     unlisted: HashSet<usize>,
@@ -30,10 +27,10 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(places: Vec<Place>) -> View {
+    /// Nothing is known of so many kinds.
+    pub(super) fn new(kinds: usize) -> View {
         View {
-            unlisted: (0..places.len().max(1)).collect(),
-            places,
+            unlisted: (0..kinds.max(1)).collect(),
             entries: HashMap::new(),
             faults: BTreeMap::new(),
             counts: BTreeMap::new(),
@@ -47,20 +44,20 @@ impl View {
         match what {
             What::All(objects) => self.replace(source, objects),
             What::Put(object) => self.put(source, object),
-            What::Gone(object) => self.remove(&spot(source, &object)),
+            What::Gone(name) => self.remove(&(source, name)),
             What::Found => self.find(source),
             What::Lost(why) => self.lose(source, why),
         }
     }
 
     /// A kind is all of this.
-    fn replace(&mut self, source: usize, objects: Vec<Value>) {
+    fn replace(&mut self, source: usize, objects: Vec<Object>) {
         let known = self.entries.keys().chain(self.faults.keys());
-        let mut gone: HashSet<Place3> = known.filter(|spot| spot.0 == source).cloned().collect();
+        let mut gone: HashSet<Spot> = known.filter(|spot| spot.0 == source).cloned().collect();
         for object in &objects {
-            gone.remove(&spot(source, object));
+            gone.remove(&(source, object.name.clone()));
         }
-        let mut gone: Vec<Place3> = gone.into_iter().collect();
+        let mut gone: Vec<Spot> = gone.into_iter().collect();
         gone.sort_unstable();
         gone.iter().for_each(|spot| self.remove(spot));
         objects.into_iter().for_each(|object| self.put(source, object));
@@ -68,9 +65,9 @@ impl View {
         self.find(source);
     }
 
-    fn put(&mut self, source: usize, object: Value) {
-        let spot = spot(source, &object);
-        match self.typed(source, object) {
+    fn put(&mut self, source: usize, object: Object) {
+        let spot = (source, object.name);
+        match object.resource {
             Ok(Some((key, resource))) => {
                 self.untold |= self.faults.remove(&spot).is_some();
                 let entry = (key.clone(), resource.clone());
@@ -93,7 +90,7 @@ impl View {
         }
     }
 
-    fn remove(&mut self, spot: &Place3) {
+    fn remove(&mut self, spot: &Spot) {
         self.untold |= self.faults.remove(spot).is_some();
         let Some((key, _)) = self.entries.remove(spot) else { return };
         if let Some(count) = self.counts.get_mut(&key.kind) {
@@ -101,22 +98,6 @@ impl View {
         }
         self.counts.retain(|_, count| *count > 0);
         self.events.push(Event::Remove(key));
-    }
-
-    fn typed(&self, source: usize, object: Value) -> Result<Option<(Key, Resource)>, Fault> {
-        let Some(place) = self.places.get(source) else { return Ok(None) };
-        let (_, namespace, name) = spot(source, &object);
-        let Some(found) = super::follow::decode(place, object)? else { return Ok(None) };
-        let value = Value::Object(found.value);
-        match document::resource(&found.key.kind, &value) {
-            Ok(resource) => Ok(Some((found.key, resource))),
-            Err((what, mend)) => Err(Fault {
-                file: place.path_of(&namespace, &name),
-                line: 0,
-                what: format!("{}: {what}", found.key),
-                mend,
-            }),
-        }
     }
 
     /// A kind's task has no answer.
@@ -155,9 +136,4 @@ impl View {
         };
         Some(Batch { events, report, known })
     }
-}
-
-fn spot(source: usize, object: &Value) -> Place3 {
-    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
-    (source, text("namespace"), text("name"))
 }
