@@ -137,6 +137,7 @@ impl Kubernetes {
         call: Call<'_>,
     ) -> Result<Document, StoreError> {
         let sent = call.body.as_ref().map(|(_, body)| body.clone()).unwrap_or_default();
+        let is_new = call.method == Method::POST;
         match self.call(call).await {
             Ok(answer) => decoded(place, &document.key, answer),
             Err(refusal) if refusal.repeated && refusal.code == 409 => {
@@ -154,6 +155,8 @@ impl Kubernetes {
                     false => Err(refused(&document.key, refusal)),
                 }
             }
+            // Its namespace is missing, or the kind itself.
+            Err(refusal) if is_new && refusal.is_missing() => Err(refusal.error()),
             Err(refusal) => Err(refused(&document.key, refusal)),
         }
     }

@@ -47,7 +47,7 @@ pub(super) enum What {
     /// These are all.
     All(Vec<Object>),
     /// An object is new or different.
-    Put(Object),
+    Put(Box<Object>),
     /// The object of this namespace and name is gone.
     Gone(Name),
     /// The server answers.
@@ -255,7 +255,8 @@ impl Source {
             let now = object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
             match event.kind.as_str() {
                 "ADDED" | "MODIFIED" => {
-                    self.tell(news, What::Put(Object::new(&self.place, object))).await?;
+                    let object = Box::new(Object::new(&self.place, object));
+                    self.tell(news, What::Put(object)).await?;
                 }
                 "DELETED" => self.tell(news, What::Gone(name_of(&object))).await?,
                 "BOOKMARK" => {}

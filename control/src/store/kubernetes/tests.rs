@@ -360,8 +360,8 @@ async fn a_write_whose_answer_is_lost_is_done() {
     cluster.state.lock().lose = 0;
 }
 
-/// Clients of IPAM at the same time, within calico-node's rights, while every 40th answer to a write
-/// is lost.
+/// Clients of IPAM at the same time, within calico-node's rights, while every 40th answer to a
+/// write is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_five_nodes_get_each_address_once_and_leak_none() {
     let cluster = Cluster::start();
@@ -434,6 +434,11 @@ async fn what_is_forbidden_or_not_served_is_named_or_empty() {
     assert!(refused.to_string().contains("forbidden"), "{refused}");
     assert_eq!(cluster.state.lock().forbidden, ["list secrets", "create hostendpoints"]);
     assert_eq!(store.list("LiveMigration").await.unwrap().documents, []);
+    let mut nowhere = host("a", "10.0.0.1/24");
+    nowhere["kind"] = json!("NetworkSet");
+    nowhere["metadata"]["namespace"] = json!("shop");
+    let refused = cluster.admin().create(document(nowhere)).await.unwrap_err();
+    assert!(refused.to_string().contains("namespaces \"shop\" not found"), "{refused}");
     let elsewhere = StoreConfig {
         k8s_api_endpoint: "http://127.0.0.1:1".into(),
         calico_api_group: "crd.projectcalico.org/v1".into(),

@@ -43,7 +43,7 @@ impl View {
     pub(super) fn take(&mut self, News { source, what }: News) {
         match what {
             What::All(objects) => self.replace(source, objects),
-            What::Put(object) => self.put(source, object),
+            What::Put(object) => self.put(source, *object),
             What::Gone(name) => self.remove(&(source, name)),
             What::Found => self.find(source),
             What::Lost(why) => self.lose(source, why),
