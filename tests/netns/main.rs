@@ -26,6 +26,7 @@ mod policy;
 mod probe;
 mod scale;
 mod services;
+mod speaker;
 mod steps;
 mod taps;
 mod tunnels;
