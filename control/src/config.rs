@@ -8,6 +8,7 @@
 mod bandwidth;
 mod bgp;
 mod environment;
+mod flow_logs;
 mod nat;
 mod policy;
 mod startup;
@@ -18,6 +19,7 @@ mod tunnels;
 
 pub use bandwidth::{BANDWIDTH_MIN, BitsPerSecond};
 pub use bgp::{BgpSettings, RouterId, Switch};
+pub use flow_logs::{FlowLogSettings, LINES_MAX};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
 pub use startup::{DefaultPool, NODENAME_FILE, OwnAddress, StartupSettings};
@@ -97,6 +99,8 @@ pub struct Config {
     pub policy: PolicySettings,
     /// What the node writes to the datastore when it starts.
     pub startup: StartupSettings,
+    /// Where it is written what policy says of flows.
+    pub flow_logs: FlowLogSettings,
     /// Packet frames of 4096 bytes for all ports together, at least [`FRAMES_MIN`].
     pub frames: usize,
     /// Frames of 72 KiB for super-packets of TAPs.
@@ -206,6 +210,7 @@ impl Default for Config {
             nat: NatSettings::default(),
             policy: PolicySettings::default(),
             startup: StartupSettings::default(),
+            flow_logs: FlowLogSettings::default(),
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),
@@ -305,6 +310,7 @@ impl Config {
         self.tunnels.check()?;
         self.nat.check()?;
         self.startup.check()?;
+        self.flow_logs.check()?;
         self.store.check()?;
         self.static_routes.iter().enumerate().try_for_each(|(at, route)| route.check(at))
     }

@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::store::datastore::Datastore;
 use crate::store::gate::Gate;
 use crate::tunnel_addresses::TunnelAddresses;
-use crate::{api, bird, health, metrics, store};
+use crate::{api, bird, flow_log, health, metrics, store};
 use margay_fastpath::dataplane::{Dataplane, DataplaneConfig, Event};
 use margay_fastpath::fib::FibWriter;
 use std::future::Future;
@@ -101,6 +101,8 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let api = api::server::start(&config.socket, status.clone())
         .map_err(|error| DaemonError::of("socket")(&error))?;
     let bird = bird::start(config.bgp.bird_sockets.as_deref(), &status);
+    let flow_logs = flow_log::start(&config.flow_logs, &status)
+        .map_err(|error| DaemonError::of("flow log")(&error))?;
     let services = [
         metrics::start(&config.metrics, status.clone())
             .await
@@ -125,7 +127,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
     let outcome = turn(&mut router, inputs, &status, shutdown).await;
     services.iter().flatten().for_each(tokio::task::JoinHandle::abort);
     router.stop().await;
-    drop((api, bird, startup));
+    drop((api, bird, startup, flow_logs));
     outcome
 }
 

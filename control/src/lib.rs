@@ -12,6 +12,7 @@ pub mod cni;
 pub mod config;
 pub mod daemon;
 mod devices;
+mod flow_log;
 mod health;
 mod http;
 pub mod ipam;

@@ -7,9 +7,11 @@ use crate::capture::{CaptureFilter, Captured, Tap};
 use crate::counters::{PortCounters, WorkerCounters};
 use crate::epoch::Published;
 use crate::fib::Fib;
+use crate::flow_log::FlowLog;
 use crate::neighbor::Neighbor;
 use crate::offload::FlowMap;
 use crate::packet::Packet;
+use crate::policy::Policy;
 use crate::port::{Port, PortId};
 use crate::service::Clients;
 use crate::sys::memory::{Arena, ArenaError, FramePool};
@@ -19,6 +21,7 @@ use crate::tunnel::PathMtus;
 use crate::worker::{Command, Worker};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,8 +33,8 @@ mod flows;
 mod offload;
 mod report;
 
-pub use flows::Flow;
 pub(crate) use flows::FlowQuestion;
+pub use flows::{Flow, RECENT_POLICIES};
 pub use report::{DataplaneReport, WorkerReport};
 
 /// Packets that wait between two workers at most.
@@ -137,6 +140,8 @@ pub(crate) struct Shared {
     pub(crate) path_mtus: Arc<PathMtus>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) offload: OnceLock<Arc<FlowMap>>,
+    pub(crate) flow_log: Arc<FlowLog>,
+    recent: Mutex<VecDeque<Arc<Policy>>>,
 }
 
 type Parts = (Arc<Shared>, Vec<WaitSet>, Receiver<Event>);
@@ -163,6 +168,8 @@ impl Shared {
             path_mtus: Arc::default(),
             clients: Arc::default(),
             offload: OnceLock::new(),
+            flow_log: Arc::default(),
+            recent: Mutex::default(),
         };
         Ok((Arc::new(shared), waits, receiver))
     }
@@ -265,6 +272,7 @@ impl Dataplane {
     /// Swaps the snapshot; returns when every worker uses the new one. False when a worker did not
     /// take it within [`crate::epoch::PATIENCE`].
     pub fn publish(&self, tables: Tables) -> bool {
+        self.remember(tables.policy.as_ref());
         let done = self.shared.published.publish(tables);
         if let Some(map) = self.shared.offload.get() {
             map.raise();

@@ -25,6 +25,7 @@ pub mod epoch;
 pub mod fib;
 pub mod flow;
 pub mod flow_hash;
+pub mod flow_log;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;

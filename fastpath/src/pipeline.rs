@@ -10,6 +10,7 @@ use crate::counters::{Stage, WorkerCounters};
 use crate::drop_reason::DropReason;
 use crate::egress::Egress;
 use crate::fib::Fib;
+use crate::flow_log::FlowLog;
 use crate::forward::{self, Step};
 use crate::icmp::IcmpError;
 use crate::limit::{OwnLimits, Punts};
@@ -78,6 +79,8 @@ pub struct Pipeline {
     pub path_mtus: Arc<PathMtus>,
     /// Which endpoints clients of services have had; the same for all workers.
     pub clients: Arc<Clients>,
+    /// Where first packets are told of; the same for all workers.
+    pub flow_log: Arc<FlowLog>,
     /// Packets for other workers, which have their flows; the caller takes them.
     pub handed: Vec<(u16, Packet)>,
     worker: u16,
@@ -110,6 +113,7 @@ impl Pipeline {
             tap: None,
             path_mtus: Arc::default(),
             clients: Arc::default(),
+            flow_log: Arc::default(),
             handed: Vec::new(),
             worker: 0,
             tracker: None,

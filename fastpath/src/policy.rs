@@ -12,12 +12,13 @@ use crate::limit::ConnectionLimit;
 use crate::port::PortId;
 use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
+use margay_acl::Direction;
 use margay_acl::classifier::{Classifier, Handle, Outcome};
 use margay_acl::origin::Origin;
-use margay_acl::packet::{Packet, Transport, protocol};
-use margay_acl::{Direction, Stage, Verdict};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+mod judge;
 
 /// What is behind a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +39,9 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// How the classifier calls it; without, policy does not know it, and nothing passes.
     pub handle: Option<Handle>,
-    /// Everything passes in both directions.
+    /// How the classifier of staged policies calls it.
+    pub staged: Option<Handle>,
+    /// Everything passes in both directions, and would with staged policies in force.
     pub open: bool,
     /// How many connections it may have, by direction.
     pub connections: [Option<ConnectionLimit>; 2],
@@ -67,6 +70,8 @@ pub enum ToHost {
 pub struct Policy {
     generation: u32,
     classifier: Arc<Classifier>,
+    /// The rules as they would be with staged policies in force; `None` without any.
+    staged: Option<Arc<Classifier>>,
     endpoints: Vec<Endpoint>,
     /// By port.
     seats: Vec<Seat>,
@@ -99,6 +104,8 @@ pub struct Layout<'a> {
     pub generation: u32,
     /// The rules.
     pub classifier: Arc<Classifier>,
+    /// The rules as they would be with staged policies in force; `None` without any.
+    pub staged: Option<Arc<Classifier>>,
     /// This node's workloads; others call them by their place here.
     pub endpoints: Vec<Endpoint>,
     /// Ports with what is behind them.
@@ -114,7 +121,7 @@ pub struct Layout<'a> {
 }
 
 /// The first packet of a flow.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
     /// Who sends it.
     pub from: Seat,
@@ -144,13 +151,24 @@ pub struct Ruling {
     pub endpoint: u32,
     /// Its direction.
     pub direction: Direction,
+    /// It is what would be said with staged policies in force.
+    pub staged: bool,
     /// The classifier's outcome, of the same snapshot.
     pub outcome: Outcome,
 }
 
 /// What is decided of a first packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Judgement {
+    /// What is.
+    pub real: Decision,
+    /// What would be with staged policies in force; `None` without any.
+    pub staged: Option<Decision>,
+}
+
+/// What endpoints say of a first packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Decision {
     /// By direction, of those who were asked.
     pub rulings: [Option<Ruling>; 2],
     /// Why it is dropped.
@@ -178,6 +196,7 @@ impl Policy {
         Policy {
             generation: layout.generation,
             classifier: layout.classifier,
+            staged: layout.staged,
             guarded: guarded.collect(),
             limits_connections: endpoints.iter().any(|one| one.connections != [None, None]),
             endpoints,
@@ -193,6 +212,7 @@ impl Policy {
     /// True when another snapshot would decide the same, whatever its generation is.
     pub fn says_the_same(&self, other: &Policy) -> bool {
         Arc::ptr_eq(&self.classifier, &other.classifier)
+            && self.staged.as_ref().map(Arc::as_ptr) == other.staged.as_ref().map(Arc::as_ptr)
             && (&self.endpoints, &self.seats) == (&other.endpoints, &other.seats)
             && (&self.places, &self.ranges) == (&other.places, &other.ranges)
             && (&self.local, self.to_host) == (&other.local, other.to_host)
@@ -211,9 +231,15 @@ impl Policy {
         self.rejudges
     }
 
-    /// The compiled rules.
-    pub fn classifier(&self) -> &Classifier {
-        &self.classifier
+    /// The rules by which an endpoint has ruled.
+    fn classifier_of(&self, ruling: &Ruling) -> &Classifier {
+        let staged = self.staged.as_ref().filter(|_| ruling.staged);
+        staged.unwrap_or(&self.classifier)
+    }
+
+    /// The place in policy that decided; the ruling is one of this snapshot.
+    pub fn origin(&self, ruling: &Ruling) -> &Origin {
+        self.classifier_of(ruling).origin(&ruling.outcome)
     }
 
     /// An endpoint by its number.
@@ -293,59 +319,6 @@ impl Policy {
         let to = self.endpoint_of(question.tuple.dst);
         [from, to.and_then(|at| of(at, Direction::Ingress))]
     }
-
-    /// Judges the first packet of a flow.
-    pub fn judge(&self, question: &Question) -> Judgement {
-        let mut judgement = Judgement { rulings: [None; 2], dropped: None };
-        judgement.dropped = self.ask_both(question, &mut judgement.rulings).err();
-        judgement
-    }
-
-    fn ask_both(
-        &self,
-        question: &Question,
-        rulings: &mut [Option<Ruling>; 2],
-    ) -> Result<(), DropReason> {
-        let Question { from, tuple, .. } = *question;
-        let packet = as_policy_sees(question);
-        let classes = self.classifier.classes(&packet);
-        let mut ask = |at: u32, direction: Direction, denied: DropReason| {
-            if self.is_open(at) {
-                return Ok(());
-            }
-            let handle = self.endpoint(at).and_then(|endpoint| endpoint.handle);
-            let handle = handle.ok_or(DropReason::UnknownEndpoint)?;
-            let place = (handle, Stage::Normal, direction);
-            let outcome = self.classifier.decide(place, &packet, classes);
-            rulings[direction as usize] = Some(Ruling { endpoint: at, direction, outcome });
-            if outcome.verdict == Verdict::Allow { Ok(()) } else { Err(denied) }
-        };
-        if let Seat::Endpoint(at) = from {
-            ask(at, Direction::Egress, DropReason::PolicyEgress)?;
-            if self.to_host == ToHost::Drop && self.local.contains(&tuple.dst) {
-                return Err(DropReason::EndpointToHost);
-            }
-        }
-        let is_hosts = from == Seat::Host && self.local.contains(&tuple.src);
-        match self.endpoint_of(tuple.dst).filter(|_| !is_hosts) {
-            Some(at) => ask(at, Direction::Ingress, DropReason::PolicyIngress),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A flow's name in policy's words. The type of an ICMP question stands in the place of its port;
-/// of other protocols than these the flow knows no ports.
-fn as_policy_sees(question: &Question) -> Packet {
-    let Tuple { src, dst, src_port, dst_port, protocol } = question.tuple;
-    let transport = if protocol::is_icmp(protocol) {
-        Transport::Icmp { kind: dst_port as u8, code: question.icmp_code }
-    } else if matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
-        Transport::Ports { source: src_port, destination: dst_port }
-    } else {
-        Transport::Absent
-    };
-    Packet { source: src.into(), destination: dst.into(), protocol, transport }
 }
 
 #[cfg(test)]

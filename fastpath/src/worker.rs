@@ -105,6 +105,7 @@ impl Worker {
         let mut pipeline = Pipeline::new(shared.pool(), counters).of_worker(index as u16);
         pipeline.path_mtus = shared.path_mtus.clone();
         pipeline.clients = shared.clients.clone();
+        pipeline.flow_log = shared.flow_log.clone();
         Worker {
             index,
             fib,

@@ -79,6 +79,11 @@ impl DaemonSpec {
         self.directory.join(format!("{}-bird", self.node))
     }
 
+    /// Where it writes what policy drops.
+    pub fn flow_log(&self) -> PathBuf {
+        self.file("flows.json")
+    }
+
     fn config(&self) -> Value {
         let routes: Vec<Value> = self
             .static_routes
@@ -93,6 +98,7 @@ impl DaemonSpec {
             "offload": self.offload,
             "staticRoutes": routes,
             "socket": self.socket(),
+            "flowLogs": { "file": self.flow_log() },
             "bgp": { "enabled": self.bgp, "birdSockets": self.bird_sockets() },
         })
     }
@@ -145,6 +151,12 @@ impl Daemon {
     /// Its socket, for commands.
     pub fn socket(&self) -> PathBuf {
         self.spec.socket()
+    }
+
+    /// The lines of its flow log so far.
+    pub fn flow_log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.spec.flow_log()).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// `margay show WHAT -o json`, parsed.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use margay::lab::namespace::Namespace;
 use margay::lab::network::Network;
 use margay::lab::process;
+use serde_json::Value;
 
 /// Ports that every place listens on, by TCP and by UDP.
 const PORTS: [u16; 3] = [80, 81, 5432];
@@ -224,7 +225,12 @@ fn connections_are_as_policy_says() {
 
 const CLOSED: &str = "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, \
     metadata: {name: closed, namespace: lab}, \
-    spec: {selector: \"pod == 'veth-a'\", types: [Ingress]}}";
+    spec: {selector: \"pod == 'veth-a'\", types: [Ingress]}}
+---
+{apiVersion: projectcalico.org/v3, kind: StagedNetworkPolicy, \
+    metadata: {name: tried, namespace: lab}, \
+    spec: {selector: \"pod == 'veth-a'\", types: [Ingress], \
+    ingress: [{action: Allow, protocol: TCP}]}}";
 const OPEN: &str = "{apiVersion: projectcalico.org/v3, kind: NetworkPolicy, \
     metadata: {name: open, namespace: lab}, \
     spec: {selector: \"pod == 'veth-a'\", types: [Ingress], \
@@ -260,12 +266,33 @@ fn established_connections_outlive_policy_and_what_falls_is_explained() {
     })
     .unwrap();
     assert!(echoes(stream), "the connection lives on");
-    process::wait_for("the refusal among the policy's hits", PATIENCE, || {
+    // A staged policy is asked beside, and counted as if it were in force.
+    process::wait_for("hits of the end of the tier and of the staged policy", PATIENCE, || {
+        connect(&client.namespace, to);
         let shown = network.nodes[0].daemon()?.show(&format!("policy {endpoint}"))?;
-        let end = &shown[0]["ingress"][0];
-        Ok((end["tier"] == "default" && end["hits"].as_u64() > Some(0)).then_some(()))
+        let rules = shown[0]["ingress"].as_array().cloned().unwrap_or_default();
+        let counted = |rule: &&Value| rule["hits"].as_u64() > Some(0);
+        let end = |rule: &&Value| rule["tier"] == "default" && rule["policy"].is_null();
+        let tried = |rule: &&Value| rule["policy"] == "lab/tried" && rule["staged"] == true;
+        let both = rules.iter().filter(end).any(|rule| counted(&rule))
+            && rules.iter().filter(tried).any(|rule| counted(&rule));
+        Ok(both.then_some(()))
     })
     .unwrap();
+    let logged = process::wait_for("the flow log", PATIENCE, || {
+        connect(&client.namespace, to);
+        let mut lines = network.nodes[0].daemon()?.flow_log().into_iter();
+        Ok(lines.find(|line| {
+            line["destination"]["endpoint"] == endpoint.as_str() && !line["staged"].is_null()
+        }))
+    })
+    .unwrap();
+    assert_eq!(
+        (&logged["action"], &logged["reason"], &logged["rules"][0]["tier"]),
+        (&"drop".into(), &"policy-ingress".into(), &"default".into()),
+        "{logged}"
+    );
+    assert_eq!(logged["staged"]["rules"][0]["policy"], "lab/tried", "{logged}");
     let daemon = network.nodes[0].daemon().unwrap();
     traced(&daemon.socket(), &endpoint);
     spoofed(&mut network, server, client);

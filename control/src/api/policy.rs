@@ -1,7 +1,7 @@
 //! `show policy`: the rules that are for an endpoint, in the order in which they are asked, and how
 //! often each has decided about the first packet of a flow.
 
-use crate::router::policy::lock;
+use crate::router::policy::{is_open, lock};
 use crate::status::Status;
 use crate::trace::RuleAnswer;
 use margay_acl::Direction;
@@ -39,7 +39,7 @@ pub struct RuleHits {
     /// A staged policy: nothing is decided by it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub staged: bool,
-    /// First packets of flows that it decided about.
+    /// First packets of flows that it decided about; that it would have, if it is staged.
     pub hits: u64,
 }
 
@@ -57,14 +57,9 @@ pub(crate) fn answer(status: &Status, endpoint: Option<&str>) -> Result<Vec<Poli
     let answers: Vec<PolicyAnswer> = local
         .map(|(name, _)| {
             let side = |direction| of_endpoint(model, name, direction, &hits);
-            let handle = policies.handle(name);
-            let is_open = |direction| {
-                let (classifier, stage) = (policies.classifier(), margay_acl::Stage::Normal);
-                handle.is_some_and(|handle| classifier.is_open(handle, stage, direction))
-            };
             PolicyAnswer {
                 endpoint: name.clone(),
-                open: Direction::ALL.into_iter().all(is_open),
+                open: is_open(&policies, name),
                 ingress: side(Direction::Ingress),
                 egress: side(Direction::Egress),
             }

@@ -6,6 +6,7 @@
 
 mod profiles;
 mod services;
+mod staged;
 #[cfg(test)]
 mod tests;
 
@@ -17,14 +18,16 @@ use margay_acl::compile::Compiler;
 use margay_acl::model::{Excess, Model, Place, Settings, Update};
 use profiles::Profiles;
 use services::Services;
+use staged::Staged;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Kinds whose resources change nothing but policy.
-const OWN_KINDS: [&str; 13] = [
+const OWN_KINDS: [&str; 14] = [
     "GlobalNetworkPolicy",
     "GlobalNetworkSet",
     "HostEndpoint",
+    "KubernetesClusterNetworkPolicy",
     "KubernetesNetworkPolicy",
     "Namespace",
     "NetworkPolicy",
@@ -48,6 +51,7 @@ pub struct Policies {
     /// Endpoints of this node are those that policy is compiled for; `None` for those of all.
     node: Option<String>,
     compiler: Compiler,
+    staged: Staged,
     profiles: Profiles,
     services: Services,
     /// Updates that are beyond a limit, by their resources.
@@ -63,6 +67,7 @@ impl Policies {
         let mut policies = Policies {
             node: node.map(str::to_owned),
             compiler: Compiler::new(),
+            staged: Staged::default(),
             profiles: Profiles::default(),
             services: Services::default(),
             refused: BTreeMap::new(),
@@ -169,8 +174,11 @@ impl Policies {
 
     fn update(&mut self, key: &Key, update: Update) {
         self.changed = true;
-        match self.compiler.apply(update) {
-            Ok(()) => drop(self.refused.remove(key)),
+        match self.compiler.apply(update.clone()) {
+            Ok(()) => {
+                self.staged.follow(self.compiler.model(), &update);
+                self.refused.remove(key);
+            }
             Err(excess) => drop(self.refused.insert(key.clone(), excess)),
         }
     }
@@ -181,6 +189,7 @@ impl Policies {
             return false;
         }
         self.fault = self.compiler.commit().err();
+        self.staged.commit();
         self.fault.is_none()
     }
 
@@ -197,6 +206,16 @@ impl Policies {
     /// How the classifier calls an endpoint of this node.
     pub fn handle(&self, endpoint: &str) -> Option<Handle> {
         self.compiler.handle(endpoint)
+    }
+
+    /// The classifier with staged policies in force; `None` while there are none.
+    pub fn staged_classifier(&self) -> Option<&Arc<Classifier>> {
+        self.staged.classifier()
+    }
+
+    /// How that classifier calls an endpoint of this node.
+    pub fn staged_handle(&self, endpoint: &str) -> Option<Handle> {
+        self.staged.handle(endpoint)
     }
 
     /// True for an endpoint of another node, whose policy is not compiled here.
@@ -217,7 +236,7 @@ impl Policies {
             .fault
             .iter()
             .map(|excess| format!("policy: {excess}; the last policy that fitted stays in force"));
-        refused.chain(denied).chain(whole).collect()
+        refused.chain(denied).chain(whole).chain(self.staged.fault()).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use crate::resource::bgp_peer::{BgpPeer, Remote};
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use crate::store::Event;
 use ipnet::IpNet;
+use margay_acl::classifier::{Classifier, Handle};
 use margay_acl::{Direction, Stage};
 use margay_fastpath::policy::{Endpoint, Layout, Seat, ToHost};
 use margay_fastpath::port::PortId;
@@ -105,6 +106,7 @@ impl Router {
         let layout = Layout {
             generation: 0,
             classifier: policies.classifier().clone(),
+            staged: policies.staged_classifier().cloned(),
             endpoints,
             seats: &seats,
             behind: &behind,
@@ -117,17 +119,27 @@ impl Router {
 }
 
 fn endpoint(policies: &Policies, name: &str, to_host: ToHost) -> Endpoint {
-    let handle = policies.handle(name);
-    let is_open = |direction| {
-        let classifier = policies.classifier();
-        handle.is_some_and(|handle| classifier.is_open(handle, Stage::Normal, direction))
-    };
     Endpoint {
         name: name.into(),
-        handle,
+        handle: policies.handle(name),
+        staged: policies.staged_handle(name),
         connections: [None, None],
-        open: to_host == ToHost::Accept && Direction::ALL.into_iter().all(is_open),
+        open: to_host == ToHost::Accept && is_open(policies, name),
     }
+}
+
+/// Whether an endpoint's rules let everything pass, and would with staged policies in force.
+pub(crate) fn is_open(policies: &Policies, name: &str) -> bool {
+    let is_open = |classifier: &Classifier, handle: Option<Handle>| {
+        let open = |direction| {
+            handle.is_some_and(|handle| classifier.is_open(handle, Stage::Normal, direction))
+        };
+        Direction::ALL.into_iter().all(open)
+    };
+    is_open(policies.classifier(), policies.handle(name))
+        && policies
+            .staged_classifier()
+            .is_none_or(|staged| is_open(staged, policies.staged_handle(name)))
 }
 
 /// Prefixes that lead to one port, by way of a next hop there.

@@ -12,7 +12,9 @@ use crate::resource::host_endpoint::{self, HostEndpoint};
 use crate::resource::ip_pool::IpPool;
 use crate::resource::node::Node;
 use crate::resource::policy::places::{ProfileSpec, SetDocument};
-use crate::resource::policy::{self, KubernetesDocument, Part, PolicyDocument, TierSpec};
+use crate::resource::policy::{
+    self, ClusterDocument, KubernetesDocument, Part, PolicyDocument, TierSpec,
+};
 use crate::resource::secret::{self, Secret};
 use crate::resource::service::{EndpointSlice, Service, ServiceDocument, SliceDocument};
 use crate::resource::workload_endpoint::WorkloadEndpoint;
@@ -152,6 +154,7 @@ fn part(kind: &str, source: &Source) -> Result<Option<Part>, Failure> {
         "KubernetesNetworkPolicy" | "StagedKubernetesNetworkPolicy" => {
             checked::<KubernetesDocument, Part>(source)?
         }
+        "KubernetesClusterNetworkPolicy" => checked::<ClusterDocument, Part>(source)?,
         "NetworkPolicy"
         | "GlobalNetworkPolicy"
         | "StagedNetworkPolicy"

@@ -3,14 +3,17 @@
 
 use super::{ANSWER_TIME, Dataplane};
 use crate::flow::{Session, SessionId, Tuple};
+use crate::flow_log::FlowLog;
 use crate::nat::NatReport;
-use crate::policy::Hit;
+use crate::policy::{Hit, Policy};
 use crate::worker::Command;
 use crossbeam::channel::{Sender, bounded};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Slots of the table that a worker looks at between two bursts.
 const PAGE: u32 = 4096;
+/// Snapshots of policy that are kept for those who read records of the flow log.
+pub const RECENT_POLICIES: usize = 16;
 
 /// A flow of one worker.
 #[derive(Debug, Clone)]
@@ -88,6 +91,29 @@ impl Dataplane {
             }
         }
         ended
+    }
+
+    /// Where workers tell of first packets.
+    pub fn flow_log(&self) -> &FlowLog {
+        &self.shared.flow_log
+    }
+
+    /// One of the last [`RECENT_POLICIES`] snapshots of policy, by its generation.
+    pub fn recent_policy(&self, generation: u32) -> Option<Arc<Policy>> {
+        let recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().rev().find(|policy| policy.generation() == generation).cloned()
+    }
+
+    pub(super) fn remember(&self, policy: Option<&Arc<Policy>>) {
+        let Some(policy) = policy else { return };
+        let mut recent = self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.back().is_some_and(|last| last.generation() == policy.generation()) {
+            return;
+        }
+        if recent.len() == RECENT_POLICIES {
+            recent.pop_front();
+        }
+        recent.push_back(policy.clone());
     }
 
     /// How often rules of policy have decided about first packets, on each worker.

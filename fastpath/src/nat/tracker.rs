@@ -183,6 +183,7 @@ impl Tracker {
             self.adopt(rules);
         }
         self.now_s = seconds(now_ns);
+        self.guard.now_ns = now_ns;
         let Some(mut scratch) = self.scratch.take() else { return };
         scratch.asked.clear();
         for (at, (packet, verdict)) in packets.iter_mut().zip(&mut *verdicts).enumerate() {

@@ -186,7 +186,8 @@ impl Pipeline {
         if self.tracker.is_none() {
             let seed = ahash::RandomState::new().hash_one(self.worker);
             let made = Tracker::new(rules, self.worker, seed, view.now_ns).ok();
-            self.tracker = made.map(|tracker| tracker.with_clients(self.clients.clone()));
+            let (clients, log) = (self.clients.clone(), self.flow_log.clone());
+            self.tracker = made.map(|made| made.with_clients(clients).with_flow_log(log));
         }
         let tracker = self.tracker.as_mut()?;
         tracker.follow_policy(view.tables.policy.as_ref());

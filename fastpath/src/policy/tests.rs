@@ -1,6 +1,7 @@
 //! Two endpoints of a node and one elsewhere: who is asked, in which order, and what is not asked.
 
 use super::*;
+use margay_acl::Stage;
 use margay_acl::compile::Compiler;
 use margay_acl::model::{self, Action, Place, Profile, Rule, Update};
 use std::collections::BTreeMap;
@@ -74,7 +75,7 @@ impl Sketch {
                 handle.is_some_and(|handle| classifier.is_open(handle, Stage::Normal, direction))
             };
             let open = Direction::ALL.into_iter().all(is_open);
-            Endpoint { name: name.into(), handle, open, connections: [None, None] }
+            Endpoint { name: name.into(), handle, staged: None, open, connections: [None, None] }
         };
         let mut endpoints = vec![endpoint("a"), endpoint("b"), endpoint("c")];
         endpoints[1].connections[Direction::Ingress as usize] =
@@ -85,6 +86,7 @@ impl Sketch {
             generation: self.generation,
             endpoints,
             classifier: classifier.clone(),
+            staged: None,
             seats: &[
                 (UPLINK, Seat::Network),
                 (POD_A, Seat::Endpoint(0)),
@@ -122,7 +124,7 @@ fn dropped(
     dst: &str,
     port: u16,
 ) -> Option<DropReason> {
-    policy.judge(&question(policy.seat(in_port), src, dst, port)).dropped
+    policy.judge(&question(policy.seat(in_port), src, dst, port)).real.dropped
 }
 
 #[test]
@@ -135,10 +137,11 @@ fn egress_of_the_source_and_ingress_of_the_destination_are_asked() {
     assert_eq!(asked(POD_B, "10.0.0.2", "198.51.100.1", 80), Some(DropReason::PolicyEgress));
     assert_eq!(asked(UPLINK, "198.51.100.1", "10.0.0.2", 80), None);
     assert_eq!(asked(UPLINK, "198.51.100.1", "10.0.0.2", 22), Some(DropReason::PolicyIngress));
-    let both = policy.judge(&question(policy.seat(POD_A), "10.0.0.1", "10.0.0.2", 80)).rulings;
+    let both = policy.judge(&question(policy.seat(POD_A), "10.0.0.1", "10.0.0.2", 80)).real.rulings;
     // The source is open: it need not be asked.
     assert_eq!(both.map(|ruling| ruling.is_some()), [true, false]);
-    let first = policy.judge(&question(policy.seat(POD_B), "10.0.0.2", "10.0.0.1", 80)).rulings;
+    let first =
+        policy.judge(&question(policy.seat(POD_B), "10.0.0.2", "10.0.0.1", 80)).real.rulings;
     assert_eq!(first[Direction::Ingress as usize], None);
     assert_eq!(first[Direction::Egress as usize].map(|ruling| ruling.endpoint), Some(1));
 }
@@ -193,7 +196,7 @@ fn only_endpoints_that_are_not_open_concern_policy() {
 #[test]
 fn who_sends_is_told_by_the_port_or_else_by_the_address() {
     let policy = policy("web", "allow", ToHost::Accept);
-    let asked = |from| policy.judge(&question(from, "10.0.0.1", "10.0.0.2", 80)).dropped;
+    let asked = |from| policy.judge(&question(from, "10.0.0.1", "10.0.0.2", 80)).real.dropped;
     assert_eq!(asked(policy.seat(POD_A)), Some(DropReason::PolicyEgress));
     assert_eq!(asked(Seat::Network), None);
     assert_eq!(policy.seat_of(address("10.0.0.1")), Seat::Endpoint(0));

@@ -28,7 +28,7 @@ pub(crate) struct PolicySpec {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct LabelSelector {
+pub(super) struct LabelSelector {
     match_labels: Option<BTreeMap<String, String>>,
     match_expressions: Option<Vec<Expression>>,
 }
@@ -171,23 +171,35 @@ fn peer(field: &str, peer: &Peer, namespace: &str) -> Result<Entity, Invalid> {
             ..Entity::default()
         });
     }
-    let pods = match &peer.pod_selector {
-        None => Selector::all(),
-        Some(pods) => labels(&format!("{field}.podSelector"), pods)?,
-    };
-    let place = match &peer.namespace_selector {
+    let everything = LabelSelector::default();
+    let own = peer.pod_selector.as_ref().unwrap_or(&everything);
+    let selector = match &peer.namespace_selector {
         None if peer.pod_selector.is_none() => {
             let mend = "podSelector, namespaceSelector or ipBlock";
             return Err(Invalid::new(field.to_owned(), "it says nothing", mend));
         }
-        None => Selector::equal(NAMESPACE, namespace),
-        Some(namespaces) => match labels(&format!("{field}.namespaceSelector"), namespaces)? {
-            all if all.is_all() => Selector::has(NAMESPACE),
-            some => some.prefixed(OF_NAMESPACE),
-        },
+        None => Selector::all_of([
+            Selector::equal(ORCHESTRATOR, "k8s"),
+            Selector::equal(NAMESPACE, namespace),
+            labels(&format!("{field}.podSelector"), own)?,
+        ]),
+        Some(namespaces) => pods(field, namespaces, own)?,
     };
-    let parts = [Selector::equal(ORCHESTRATOR, "k8s"), place, pods];
-    Ok(Entity { selector: Some(Selector::all_of(parts)), ..Entity::default() })
+    Ok(Entity { selector: Some(selector), ..Entity::default() })
+}
+
+/// The pods with some labels in the namespaces with some labels.
+pub(super) fn pods(
+    field: &str,
+    namespaces: &LabelSelector,
+    own: &LabelSelector,
+) -> Result<Selector, Invalid> {
+    let place = match labels(&format!("{field}.namespaceSelector"), namespaces)? {
+        all if all.is_all() => Selector::has(NAMESPACE),
+        some => some.prefixed(OF_NAMESPACE),
+    };
+    let own = labels(&format!("{field}.podSelector"), own)?;
+    Ok(Selector::all_of([Selector::equal(ORCHESTRATOR, "k8s"), place, own]))
 }
 
 fn labels(field: &str, selector: &LabelSelector) -> Result<Selector, Invalid> {

@@ -2,10 +2,10 @@
 //! [`margay_acl::model`] has them.
 //!
 //! Each resource becomes one [`Part`], whatever else there is. Namespaced selectors are rewritten
-//! as Calico does it, so that nothing behind this knows of namespaces. ClusterNetworkPolicy is left
-//! out so far.
+//! as Calico does it, so that nothing behind this knows of namespaces.
 
 mod calico;
+mod cluster;
 mod kubernetes;
 pub(crate) mod places;
 
@@ -44,6 +44,9 @@ pub(crate) fn kind_of(api_version: &str, kind: String) -> String {
         "NetworkPolicy" if api_version.starts_with("networking.k8s.io") => {
             Kind::KubernetesNetworkPolicy.as_str().to_owned()
         }
+        "ClusterNetworkPolicy" if api_version.starts_with("policy.networking.k8s.io") => {
+            Kind::KubernetesClusterNetworkPolicy.as_str().to_owned()
+        }
         _ => kind,
     }
 }
@@ -54,6 +57,7 @@ pub fn policy_key(key: &Key) -> Option<PolicyKey> {
         Kind::GlobalNetworkPolicy,
         Kind::NetworkPolicy,
         Kind::KubernetesNetworkPolicy,
+        Kind::KubernetesClusterNetworkPolicy,
         Kind::StagedGlobalNetworkPolicy,
         Kind::StagedNetworkPolicy,
         Kind::StagedKubernetesNetworkPolicy,
@@ -106,6 +110,12 @@ pub(crate) struct KubernetesDocument {
     spec: Option<kubernetes::PolicySpec>,
 }
 
+/// The document of a ClusterNetworkPolicy.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ClusterDocument {
+    spec: cluster::ClusterSpec,
+}
+
 fn key(kind: &str, metadata: Metadata) -> Option<PolicyKey> {
     let namespace = metadata.namespace.unwrap_or_default();
     policy_key(&Key { kind: kind.to_owned(), namespace, name: metadata.name })
@@ -136,6 +146,14 @@ impl TryFrom<KubernetesDocument> for Part {
         };
         let key = key(kind, metadata).ok_or_else(|| unknown(kind))?;
         Ok(Part::Policy(kubernetes::policy(spec.unwrap_or_default(), &key)?.into()))
+    }
+}
+
+impl TryFrom<ClusterDocument> for Part {
+    type Error = Invalid;
+
+    fn try_from(document: ClusterDocument) -> Result<Part, Invalid> {
+        Ok(Part::Policy(cluster::policy(document.spec)?.into()))
     }
 }
 

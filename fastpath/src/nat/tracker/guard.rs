@@ -8,6 +8,7 @@ use super::{Asked, Tracker, Verdict, Way};
 use crate::drop_reason::DropReason;
 use crate::flow::{Address, Direction as FlowDirection, Session, SessionId, Tuple};
 use crate::limit::ConnectionLimit;
+use crate::flow_log::{FlowLog, Record};
 use crate::packet::Packet;
 use crate::policy::{Hit, Policy, Question, Ruling, Seat};
 use crate::port::PortId;
@@ -26,6 +27,9 @@ type Rule = (Arc<str>, Direction, Origin);
 #[derive(Debug, Default)]
 pub(super) struct Guard {
     policy: Option<Arc<Policy>>,
+    log: Arc<FlowLog>,
+    /// The clock of the data plane, as of this burst.
+    pub(super) now_ns: u64,
     hits: AHashMap<Ruling, u64>,
     filed: AHashMap<Rule, u64>,
 }
@@ -86,7 +90,10 @@ impl Guard {
     fn judge(&mut self, question: &Question) -> Result<(), DropReason> {
         let Some(policy) = &self.policy else { return Ok(()) };
         let judgement = policy.judge(question);
-        for ruling in judgement.rulings.into_iter().flatten() {
+        let (generation, at_ns) = (policy.generation(), self.now_ns);
+        self.log.offer(&judgement, || Record { generation, question: *question, judgement, at_ns });
+        let staged = judgement.staged.unwrap_or_default().rulings;
+        for ruling in judgement.real.rulings.into_iter().chain(staged).flatten() {
             let room = self.hits.len() < HITS_MAX;
             match self.hits.get_mut(&ruling) {
                 Some(count) => *count += 1,
@@ -94,7 +101,7 @@ impl Guard {
                 None => {}
             }
         }
-        judgement.dropped.map_or(Ok(()), Err)
+        judgement.real.dropped.map_or(Ok(()), Err)
     }
 
     /// Files what was counted under the snapshot's numbers, and forgets endpoints that are gone
@@ -103,7 +110,10 @@ impl Guard {
         let Some(policy) = &self.policy else { return };
         for (ruling, count) in self.hits.drain() {
             let Some(endpoint) = policy.endpoint(ruling.endpoint) else { continue };
-            let origin = policy.classifier().origin(&ruling.outcome).clone();
+            let origin = policy.origin(&ruling).clone();
+            if ruling.staged && !is_staged(&origin) {
+                continue;
+            }
             let rule = (endpoint.name.clone(), ruling.direction, origin);
             let room = self.filed.len() < HITS_MAX;
             match self.filed.get_mut(&rule) {
@@ -132,7 +142,20 @@ impl Guard {
     }
 }
 
+/// Whether a staged policy's rule would decide. The other ones are counted where they do.
+fn is_staged(origin: &Origin) -> bool {
+    let Origin::Rule { policy, .. } = origin else { return false };
+    policy.kind.enforced() != policy.kind
+}
+
 impl Tracker {
+    /// Tells of first packets there.
+    #[must_use]
+    pub fn with_flow_log(mut self, log: Arc<FlowLog>) -> Tracker {
+        self.guard.log = log;
+        self
+    }
+
     /// The policy in force from now on.
     #[inline]
     pub fn follow_policy(&mut self, policy: Option<&Arc<Policy>>) {
