@@ -8,6 +8,7 @@
 mod bandwidth;
 mod bgp;
 mod environment;
+mod failsafe;
 mod flow_logs;
 mod nat;
 mod policy;
@@ -19,6 +20,7 @@ mod tunnels;
 
 pub use bandwidth::{BANDWIDTH_MIN, BitsPerSecond};
 pub use bgp::{BgpSettings, RouterId, Switch};
+pub use failsafe::{FailsafePort, FailsafeProtocol};
 pub use flow_logs::{FlowLogSettings, LINES_MAX};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};

@@ -14,6 +14,7 @@ pub mod daemon;
 mod devices;
 mod flow_log;
 mod health;
+mod host_policy;
 mod http;
 pub mod ipam;
 pub mod kernel;

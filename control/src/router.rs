@@ -5,6 +5,7 @@
 //! good by the next, and the order of inputs makes no difference.
 
 pub(crate) mod bgp;
+mod host_policy;
 pub(crate) mod limits;
 mod nat;
 mod neighbors;
@@ -57,6 +58,7 @@ pub(crate) struct Router {
     policy_faults: Vec<String>,
     limits: limits::Kept,
     service_health: ServiceHealth,
+    host_policy: host_policy::HostPolicy,
     handle: rtnetlink::Handle,
     model: Model,
     mirror: Mirror,
@@ -97,6 +99,7 @@ impl Router {
             policy_faults: Vec::new(),
             limits: limits::Kept::default(),
             service_health: ServiceHealth::start(),
+            host_policy: host_policy::HostPolicy::default(),
             config,
             dataplane,
             devices,
@@ -199,7 +202,7 @@ impl Router {
             plan = self.ports.plan(&wanted_ports, &self.mirror, now);
         }
         let attach = self.open(&plan.open, now);
-        let changed = std::mem::take(&mut self.untold) || self.dirty || !plan.open.is_empty();
+        let mut changed = std::mem::take(&mut self.untold) || self.dirty || !plan.open.is_empty();
         if self.dirty || !attach.is_empty() {
             self.dirty = false;
             self.errors.clear();
@@ -211,6 +214,9 @@ impl Router {
             self.follow_tunnels().await;
         } else if policy_changed {
             self.publish_policy();
+        }
+        if changed || policy_changed {
+            changed |= self.follow_host_policy();
         }
         self.work_bgp(now);
         self.answer(now);
@@ -376,6 +382,7 @@ impl Router {
         let open: Vec<_> =
             names.iter().filter_map(|name| self.ports.closed(name, "", now)).collect();
         self.stop_bgp().await;
+        self.remove_host_policy();
         if !self.config.keep_routes {
             for error in routes::remove_all(&self.handle).await {
                 tracing::warn!("{error}");

@@ -12,6 +12,13 @@ pub(crate) fn set_receive_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Res
         .or_else(|_| set_int(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, size))
 }
 
+/// The same for the send buffer.
+pub(crate) fn set_send_buffer(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    let size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size)
+        .or_else(|_| set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, size))
+}
+
 fn set_int(socket: &impl AsRawFd, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the option takes an int; the pointer is to a live one of the length given, which
     // the kernel copies before the call returns. The descriptor is open while `socket` lives.

@@ -15,6 +15,7 @@ mod cni;
 mod crash;
 mod fair;
 mod frames;
+mod host_policy;
 mod kernel;
 mod limits;
 mod nat;

@@ -4,11 +4,17 @@ use super::{Action, Classifier, Handle, Program, Side, Step};
 use crate::{Direction, Stage, Verdict};
 
 impl Classifier {
+    /// The number of an endpoint's program, which is also that of all endpoints with the same rules
+    /// there; `None` for one that is not known.
+    pub fn same_rules(&self, endpoint: Handle, stage: Stage, direction: Direction) -> Option<u32> {
+        let programs = self.endpoints.get(endpoint.0 as usize)?.as_ref()?;
+        Some(programs[stage as usize][direction as usize])
+    }
+
     /// True when an endpoint's rules let every packet pass, by a first rule without conditions.
     /// Whoever knows it need not ask.
     pub fn is_open(&self, endpoint: Handle, stage: Stage, direction: Direction) -> bool {
-        let programs = self.endpoints.get(endpoint.0 as usize).and_then(Option::as_ref);
-        let number = programs.map(|programs| programs[stage as usize][direction as usize]);
+        let number = self.same_rules(endpoint, stage, direction);
         let program = number.and_then(|number| self.programs.get(number as usize)?.as_deref());
         program.is_some_and(Program::is_open)
     }

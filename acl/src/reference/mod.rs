@@ -7,14 +7,15 @@
 mod matching;
 
 use crate::model::{
-    Action, Endpoint, Model, Place, Policy, PolicyKey, Rule, Scope, StagedAction, Tier, TierAction,
-    compare_policies, compare_tiers,
+    Action, Endpoint, Labels, Model, Place, Policy, PolicyKey, Rule, Scope, StagedAction, Tier,
+    TierAction, compare_policies, compare_tiers,
 };
 use crate::origin::Origin;
-use crate::packet::{Packet, protocol};
+use crate::packet::{Packet, Transport, protocol};
 use crate::{Direction, Stage, Verdict};
 pub use matching::Reason;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 /// A verdict and why.
@@ -47,12 +48,29 @@ pub fn evaluate(
     }
     let question = Question { model, endpoint: found, stage, direction, packet };
     let mut explanation = question.answer(&question.policies(false));
-    let staged = |policy: &Policy| policy.staged.is_some() && question.picks(policy);
+    let labels = question.labels();
+    let staged = |policy: &Policy| policy.staged.is_some() && question.picks(policy, &labels);
     if model.policies.values().any(|policy| staged(policy)) {
         let pending = question.answer(&question.policies(true));
         explanation.staged = Some((pending.verdict, pending.origin));
     }
     explanation
+}
+
+/// The policies in force that speak of an endpoint, by tier, in the order in which they are asked,
+/// and what each tier ends with.
+pub fn tiers<'a>(
+    model: &'a Model,
+    endpoint: &'a Endpoint,
+    stage: Stage,
+    direction: Direction,
+) -> Vec<(&'a str, TierAction, Vec<(&'a PolicyKey, &'a Policy)>)> {
+    // No packet is asked about.
+    const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    static NONE: Packet =
+        Packet { source: NOWHERE, destination: NOWHERE, protocol: 0, transport: Transport::Absent };
+    let question = Question { model, endpoint, stage, direction, packet: &NONE };
+    question.in_order(&question.policies(false))
 }
 
 struct Question<'a> {
@@ -68,6 +86,7 @@ type Policies<'a> = Vec<(&'a PolicyKey, &'a Policy)>;
 impl<'a> Question<'a> {
     /// All policies in force, or all that would be if the staged ones were.
     fn policies(&self, with_staged: bool) -> Policies<'a> {
+        let labels = self.labels();
         let all = self.model.policies.iter().map(|(key, policy)| (key, &**policy));
         let replaced = |key: &PolicyKey| {
             let changes = |action: StagedAction| action != StagedAction::Ignore;
@@ -82,12 +101,12 @@ impl<'a> Question<'a> {
             None => !with_staged || !replaced(key),
             Some(action) => with_staged && action == StagedAction::Set,
         })
-        .filter(|(_, policy)| self.picks(policy))
+        .filter(|(_, policy)| self.picks(policy, &labels))
         .collect()
     }
 
     /// True when a policy speaks of this endpoint, stage and direction.
-    fn picks(&self, policy: &Policy) -> bool {
+    fn picks(&self, policy: &Policy, labels: &Labels) -> bool {
         let in_stage = match (self.stage, policy.scope) {
             (Stage::Normal, Scope::Local | Scope::Forward) => true,
             (Stage::Forward, Scope::Forward) => self.is_host(),
@@ -99,10 +118,13 @@ impl<'a> Question<'a> {
             }
             _ => false,
         };
-        let labels = self.model.labels(&self.endpoint.labels, &self.endpoint.profiles);
         in_stage
             && self.rules(policy).is_some()
             && policy.selector.matches(|name| labels.get(name).map(String::as_str))
+    }
+
+    fn labels(&self) -> Labels {
+        self.model.labels(&self.endpoint.labels, &self.endpoint.profiles)
     }
 
     fn is_host(&self) -> bool {
@@ -120,19 +142,8 @@ impl<'a> Question<'a> {
         if let Some(explanation) = self.before_policy() {
             return explanation;
         }
-        let mut tiers: BTreeMap<&str, Policies> = BTreeMap::new();
-        for (key, policy) in policies {
-            tiers.entry(&policy.tier).or_default().push((key, policy));
-        }
-        let mut tiers: Vec<(&str, Option<&Tier>, Policies)> = tiers
-            .into_iter()
-            .map(|(name, policies)| (name, self.model.tiers.get(name), policies))
-            .collect();
-        tiers.sort_by(|a, b| compare_tiers((a.0, a.1), (b.0, b.1)));
         let mut logged = Vec::new();
-        for (name, tier, mut policies) in tiers {
-            policies.sort_by(|a, b| compare_policies(*a, *b));
-            let default = tier.map_or(TierAction::Deny, |tier| tier.default_action);
+        for (name, default, policies) in self.in_order(policies) {
             if let Some(explanation) = self.tier(name, default, &policies, &mut logged) {
                 return Explanation { logged, ..explanation };
             }
@@ -145,6 +156,24 @@ impl<'a> Question<'a> {
             }
         };
         Explanation { logged, ..explanation }
+    }
+
+    /// Policies by tier, both in the order in which they are asked, and what each tier ends with.
+    fn in_order<'b>(&self, policies: &Policies<'b>) -> Vec<(&'b str, TierAction, Policies<'b>)> {
+        let mut tiers: BTreeMap<&str, Policies> = BTreeMap::new();
+        for (key, policy) in policies {
+            tiers.entry(&policy.tier).or_default().push((key, policy));
+        }
+        let mut tiers: Vec<(&str, Option<&Tier>, Policies)> = tiers
+            .into_iter()
+            .map(|(name, policies)| (name, self.model.tiers.get(name), policies))
+            .collect();
+        tiers.sort_by(|a, b| compare_tiers((a.0, a.1), (b.0, b.1)));
+        let tiers = tiers.into_iter().map(|(name, tier, mut policies)| {
+            policies.sort_by(|a, b| compare_policies(*a, *b));
+            (name, tier.map_or(TierAction::Deny, |tier| tier.default_action), policies)
+        });
+        tiers.collect()
     }
 
     /// What is decided whatever the policies say.

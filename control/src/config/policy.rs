@@ -1,13 +1,13 @@
 //! What the configuration says of policy, in Felix's words where it has them.
 
+use super::failsafe::{self, FailsafePort};
 use super::{Config, ConfigError};
-use margay_acl::model::{Failsafe, Settings};
-use margay_acl::packet::protocol::{TCP, UDP};
+use margay_acl::model::Settings;
 use margay_fastpath::policy::ToHost;
 use serde::{Deserialize, Serialize};
 
 /// Settings of policy.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct PolicySettings {
     /// What pods may send to the host itself, after their egress rules.
@@ -16,6 +16,12 @@ pub struct PolicySettings {
     pub workload_source_spoofing: SourceSpoofing,
     /// Judge established flows anew when policy changes; Calico's live on.
     pub reevaluate_flows: bool,
+    /// Ports of the host that no policy closes.
+    pub failsafe_inbound_host_ports: Vec<FailsafePort>,
+    /// Ports of others that the host may always reach.
+    pub failsafe_outbound_host_ports: Vec<FailsafePort>,
+    /// Leave the kernel's rules for host endpoints when the daemon stops.
+    pub keep_host_policy: bool,
 }
 
 /// What becomes of packets of pods to the host.
@@ -49,18 +55,26 @@ impl From<EndpointToHost> for ToHost {
     }
 }
 
-/// Ports of the host that policy never closes, by Felix's defaults.
-const FAILSAFE_TCP: [u16; 7] = [179, 2379, 2380, 5473, 6443, 6666, 6667];
+impl Default for PolicySettings {
+    fn default() -> PolicySettings {
+        PolicySettings {
+            default_endpoint_to_host_action: EndpointToHost::default(),
+            workload_source_spoofing: SourceSpoofing::default(),
+            reevaluate_flows: false,
+            failsafe_inbound_host_ports: failsafe::inbound(),
+            failsafe_outbound_host_ports: failsafe::outbound(),
+            keep_host_policy: false,
+        }
+    }
+}
 
 impl PolicySettings {
     /// What they mean to policy itself. Pods' own tunnels are not its business: the packet path
     /// drops them before.
     pub fn settings(&self) -> Settings {
-        let port = |protocol| move |port| Failsafe { protocol, port, net: None };
-        let both = || FAILSAFE_TCP.into_iter().map(port(TCP));
         Settings {
-            failsafe_in: both().chain([port(TCP)(22), port(UDP)(68)]).collect(),
-            failsafe_out: both().chain([port(UDP)(53), port(UDP)(67)]).collect(),
+            failsafe_in: self.failsafe_inbound_host_ports.iter().map(Into::into).collect(),
+            failsafe_out: self.failsafe_outbound_host_ports.iter().map(Into::into).collect(),
             vxlan_port_denied: None,
             denies_ipip: false,
         }
@@ -85,6 +99,14 @@ pub(super) fn apply(
                 return Err(ConfigError::new(name, what, "Drop, Return or Accept"));
             }
         };
+    }
+    for (name, ports) in [
+        ("FELIX_FAILSAFEINBOUNDHOSTPORTS", &mut policy.failsafe_inbound_host_ports),
+        ("FELIX_FAILSAFEOUTBOUNDHOSTPORTS", &mut policy.failsafe_outbound_host_ports),
+    ] {
+        if let Some(list) = text(name) {
+            *ports = failsafe::parse(name, &list)?;
+        }
     }
     let name = "FELIX_WORKLOADSOURCESPOOFING";
     if let Some(spoofing) = text(name) {

@@ -3,7 +3,8 @@
 //!
 //! [`watch`] feeds a [`mirror::Mirror`] from dumps and multicast events, [`routes`] writes margay's
 //! own routes, `export` those of BGP peers, `addresses` this node's addresses inside of tunnels,
-//! [`neighbors`] asks for resolution, [`sysctl`] sets what Calico sets on the devices of pods.
+//! [`neighbors`] asks for resolution, [`nft`] filters what is the host's own, [`sysctl`] sets what
+//! Calico sets on the devices of pods.
 //! Only the main and local tables are looked at; policy routing is left out.
 
 pub(crate) mod addresses;
@@ -11,6 +12,7 @@ pub(crate) mod export;
 pub mod message;
 pub mod mirror;
 pub mod neighbors;
+pub mod nft;
 pub(crate) mod own_ports;
 pub mod routes;
 pub mod sysctl;

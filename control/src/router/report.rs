@@ -40,7 +40,8 @@ impl Router {
 
     fn faults(&self) -> Vec<String> {
         let lasting = self.tunnel_faults.iter().chain(&self.policy_faults);
-        let lasting = lasting.chain(&self.limits.faults).take(ERRORS_MAX);
+        let lasting = lasting.chain(&self.limits.faults).chain(&self.host_policy.fault);
+        let lasting = lasting.take(ERRORS_MAX);
         lasting.chain(&self.errors).cloned().collect()
     }
 

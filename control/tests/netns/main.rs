@@ -8,6 +8,7 @@ mod cni;
 mod daemon;
 mod etcd;
 mod kernel;
+mod nft;
 mod startup;
 
 use std::process::Command;
