@@ -15,7 +15,6 @@ mod cni;
 mod crash;
 mod fair;
 mod frames;
-mod host_policy;
 mod kernel;
 mod limits;
 mod nat;

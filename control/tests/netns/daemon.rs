@@ -33,7 +33,7 @@ impl Daemon {
         folder
     }
 
-    fn start(folder: &Path, keep_routes: bool) -> Daemon {
+    pub(crate) fn start(folder: &Path, keep_routes: bool) -> Daemon {
         let store = StoreConfig { path: folder.join("store"), ..StoreConfig::default() };
         Daemon::start_on(folder, keep_routes, store)
     }

@@ -7,6 +7,7 @@
 mod cni;
 mod daemon;
 mod etcd;
+mod host_policy;
 mod kernel;
 mod nft;
 mod startup;
