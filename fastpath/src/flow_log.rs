@@ -114,7 +114,7 @@ mod tests {
     fn what_is_not_wanted_is_not_told() {
         let log = FlowLog::default();
         let (allowed, denied) = (judgement(None, None), Some(DropReason::PolicyIngress));
-        let mut told = |wanted| {
+        let told = |wanted| {
             log.set_wanted(wanted);
             offer(&log, allowed, 1);
             offer(&log, judgement(denied, None), 2);
