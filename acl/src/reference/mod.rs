@@ -57,6 +57,9 @@ pub fn evaluate(
     explanation
 }
 
+/// A tier's name, what it ends with, and its policies in order.
+pub type TierOf<'a> = (&'a str, TierAction, Vec<(&'a PolicyKey, &'a Policy)>);
+
 /// The policies in force that speak of an endpoint, by tier, in the order in which they are asked,
 /// and what each tier ends with.
 pub fn tiers<'a>(
@@ -64,7 +67,7 @@ pub fn tiers<'a>(
     endpoint: &'a Endpoint,
     stage: Stage,
     direction: Direction,
-) -> Vec<(&'a str, TierAction, Vec<(&'a PolicyKey, &'a Policy)>)> {
+) -> Vec<TierOf<'a>> {
     // No packet is asked about.
     const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     static NONE: Packet =
@@ -159,7 +162,7 @@ impl<'a> Question<'a> {
     }
 
     /// Policies by tier, both in the order in which they are asked, and what each tier ends with.
-    fn in_order<'b>(&self, policies: &Policies<'b>) -> Vec<(&'b str, TierAction, Policies<'b>)> {
+    fn in_order<'b>(&self, policies: &Policies<'b>) -> Vec<TierOf<'b>> {
         let mut tiers: BTreeMap<&str, Policies> = BTreeMap::new();
         for (key, policy) in policies {
             tiers.entry(&policy.tier).or_default().push((key, policy));

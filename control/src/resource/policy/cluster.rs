@@ -66,6 +66,9 @@ struct PortSpec {
     range: Option<Range>,
 }
 
+/// A protocol, and the port to which; `None` for all.
+type Service = (u8, Option<Port>);
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Range {
@@ -128,7 +131,7 @@ fn expand(field: &str, spec: &RuleSpec, is_ingress: bool) -> Result<Vec<Rule>, I
     let peers = if is_ingress { &spec.from } else { &spec.to };
     let entities: Option<Vec<Vec<Entity>>> =
         peers.iter().map(|one| peer(field, one, is_ingress)).collect();
-    let protocols: Option<Vec<Vec<(u8, Option<Port>)>>> =
+    let protocols: Option<Vec<Vec<Service>>> =
         spec.protocols.iter().flatten().map(protocol).collect();
     let (Some(entities), Some(protocols)) = (entities.filter(|all| !all.is_empty()), protocols)
     else {
@@ -189,7 +192,7 @@ fn peer(field: &str, peer: &Map<String, Value>, is_ingress: bool) -> Option<Vec<
 }
 
 /// Protocols with a port; `None` for what is not understood.
-fn protocol(spec: &Map<String, Value>) -> Option<Vec<(u8, Option<Port>)>> {
+fn protocol(spec: &Map<String, Value>) -> Option<Vec<Service>> {
     let mut fields = spec.iter();
     let (Some((name, value)), None) = (fields.next(), fields.next()) else { return None };
     let number = match name.as_str() {
