@@ -111,7 +111,8 @@ fn policy() -> Policy {
         let handle = compiler.handle(name).expect("an endpoint that was added");
         let open = Direction::ALL.map(|way| classifier.is_open(handle, Stage::Normal, way));
         assert_eq!(open, [false; 2]);
-        Endpoint { name: name.into(), handle: Some(handle), open: false, connections: [None, None] }
+        let connections = [None, None];
+        Endpoint { name: name.into(), handle: Some(handle), staged: None, open: false, connections }
     };
     let behind = WEB_NETS.map(|text| (net(text), 0)).into_iter();
     let behind: Vec<_> = behind.chain(CLOSED_NETS.map(|text| (net(text), 1))).collect();
@@ -119,6 +120,7 @@ fn policy() -> Policy {
         generation: 1,
         endpoints: vec![endpoint("web"), endpoint("closed")],
         classifier: classifier.clone(),
+        staged: None,
         seats: &[
             (PortId(WEB as u16), Seat::Endpoint(0)),
             (PortId(CLOSED as u16), Seat::Endpoint(1)),

@@ -7,8 +7,8 @@
 use super::{Asked, Tracker, Verdict, Way};
 use crate::drop_reason::DropReason;
 use crate::flow::{Address, Direction as FlowDirection, Session, SessionId, Tuple};
-use crate::limit::ConnectionLimit;
 use crate::flow_log::{FlowLog, Record};
+use crate::limit::ConnectionLimit;
 use crate::packet::Packet;
 use crate::policy::{Hit, Policy, Question, Ruling, Seat};
 use crate::port::PortId;
