@@ -180,7 +180,8 @@ impl Router {
     /// When the next step is due although nothing changed.
     pub(crate) fn next_step(&self) -> Option<Instant> {
         let work = self.bgp.has_work().then(Instant::now);
-        [work, self.bgp.retry(), self.ports.next_try()].into_iter().flatten().min()
+        let tries = [self.bgp.retry(), self.ports.next_try(), self.host_policy.retry()];
+        tries.into_iter().chain([work]).flatten().min()
     }
 
     /// Makes ports, packet path and kernel follow the state. Blocks while workers take it up.
@@ -215,9 +216,7 @@ impl Router {
         } else if policy_changed {
             self.publish_policy();
         }
-        if changed || policy_changed {
-            changed |= self.follow_host_policy();
-        }
+        changed |= self.follow_host_policy(changed || policy_changed, now);
         self.work_bgp(now);
         self.answer(now);
         if changed {

@@ -229,7 +229,7 @@ impl Pipeline {
             None => parse_any(packet, port.mac, &mut self.pool),
         };
         let is_routed = matches!(parsed, Ok(Parsed::V4(_) | Parsed::V6(_)));
-        if is_routed && is_spoofed(port, packet) {
+        if is_routed && port.is_spoofed(packet) {
             return found.note(at, Err(DropReason::Spoofed));
         }
         let arrival = match parsed {
@@ -369,12 +369,6 @@ impl Pipeline {
             tap.copy(packet, packet.in_port, Point::Rx, view.now_ns);
         }
     }
-}
-
-/// True when a workload speaks for somebody else.
-#[inline(always)]
-fn is_spoofed(port: &PortEntry, packet: &Packet) -> bool {
-    port.sources.as_ref().is_some_and(|sources| !sources.allow(packet))
 }
 
 fn look_up_one(fib: &Fib, packet: &Packet) -> TargetId {

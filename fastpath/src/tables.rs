@@ -6,6 +6,7 @@
 
 use crate::limit::{EndpointLimits, Limits, PortRate};
 use crate::nat::Rules;
+use crate::packet::Packet;
 use crate::policy::Policy;
 use crate::port::PortId;
 use crate::sources::Sources;
@@ -98,6 +99,12 @@ impl PortEntry {
     #[inline]
     pub fn lets_plain_v4(&self, head: &[u8]) -> bool {
         self.sources.as_ref().is_none_or(|sources| sources.allow_plain_v4(head))
+    }
+
+    /// True when a workload speaks for somebody else.
+    #[inline(always)]
+    pub(crate) fn is_spoofed(&self, packet: &Packet) -> bool {
+        self.sources.as_ref().is_some_and(|sources| !sources.allow(packet))
     }
 }
 

@@ -3,28 +3,76 @@
 use super::Router;
 use super::policy::lock;
 use crate::host_policy::{Inputs, Pod, assign, ruleset};
-use crate::kernel::nft::{self, Ruleset};
+use crate::kernel::nft::{self, Ruleset, Stamp};
 use crate::policy::Policies;
 use margay_acl::{Direction, Stage};
 use margay_fastpath::policy::ToHost;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Time between two looks at whether the rules are still there: `nft flush ruleset` takes them too.
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
+/// Of the time, the control loop spends one part in so many on these rules at most.
+const SHARE: u32 = 10;
 
 /// What the kernel was told.
 #[derive(Debug, Default)]
 pub(super) struct HostPolicy {
-    /// The rules in force, if the last attempt succeeded.
-    applied: Option<Ruleset>,
+    /// The rules in force with their table, if the last attempt succeeded.
+    applied: Option<(Ruleset, Option<Stamp>)>,
     /// Why they are not those that should be.
     pub(super) fault: Option<String>,
+    /// What they are made of has changed since.
+    is_stale: bool,
+    /// No sooner the next attempt.
+    next: Option<Instant>,
+    /// When it was last looked whether they are there.
+    looked: Option<Instant>,
+}
+
+impl HostPolicy {
+    /// When something is to be done although nothing changes; looks wait for a step.
+    pub(super) fn retry(&self) -> Option<Instant> {
+        self.next.filter(|_| self.is_stale)
+    }
+
+    /// Whether somebody has taken the rules away, looked at from time to time.
+    fn is_lost(&mut self, now: Instant) -> bool {
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return false;
+        }
+        self.looked = Some(now);
+        let Some((_, stamp)) = &self.applied else { return false };
+        nft::look().is_ok_and(|found| found.is_none() || found != *stamp)
+    }
 }
 
 impl Router {
-    /// Makes the kernel's rules follow policy. True when there is news for the snapshot.
-    pub(super) fn follow_host_policy(&mut self) -> bool {
-        let (wanted, is_needed) = self.host_rules();
-        if self.host_policy.applied.as_ref() == Some(&wanted) {
+    /// Makes the kernel's rules follow policy, which may have changed. True when there is news for
+    /// the snapshot.
+    pub(super) fn follow_host_policy(&mut self, may_have_changed: bool, now: Instant) -> bool {
+        let own = &mut self.host_policy;
+        own.is_stale |= may_have_changed;
+        if own.next.is_some_and(|next| now < next) {
             return false;
         }
+        let is_lost = own.is_lost(now);
+        if !std::mem::take(&mut own.is_stale) && !is_lost {
+            return false;
+        }
+        let begin = Instant::now();
+        let (wanted, is_needed) = self.host_rules();
+        let is_same = self.host_policy.applied.as_ref().is_some_and(|(old, _)| *old == wanted);
+        let news = if is_same && !is_lost { false } else { self.apply(wanted, is_needed) };
+        let own = &mut self.host_policy;
+        // Nothing else may change for long, and yet the kernel take the rules at another time.
+        own.is_stale = own.applied.is_none();
+        let rest = if own.is_stale { LOOK } else { begin.elapsed() * (SHARE - 1) };
+        own.next = Some(Instant::now() + rest);
+        news
+    }
+
+    fn apply(&mut self, wanted: Ruleset, is_needed: bool) -> bool {
         let outcome = nft::replace(&wanted);
         let fault = match &outcome {
             Ok(()) => None,
@@ -37,13 +85,12 @@ impl Router {
                 None
             }
         };
-        if let Some(fault) =
-            fault.as_ref().filter(|fault| self.host_policy.fault.as_ref() != Some(fault))
-        {
+        let news = self.host_policy.fault != fault;
+        if let Some(fault) = fault.as_ref().filter(|_| news) {
             tracing::warn!("{fault}");
         }
-        let news = self.host_policy.fault != fault;
-        self.host_policy = HostPolicy { applied: outcome.is_ok().then_some(wanted), fault };
+        let applied = outcome.is_ok().then(|| (wanted, nft::look().ok().flatten()));
+        (self.host_policy.applied, self.host_policy.fault) = (applied, fault);
         news
     }
 
@@ -80,13 +127,16 @@ impl Router {
         (rules, is_needed)
     }
 
-    /// Takes the rules out of the kernel, unless they are to stay.
+    /// Takes the rules out of the kernel, those of a predecessor too, unless they are to stay.
     pub(super) fn remove_host_policy(&mut self) {
-        if self.config.policy.keep_host_policy || self.host_policy.applied.is_none() {
+        if self.config.policy.keep_host_policy {
             return;
         }
         if let Err(error) = nft::remove() {
-            tracing::warn!("rules of host endpoints stay: {error}");
+            match &self.host_policy.applied {
+                Some(_) => tracing::warn!("rules of host endpoints stay: {error}"),
+                None => tracing::debug!("no rules of host endpoints to remove: {error}"),
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::daemon::{Daemon, STORE, machine_can};
 use crate::{in_namespace, sh};
+use margay_control::kernel::nft;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How long a connection may take; packets that are dropped never come.
 const WAIT: Duration = Duration::from_millis(350);
 /// How long a change of the store may take to be in force.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(40);
 const NODE: &str = "192.0.2.1";
 const FAR: &str = "192.0.2.2";
 /// A failsafe port.
@@ -178,6 +179,8 @@ fn host_endpoints_are_enforced() {
             ("allowed now", Some(&far), (NODE, 92), true),
         ];
         assert_eq!(wrong(&changed), Vec::<String>::new());
+        nft::remove().unwrap();
+        assert_eq!(wrong(&changed), Vec::<String>::new(), "rules that somebody took come back");
         rewrite(&store, STORE);
         assert_eq!(wrong(&[("no endpoint", Some(&far), (NODE, 80), true)]), Vec::<String>::new());
         rewrite(&store, &text);

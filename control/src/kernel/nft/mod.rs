@@ -49,6 +49,32 @@ pub enum NftError {
     TooLarge(usize),
 }
 
+/// What tells a table from one that somebody has emptied, or put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The kernel's number for it.
+    pub handle: u64,
+    /// Its chains and sets.
+    pub parts: u32,
+}
+
+/// Margay's table as it is now; `None` when there is none.
+pub fn look() -> Result<Option<Stamp>, NftError> {
+    let socket = connected()?;
+    socket.set_non_blocking(true)?;
+    socket.send(&wire::question(), 0)?;
+    let mut answer = Vec::with_capacity(ANSWER);
+    socket.recv(&mut answer, 0)?;
+    match wire::outcomes(&answer).first() {
+        Some((_, code)) if *code == -libc::ENOENT => Ok(None),
+        Some((_, code)) => Err(io::Error::from_raw_os_error(-code).into()),
+        None => match wire::told(&answer) {
+            Some(stamp) => Ok(Some(stamp)),
+            None => Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+        },
+    }
+}
+
 /// Puts a rule set in the place of the one before, in the network namespace of this thread.
 pub fn replace(ruleset: &Ruleset) -> Result<(), NftError> {
     send(wire::replacement(ruleset))
@@ -64,9 +90,7 @@ fn send(batch: Batch) -> Result<(), NftError> {
     if bytes.len() > BATCH_MAX {
         return Err(NftError::TooLarge(bytes.len()));
     }
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    let socket = connected()?;
     // The kernel takes a batch as one datagram, and answers before `send` returns.
     sys::set_send_buffer(&Fd(&socket), bytes.len() + ANSWER)?;
     sys::set_receive_buffer(&Fd(&socket), ANSWER + 1024 * parts.len())?;
@@ -86,6 +110,14 @@ fn send(batch: Batch) -> Result<(), NftError> {
         }
     }
     verdict(&answers, &parts)
+}
+
+/// A socket to the kernel.
+fn connected() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
 }
 
 /// The first refusal; without a word about the end of the batch it was not taken either.

@@ -1,7 +1,7 @@
 //! Messages as the kernel wants them. That it takes them, and does what they say, is tested on
 //! real connections in `control/tests/netns`.
 
-use super::wire::{outcomes, removal, replacement};
+use super::wire::{outcomes, removal, replacement, told};
 use super::*;
 
 fn refused(sequence: u32, code: i32) -> Vec<u8> {
@@ -64,5 +64,17 @@ fn answers_that_are_cut_end_the_reading() {
     for length in 0..whole.len() {
         assert!(outcomes(&whole[..length]).len() <= 1);
     }
+    // A table: its name, what it holds, its number.
+    let mut table = refused(0, 0);
+    table.truncate(20);
+    table[4..6].copy_from_slice(&0x0a00u16.to_ne_bytes());
+    let attributes: [&[u8]; 3] = [
+        &[11, 0, 1, 0, b'm', b'a', b'r', b'g', b'a', b'y', 0, 0],
+        &[8, 0, 3, 0, 0, 0, 0, 9],
+        &[12, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 7],
+    ];
+    table.extend(attributes.concat());
+    assert_eq!(told(&table), Some(Stamp { handle: 7, parts: 9 }));
+    assert!((0..table.len()).all(|length| told(&table[..length]).is_none()));
     assert_eq!(outcomes(&[0; 64]), []);
 }

@@ -3,9 +3,9 @@
 //! Numbers in attributes are big endian; what registers hold is as the packet has it, or, for
 //! marks and states, in the machine's order.
 
-use super::TABLE;
 use super::attributes::Attributes;
 use super::rule::{Chain, Members, Rule, Ruleset, Set};
+use super::{Stamp, TABLE};
 
 /// `NFPROTO_INET`.
 const INET: u8 = 1;
@@ -14,6 +14,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const GET_TABLE: u16 = (SUBSYSTEM << 8) | 1;
 const DELETE_TABLE: u16 = (SUBSYSTEM << 8) | 2;
 const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
 const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
@@ -149,6 +150,37 @@ pub(super) fn replacement(ruleset: &Ruleset) -> Batch {
         }
     }
     batch
+}
+
+/// Asks for the table itself, without what is in it; no part of a batch.
+pub(super) fn question() -> Vec<u8> {
+    let mut batch = Batch { bytes: Vec::new(), parts: Vec::new() };
+    batch.message((GET_TABLE, 0), "the table", |to| to.text(1, TABLE));
+    batch.bytes
+}
+
+/// What the kernel says of the table; `None` for any other answer.
+pub(super) fn told(answer: &[u8]) -> Option<Stamp> {
+    // `struct nfgenmsg` has four bytes.
+    const ATTRIBUTES: usize = HEADER + 4;
+    const USE: u16 = 3;
+    const HANDLE: u16 = 4;
+    if answer.get(4..6)? != NEW_TABLE.to_ne_bytes() {
+        return None;
+    }
+    let (mut handle, mut parts) = (None, None);
+    let mut rest = answer.get(ATTRIBUTES..)?;
+    while let Some(head) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let value = rest.get(4..length)?;
+        match u16::from_ne_bytes([head[2], head[3]]) {
+            USE => parts = Some(u32::from_be_bytes(value.try_into().ok()?)),
+            HANDLE => handle = Some(u64::from_be_bytes(value.try_into().ok()?)),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(Stamp { handle: handle?, parts: parts? })
 }
 
 /// Sequence numbers and error codes, 0 for none, of the kernel's answers.
