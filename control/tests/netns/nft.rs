@@ -218,9 +218,12 @@ fn tables_of_others_stay_as_they_are() {
             println!("SKIPPED: nft is not installed");
             return;
         }
-        sh("nft 'table inet other { set margay { type ipv4_addr; elements = { 192.0.2.1 } }; \
-            chain in { type filter hook input priority 0; ip saddr @margay drop; }; }; \
-            table ip margay { chain in { type filter hook input priority 0; tcp dport 9 drop; }; }'");
+        sh("nft '\
+            table inet other { \
+                set margay { type ipv4_addr; elements = { 192.0.2.1 }; }; \
+                chain in { type filter hook input priority 0; ip saddr @margay drop; }; }; \
+            table ip margay { \
+                chain in { type filter hook input priority 0; tcp dport 9 drop; }; }'");
         let before = sh("nft list ruleset");
         assert!(before.contains("table ip margay"), "{before}");
         nft::replace(&Ruleset { sets: sets(), ..input(Vec::new()) }).unwrap();
