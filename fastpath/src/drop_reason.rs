@@ -99,6 +99,8 @@ pub enum DropReason {
     PolicyEgress,
     /// The ingress rules of the endpoint that would receive it deny the flow.
     PolicyIngress,
+    /// The rules of a host endpoint deny what this node would forward.
+    PolicyHost,
     /// Pods may not send to the host itself.
     EndpointToHost,
     /// Beyond the bandwidth of an endpoint.
@@ -177,6 +179,7 @@ impl DropReason {
         DropReason::ServiceNoEndpoint,
         DropReason::PolicyEgress,
         DropReason::PolicyIngress,
+        DropReason::PolicyHost,
         DropReason::EndpointToHost,
         DropReason::LimitBandwidth,
         DropReason::LimitPacketRate,
@@ -245,6 +248,7 @@ impl DropReason {
             DropReason::ServiceNoEndpoint => "service-no-endpoint",
             DropReason::PolicyEgress => "policy-egress",
             DropReason::PolicyIngress => "policy-ingress",
+            DropReason::PolicyHost => "policy-host",
             DropReason::EndpointToHost => "policy-endpoint-to-host",
             DropReason::LimitBandwidth => "limit-bandwidth",
             DropReason::LimitPacketRate => "limit-packet-rate",

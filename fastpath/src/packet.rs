@@ -58,11 +58,12 @@ pub struct Packet {
     gso_size: u16,
     csum_start: u16,
     csum_offset: u16,
-    /// [`NEEDS_CSUM`], and the number of a [`Gso`].
+    /// [`NEEDS_CSUM`], the number of a [`Gso`], and [`FROM_TUNNEL`].
     unfinished: u32,
 }
 
 const NEEDS_CSUM: u32 = 1 << 7;
+const FROM_TUNNEL: u32 = 1 << 8;
 
 // Without an enum, a bool or padding in it: with those the compiler moves a packet in pieces that
 // overlap, and each move waits for the stores of the one before (12 cycles a packet).
@@ -93,7 +94,7 @@ impl Packet {
     /// What its sender left undone.
     #[inline]
     pub fn offload(&self) -> Offload {
-        let gso = match self.unfinished & !NEEDS_CSUM {
+        let gso = match self.unfinished & !(NEEDS_CSUM | FROM_TUNNEL) {
             1 => Gso::Tcp4,
             2 => Gso::Tcp6,
             3 => Gso::Udp,
@@ -117,7 +118,8 @@ impl Packet {
             Gso::Tcp6 => 2,
             Gso::Udp => 3,
         };
-        self.unfinished = gso | if offload.needs_csum { NEEDS_CSUM } else { 0 };
+        let csum = if offload.needs_csum { NEEDS_CSUM } else { 0 };
+        self.unfinished = self.unfinished & FROM_TUNNEL | gso | csum;
         self.gso_size = offload.gso_size;
         self.csum_start = offload.csum_start;
         self.csum_offset = offload.csum_offset;
@@ -126,7 +128,19 @@ impl Packet {
     /// True when nothing is left undone: an ordinary packet with all its checksums.
     #[inline]
     pub fn is_finished(&self) -> bool {
-        self.unfinished == 0
+        self.unfinished & !FROM_TUNNEL == 0
+    }
+
+    /// True when it came out of a tunnel here.
+    #[inline]
+    pub fn is_from_tunnel(&self) -> bool {
+        self.unfinished & FROM_TUNNEL != 0
+    }
+
+    /// Notes that it came out of a tunnel.
+    #[inline]
+    pub fn set_from_tunnel(&mut self) {
+        self.unfinished |= FROM_TUNNEL;
     }
 
     /// The bytes of the first frame.

@@ -12,13 +12,17 @@ use crate::limit::ConnectionLimit;
 use crate::port::PortId;
 use ahash::{AHashMap, AHashSet};
 use ipnet::IpNet;
-use margay_acl::Direction;
 use margay_acl::classifier::{Classifier, Handle, Outcome};
 use margay_acl::origin::Origin;
+use margay_acl::{Direction, Stage};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+mod host;
 mod judge;
+
+use host::Guards;
+pub use host::{HostGuard, Way};
 
 /// What is behind a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +77,7 @@ pub struct Policy {
     /// The rules as they would be with staged policies in force; `None` without any.
     staged: Option<Arc<Classifier>>,
     endpoints: Vec<Endpoint>,
+    guards: Guards,
     /// By port.
     seats: Vec<Seat>,
     /// Workloads' addresses, with the endpoint that has each.
@@ -108,6 +113,10 @@ pub struct Layout<'a> {
     pub staged: Option<Arc<Classifier>>,
     /// This node's workloads; others call them by their place here.
     pub endpoints: Vec<Endpoint>,
+    /// Ports that host endpoints guard.
+    pub guards: &'a [(PortId, HostGuard)],
+    /// The host endpoint of what comes out of tunnels, and goes into them.
+    pub tunnels: Option<HostGuard>,
     /// Ports with what is behind them.
     pub seats: &'a [(PortId, Seat)],
     /// Addresses and ranges of endpoints.
@@ -151,6 +160,8 @@ pub struct Ruling {
     pub endpoint: u32,
     /// Its direction.
     pub direction: Direction,
+    /// The stage of its rules.
+    pub stage: Stage,
     /// It is what would be said with staged policies in force.
     pub staged: bool,
     /// The classifier's outcome, of the same snapshot.
@@ -198,6 +209,7 @@ impl Policy {
             classifier: layout.classifier,
             staged: layout.staged,
             guarded: guarded.collect(),
+            guards: Guards::new(layout.guards, layout.tunnels),
             limits_connections: endpoints.iter().any(|one| one.connections != [None, None]),
             endpoints,
             seats,
@@ -214,6 +226,7 @@ impl Policy {
         Arc::ptr_eq(&self.classifier, &other.classifier)
             && self.staged.as_ref().map(Arc::as_ptr) == other.staged.as_ref().map(Arc::as_ptr)
             && (&self.endpoints, &self.seats) == (&other.endpoints, &other.seats)
+            && self.guards == other.guards
             && (&self.places, &self.ranges) == (&other.places, &other.ranges)
             && (&self.local, self.to_host) == (&other.local, other.to_host)
             && self.rejudges == other.rejudges
@@ -268,7 +281,11 @@ impl Policy {
     pub fn concerns(&self, in_port: PortId, dst: Address) -> bool {
         match self.seat(in_port) {
             Seat::Endpoint(at) if !self.is_free(at) => true,
-            _ => self.guarded.contains(&dst) || !self.ranges.is_empty() && self.is_behind(dst),
+            _ => {
+                self.guarded.contains(&dst)
+                    || !self.ranges.is_empty() && self.is_behind(dst)
+                    || self.concerns_hosts(in_port)
+            }
         }
     }
 
@@ -284,6 +301,11 @@ impl Policy {
             None if self.local.contains(&address) => Seat::Host,
             None => Seat::Network,
         }
+    }
+
+    /// True for an address of the host's own.
+    pub fn is_local(&self, address: Address) -> bool {
+        self.local.contains(&address)
     }
 
     /// True when there is an endpoint of this name.

@@ -49,6 +49,8 @@ fn policy() -> Policy {
             open: false,
             connections: [None, None],
         }],
+        guards: &[],
+        tunnels: None,
         seats: &[(PortId(1), Seat::Endpoint(0))],
         behind: &[(POD.parse::<IpAddr>().unwrap().into(), 0)],
         local: &[],

@@ -9,7 +9,8 @@
 //! here, then `defaultEndpointToHostAction`. What comes from a device with the prefix of pods' that
 //! no endpoint names is dropped.
 //!
-//! Left out: traffic that the kernel forwards, since workers do that, and rules with action Log.
+//! Left out: forwarded traffic, which workers judge (`margay_fastpath::policy`), and rules with
+//! action Log.
 
 mod assign;
 mod rules;

@@ -2,38 +2,58 @@
 
 use super::Router;
 use super::policy::lock;
-use crate::host_policy::{Inputs, Pod, assign, ruleset};
+use crate::host_policy::{Assigned, Device, Inputs, Pod, assign, ruleset};
 use crate::kernel::nft::{self, Ruleset, Stamp};
 use crate::policy::Policies;
-use margay_acl::{Direction, Stage};
-use margay_fastpath::policy::ToHost;
+use margay_acl::{Direction, Stage, reference};
+use margay_fastpath::policy::{Endpoint, HostGuard, ToHost};
+use margay_fastpath::port::PortId;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Time between two looks at whether the rules are still there: `nft flush ruleset` takes them too.
 pub(crate) const LOOK: Duration = Duration::from_secs(5);
-/// Of the time, the control loop spends one part in so many on these rules at most.
+/// Of the time, one part in so many is spent on these rules at most.
 const SHARE: u32 = 10;
 
-/// What the kernel was told.
+/// What the kernel was told, and is being told.
 #[derive(Debug, Default)]
 pub(super) struct HostPolicy {
     /// The rules in force with their table, if the last attempt succeeded.
-    applied: Option<(Ruleset, Option<Stamp>)>,
+    applied: Option<Arc<Applied>>,
     /// Why they are not those that should be.
     pub(super) fault: Option<String>,
     /// What they are made of has changed since.
     is_stale: bool,
-    /// No sooner the next attempt.
+    /// The attempt that is under way, on a thread of its own: with many policies it takes seconds.
+    attempt: Option<JoinHandle<Outcome>>,
+    /// No sooner the next one.
     next: Option<Instant>,
     /// When it was last looked whether they are there.
     looked: Option<Instant>,
 }
 
+/// Rules with the table that they are in.
+#[derive(Debug)]
+struct Applied {
+    ruleset: Ruleset,
+    stamp: Option<Stamp>,
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+struct Outcome {
+    applied: Option<Arc<Applied>>,
+    fault: Option<String>,
+    took: Duration,
+}
+
 impl HostPolicy {
     /// When something is to be done although nothing changes; looks wait for a step.
     pub(super) fn retry(&self) -> Option<Instant> {
-        self.next.filter(|_| self.is_stale)
+        self.next.filter(|_| self.is_stale && self.attempt.is_none())
     }
 
     /// Whether somebody has taken the rules away, looked at from time to time.
@@ -42,8 +62,81 @@ impl HostPolicy {
             return false;
         }
         self.looked = Some(now);
-        let Some((_, stamp)) = &self.applied else { return false };
-        nft::look().is_ok_and(|found| found.is_none() || found != *stamp)
+        let Some(applied) = &self.applied else { return false };
+        nft::look().is_ok_and(|found| found.is_none() || found != applied.stamp)
+    }
+
+    /// Takes up what came of an attempt that has ended. True when there is news.
+    fn settle(&mut self) -> bool {
+        let Some(attempt) = self.attempt.take_if(|attempt| attempt.is_finished()) else {
+            return false;
+        };
+        let Ok(Outcome { applied, fault, took }) = attempt.join() else {
+            self.is_stale = true;
+            self.next = Some(Instant::now() + LOOK);
+            return false;
+        };
+        // Nothing else may change for long, and yet the kernel take the rules at another time.
+        self.is_stale |= applied.is_none();
+        let rest = if applied.is_none() { LOOK } else { took * (SHARE - 1) };
+        self.next = Some(Instant::now() + rest);
+        let news = self.fault != fault;
+        if let Some(fault) = fault.as_ref().filter(|_| news) {
+            tracing::warn!("{fault}");
+        }
+        (self.applied, self.fault) = (applied, fault);
+        news
+    }
+}
+
+/// Makes the rules, and puts them in force unless they are.
+fn attempt(facts: &Facts, before: Option<Arc<Applied>>) -> Outcome {
+    let begin = Instant::now();
+    let wanted = ruleset(facts.inputs());
+    if let Some(applied) = before.filter(|before| before.ruleset == wanted) {
+        return Outcome { applied: Some(applied), fault: None, took: begin.elapsed() };
+    }
+    let is_needed = wanted.chains.len() > 1;
+    let (applied, fault) = match nft::replace(&wanted) {
+        Ok(()) => {
+            let stamp = nft::look().ok().flatten();
+            (Some(Arc::new(Applied { ruleset: wanted, stamp })), None)
+        }
+        Err(error) if is_needed => {
+            let fault = format!(
+                "traffic of the host is not policed: {error}; the kernel needs nf_tables \
+                 (CONFIG_NF_TABLES_INET), and the daemon CAP_NET_ADMIN"
+            );
+            (None, Some(fault))
+        }
+        Err(error) => {
+            tracing::debug!("pods without endpoints are not dropped: {error}");
+            (None, None)
+        }
+    };
+    Outcome { applied, fault, took: begin.elapsed() }
+}
+
+/// What rules are made of, for a thread of its own.
+struct Facts {
+    model: margay_acl::model::Model,
+    endpoints: Vec<Assigned>,
+    prefix: String,
+    host_device: String,
+    pods: Vec<Pod>,
+    closed_to_pods: bool,
+}
+
+impl Facts {
+    fn inputs(&self) -> Inputs<'_> {
+        Inputs {
+            model: &self.model,
+            endpoints: &self.endpoints,
+            prefix: &self.prefix,
+            host_device: &self.host_device,
+            pods: &self.pods,
+            closed_to_pods: self.closed_to_pods,
+        }
     }
 }
 
@@ -53,49 +146,26 @@ impl Router {
     pub(super) fn follow_host_policy(&mut self, may_have_changed: bool, now: Instant) -> bool {
         let own = &mut self.host_policy;
         own.is_stale |= may_have_changed;
-        if own.next.is_some_and(|next| now < next) {
-            return false;
+        let news = own.settle();
+        if own.attempt.is_some() || own.next.is_some_and(|next| now < next) {
+            return news;
         }
         let is_lost = own.is_lost(now);
         if !std::mem::take(&mut own.is_stale) && !is_lost {
-            return false;
+            return news;
         }
-        let begin = Instant::now();
-        let (wanted, is_needed) = self.host_rules();
-        let is_same = self.host_policy.applied.as_ref().is_some_and(|(old, _)| *old == wanted);
-        let news = if is_same && !is_lost { false } else { self.apply(wanted, is_needed) };
-        let own = &mut self.host_policy;
-        // Nothing else may change for long, and yet the kernel take the rules at another time.
-        own.is_stale = own.applied.is_none();
-        let rest = if own.is_stale { LOOK } else { begin.elapsed() * (SHARE - 1) };
-        own.next = Some(Instant::now() + rest);
+        let before = own.applied.clone().filter(|_| !is_lost);
+        let facts = self.host_facts();
+        let body = move || attempt(&facts, before);
+        match std::thread::Builder::new().name("host-policy".to_owned()).spawn(body) {
+            Ok(attempt) => self.host_policy.attempt = Some(attempt),
+            Err(_) => self.host_policy.is_stale = true,
+        }
         news
     }
 
-    fn apply(&mut self, wanted: Ruleset, is_needed: bool) -> bool {
-        let outcome = nft::replace(&wanted);
-        let fault = match &outcome {
-            Ok(()) => None,
-            Err(error) if is_needed => Some(format!(
-                "traffic of the host is not policed: {error}; the kernel needs nf_tables \
-                 (CONFIG_NF_TABLES_INET), and the daemon CAP_NET_ADMIN"
-            )),
-            Err(error) => {
-                tracing::debug!("pods without endpoints are not dropped: {error}");
-                None
-            }
-        };
-        let news = self.host_policy.fault != fault;
-        if let Some(fault) = fault.as_ref().filter(|_| news) {
-            tracing::warn!("{fault}");
-        }
-        let applied = outcome.is_ok().then(|| (wanted, nft::look().ok().flatten()));
-        (self.host_policy.applied, self.host_policy.fault) = (applied, fault);
-        news
-    }
-
-    /// The rules, and whether there are others than that about devices that no endpoint names.
-    fn host_rules(&self) -> (Ruleset, bool) {
+    /// This node's host endpoints with their devices.
+    fn host_endpoints(&self) -> Vec<Assigned> {
         let node = &self.config.node_name;
         let own = self.model.host_endpoints.iter().filter(|(_, one)| one.node == *node);
         let mut addresses: Vec<(String, IpAddr)> = Vec::new();
@@ -103,32 +173,72 @@ impl Router {
             let link = self.mirror.link_by_index(device);
             addresses.extend(link.map(|link| (link.name.clone(), net.addr())));
         }
-        let endpoints = assign(own, &addresses);
-        let policies = lock(&self.policies);
-        let local = self.model.local_endpoints(node);
-        let pods: Vec<Pod> = local
-            .map(|((namespace, name), pod)| {
-                let endpoint = format!("{namespace}/{name}");
-                let rules = egress_rules(&policies, &endpoint);
-                Pod { endpoint, device: pod.interface.clone(), rules }
-            })
-            .collect();
-        let to_host = ToHost::from(self.config.policy.default_endpoint_to_host_action);
-        let inputs = Inputs {
-            model: policies.model(),
-            endpoints: &endpoints,
-            prefix: &self.config.interface_prefix,
-            host_device: &self.config.host_device,
-            pods: &pods,
-            closed_to_pods: to_host == ToHost::Drop,
+        assign(own, &addresses)
+    }
+
+    /// What host endpoints have to say of forwarded traffic: by their devices, of which `ports` are
+    /// those of the packet path, and of tunnels. Each is put behind `endpoints`.
+    pub(super) fn host_guards(
+        &self,
+        policies: &Policies,
+        ports: &[(&str, PortId)],
+        endpoints: &mut Vec<Endpoint>,
+    ) -> HostGuards {
+        let mut guards = HostGuards::default();
+        let assigned = self.host_endpoints();
+        let is_named = |port: &str| {
+            assigned.iter().any(|one| matches!(&one.device, Device::Named(name) if name == port))
         };
-        let rules = ruleset(inputs);
-        let is_needed = rules.chains.len() > 1;
-        (rules, is_needed)
+        for one in &assigned {
+            let endpoint = endpoints.len() as u32;
+            let Some(guard) = guard(policies, &one.endpoint, endpoint) else { continue };
+            endpoints.push(Endpoint {
+                name: one.endpoint.as_str().into(),
+                handle: policies.handle(&one.endpoint),
+                staged: None,
+                connections: [None, None],
+                open: false,
+            });
+            let is_its = |port: &str| match &one.device {
+                Device::Named(name) => name == port,
+                Device::EveryOther => !is_named(port),
+            };
+            let own = ports.iter().filter(|(name, _)| is_its(name));
+            guards.ports.extend(own.map(|(_, id)| (*id, guard)));
+            if one.device == Device::EveryOther {
+                guards.tunnels = Some(guard);
+            }
+        }
+        guards
+    }
+
+    /// What the rules are made of, now.
+    fn host_facts(&self) -> Facts {
+        let endpoints = self.host_endpoints();
+        let policies = lock(&self.policies);
+        let local = self.model.local_endpoints(&self.config.node_name);
+        let pods = local.map(|((namespace, name), pod)| {
+            let endpoint = format!("{namespace}/{name}");
+            let rules = egress_rules(&policies, &endpoint);
+            Pod { endpoint, device: pod.interface.clone(), rules }
+        });
+        let to_host = ToHost::from(self.config.policy.default_endpoint_to_host_action);
+        Facts {
+            pods: pods.collect(),
+            endpoints,
+            prefix: self.config.interface_prefix.clone(),
+            host_device: self.config.host_device.clone(),
+            closed_to_pods: to_host == ToHost::Drop,
+            model: policies.model().clone(),
+        }
     }
 
     /// Takes the rules out of the kernel, those of a predecessor too, unless they are to stay.
     pub(super) fn remove_host_policy(&mut self) {
+        if let Some(attempt) = self.host_policy.attempt.take() {
+            // Its rules would come behind the removal.
+            let _ = attempt.join();
+        }
         if self.config.policy.keep_host_policy {
             return;
         }
@@ -139,6 +249,29 @@ impl Router {
             }
         }
     }
+}
+
+/// Host endpoints as the packet path is told of them.
+#[derive(Debug, Default)]
+pub(super) struct HostGuards {
+    /// Of devices.
+    pub(super) ports: Vec<(PortId, HostGuard)>,
+    /// Of what is inside of tunnels.
+    pub(super) tunnels: Option<HostGuard>,
+}
+
+/// What a host endpoint has to say of forwarded traffic; `None` for nothing.
+fn guard(policies: &Policies, name: &str, endpoint: u32) -> Option<HostGuard> {
+    let model = policies.model();
+    let found = model.endpoints.get(name)?;
+    let says = |stage, direction| !reference::tiers(model, found, stage, direction).is_empty();
+    let guard = HostGuard {
+        endpoint,
+        untracked: says(Stage::Untracked, Direction::Ingress),
+        pre_dnat: says(Stage::PreDnat, Direction::Ingress),
+        forward: Direction::ALL.map(|direction| says(Stage::Forward, direction)),
+    };
+    guard.says_something().then_some(guard)
 }
 
 /// The number of a pod's egress rules; `None` when they let everything pass, or policy does not

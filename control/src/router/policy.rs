@@ -101,6 +101,12 @@ impl Router {
         for (prefix, port) in behind_pods(routes) {
             behind.extend(numbers.get(port).map(|number| (*prefix, *number)));
         }
+        // Pods' ports are guarded by what is behind them.
+        let others = self.port_entries.iter().filter(|(name, _)| {
+            !numbers.contains_key(&***name) && ***name != *self.config.host_device
+        });
+        let others: Vec<(&str, PortId)> = others.map(|(name, port)| (&**name, port.id)).collect();
+        let guards = self.host_guards(&policies, &others, &mut endpoints);
         let is_open =
             endpoints.iter().all(|endpoint| endpoint.open && endpoint.connections == [None, None]);
         let layout = Layout {
@@ -108,6 +114,8 @@ impl Router {
             classifier: policies.classifier().clone(),
             staged: policies.staged_classifier().cloned(),
             endpoints,
+            guards: &guards.ports,
+            tunnels: guards.tunnels,
             seats: &seats,
             behind: &behind,
             local: &local,

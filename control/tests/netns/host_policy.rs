@@ -17,6 +17,7 @@ const WAIT: Duration = Duration::from_millis(350);
 /// How long a change of the store may take to be in force.
 const PATIENCE: Duration = Duration::from_secs(40);
 const NODE: &str = "192.0.2.1";
+const POD: &str = "10.65.0.1";
 const FAR: &str = "192.0.2.2";
 /// A failsafe port.
 const FAILSAFE: u16 = 6443;
@@ -46,9 +47,16 @@ const POLICY: &str = "
       {action: Deny, protocol: TCP, destination: {ports: [82]}}], \
     egress: [{action: Allow, protocol: TCP, source: {ports: [90]}}]}}
 ---
+{apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: through}, \
+  spec: {selector: role == 'edge', order: 3, types: [Ingress, Egress], applyOnForward: true, \
+    ingress: [{action: Allow, protocol: TCP, \
+      destination: {nets: [10.65.0.0/26], ports: ['80:89']}}], \
+    egress: [{action: Deny, protocol: TCP, destination: {ports: [84]}}, \
+      {action: Allow, source: {nets: [10.65.0.0/26]}}]}}
+---
 {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: pod, namespace: default}, \
-  spec: {types: [Egress], \
-    egress: [{action: Allow, protocol: TCP, destination: {ports: [80]}}]}}
+  spec: {types: [Ingress, Egress], ingress: [{action: Allow}], \
+    egress: [{action: Allow, protocol: TCP, destination: {ports: [80, 84]}}]}}
 ";
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -85,7 +93,7 @@ struct Listeners {
 }
 
 fn listen() -> Listeners {
-    let ports = [80, 81, 82, 90, 91, 92, FAILSAFE];
+    let ports = [80, 81, 82, 84, 90, 91, 92, FAILSAFE];
     let listeners = ports.map(|port| TcpListener::bind(("::", port)).unwrap());
     listeners.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
     let stop = Arc::new(AtomicBool::new(false));
@@ -161,7 +169,7 @@ fn host_endpoints_are_enforced() {
             "ip addr add 10.65.0.1/32 dev pod1; ip link set pod1 up; \
              ip route add 169.254.1.1 dev pod1; ip route add default via 169.254.1.1 dev pod1",
         );
-        let (_own, _far) = (listen(), far.run(listen));
+        let (_own, _far, _pod) = (listen(), far.run(listen), pod.run(listen));
         let folder = Daemon::folder();
         let store = folder.join("store");
         std::fs::create_dir(&store).unwrap();
@@ -172,11 +180,14 @@ fn host_endpoints_are_enforced() {
         let status = daemon.until("an answer", |_| true);
         assert_eq!(status.errors, Vec::<String>::new());
         strangers_are_not_heard();
-        let text = format!("{STORE}{}", POLICY.replace("['80:89']", "[92]"));
+        let text = POLICY.replace("['80:89']", "[92]").replace("ports: [84]", "ports: [85]");
+        let text = format!("{STORE}{text}");
         rewrite(&store, &text);
         let changed = [
             ("no longer allowed", Some(&far), (NODE, 80), false),
             ("allowed now", Some(&far), (NODE, 92), true),
+            ("allowed on the way now", Some(&far), (POD, 92), true),
+            ("allowed past the host endpoint now", Some(&pod), (FAR, 84), true),
         ];
         assert_eq!(wrong(&changed), Vec::<String>::new());
         nft::remove().unwrap();
@@ -209,6 +220,12 @@ fn enforced(far: &Place, pod: &Place) {
         ("a pod to its host, denied", Some(pod), (NODE, 92), false),
         ("a pod past the host endpoint", Some(pod), (FAR, 80), true),
         ("a pod past the host endpoint, denied", Some(pod), (FAR, 92), false),
+        ("a pod past the host endpoint, denied by that", Some(pod), (FAR, 84), false),
+        ("to a pod, allowed on the way", Some(far), (POD, 80), true),
+        ("to a pod, not allowed on the way", Some(far), (POD, 92), false),
+        ("to a pod, denied before NAT", Some(far), (POD, 81), false),
+        ("to a pod, denied before tracking", Some(far), (POD, 82), false),
+        ("to a pod, allowed before tracking", Some(far), (POD, 90), true),
     ];
     far.run(|| sh("ip route add 10.65.0.0/26 via 192.0.2.1"));
     assert_eq!(wrong(&checks), Vec::<String>::new());

@@ -23,14 +23,17 @@ use upkeep::{EXPIRE_BUDGET, MadeFor};
 mod begin;
 mod connections;
 mod guard;
+mod hosts;
 mod offloaded;
 mod services;
 mod upkeep;
+mod way;
 
 use connections::Claims;
 use guard::Guard;
 pub use guard::HITS_MAX;
 pub use upkeep::NatReport;
+use way::{Way, is_for_nat, way_of, way_of_error};
 
 /// What happens to a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,23 +48,6 @@ pub enum Verdict {
     HandOver(u16),
     /// It waits for its first fragment: to be given to [`Tracker::wait`].
     Wait,
-}
-
-/// Which way a packet goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// From inside to outside.
-    Out,
-    /// To an outside address.
-    In,
-    /// From outside to an inside address.
-    Through,
-    /// To a service.
-    Service,
-    /// Perhaps the answer of a service's endpoint, or of a flow to a service that is gone.
-    Back,
-    /// From or to an endpoint with policy, and not translated.
-    Policed,
 }
 
 /// A packet whose flow is to be looked up.
@@ -86,6 +72,10 @@ struct Asked {
     icmp_code: u8,
     /// Policy is to be asked.
     policed: bool,
+    /// It came out of a tunnel.
+    tunnelled: bool,
+    /// Untracked rules of a host endpoint have accepted it.
+    accepted: bool,
 }
 
 impl Asked {
@@ -125,6 +115,8 @@ pub struct Tracker {
     guard: Guard,
     claims: Claims,
     scratch: Option<Box<Scratch>>,
+    /// Flows of this burst whose way out is to be asked about.
+    pub begun: Vec<hosts::Begun>,
     /// Fragments whose first one has come: to be tracked and routed after the burst.
     pub released: Vec<Packet>,
     /// Fragments that have waited too long, or had to make room: to be dropped.
@@ -159,6 +151,7 @@ impl Tracker {
                 tuples: [Tuple::default(); BATCH],
                 found: [None; BATCH],
             })),
+            begun: Vec::new(),
             released: Vec::new(),
             expired: Vec::new(),
         })
@@ -299,6 +292,7 @@ impl Tracker {
         let (signal, part, local) = (subject.signal, subject.part, dst.has(Class::LOCAL));
         let code = packet.head().get(usize::from(packet.l4) + 1).copied();
         let (in_port, icmp_code) = (packet.in_port, code.unwrap_or_default());
+        let accepted = self.ask_untracked(packet, (&tuple, icmp_code), part)?;
         let asked = Asked {
             at: 0,
             way,
@@ -312,6 +306,8 @@ impl Tracker {
             in_port,
             icmp_code,
             policed,
+            tunnelled: packet.is_from_tunnel(),
+            accepted,
         };
         Ok(asked)
     }
@@ -346,34 +342,6 @@ impl Tracker {
         };
         let is_hairpin = asked.settled() == Way::Out && to_outside;
         if is_hairpin { self.once_more(rules, packet, now_ns) } else { verdict }
-    }
-}
-
-/// `None` for packets that are neither translated nor answered by ones that are.
-#[inline]
-fn way_of(rules: &Rules, src: Class, dst: Class) -> Option<Way> {
-    if dst.has(Class::OUTSIDE) {
-        return Some(if src.is_pod() { Way::Out } else { Way::In });
-    }
-    if rules.is_translated(src, dst) {
-        return Some(Way::Out);
-    }
-    rules.is_translated(dst, src).then_some(Way::Through)
-}
-
-/// An error goes the way of the answers to the packet that it quotes, also when a router tells it
-/// whose own address is not translated (RFC 5508 REQ-5).
-#[cold]
-fn way_of_error(rules: &Rules, quoted: &Tuple) -> Option<Way> {
-    way_of(rules, rules.ranges.class(quoted.dst), rules.ranges.class(quoted.src))
-}
-
-/// Whether a packet to an outside address may be for a mapping: questions of ICMP never are, and of
-/// the host's own address only some ports.
-fn is_for_nat(rules: &Rules, dst: Class, tuple: &Tuple, signal: Signal) -> bool {
-    match signal {
-        Signal::Query { asks: true } => !dst.has(Class::LOCAL),
-        _ => rules.is_for_nat(dst, tuple.dst_port),
     }
 }
 

@@ -248,6 +248,7 @@ fn take_off(
     }
     // Inside the first frame: the headers have been read there.
     let _ = packet.pull_front(begin);
+    packet.set_from_tunnel();
     Ok(mac)
 }
 

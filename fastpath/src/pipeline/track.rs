@@ -11,8 +11,9 @@ use crate::forward;
 use crate::nat::{Rules, Tracker, Verdict};
 use crate::packet::Packet;
 use crate::parse::Parsed;
-use crate::policy::Hit;
+use crate::policy::{Hit, Way};
 use crate::port::{BURST, PortId};
+use crate::tables::Target;
 use std::net::IpAddr;
 
 impl Pipeline {
@@ -41,10 +42,30 @@ impl Pipeline {
             }
         }
         tracker.track(rules, burst, &mut verdicts[..burst.len()], view.now_ns);
+        if !tracker.begun.is_empty() {
+            self.ask_ways_out(view, burst, &mut verdicts);
+        }
+        let Some(tracker) = &self.tracker else { return };
         found.note_verdicts(&verdicts[..burst.len()], burst);
         if !tracker.expired.is_empty() {
             self.drop_expired(view);
         }
+    }
+
+    /// Asks the host endpoints of the devices that new flows leave by. Where a packet goes is looked
+    /// up once more then: the first ones of flows are few.
+    #[cold]
+    fn ask_ways_out(&mut self, view: View<'_>, burst: &[Packet], verdicts: &mut [Verdict]) {
+        let Some(tracker) = &mut self.tracker else { return };
+        let mut begun = std::mem::take(&mut tracker.begun);
+        for one in begun.drain(..) {
+            let Some(packet) = burst.get(one.at) else { continue };
+            let Some(way) = way_out(view, packet) else { continue };
+            if let Err(verdict) = tracker.ask_way_out(&one, way) {
+                verdicts[one.at] = verdict;
+            }
+        }
+        tracker.begun = begun;
     }
 
     /// Without a table for flows nothing passes that policy would have to be asked about.
@@ -73,6 +94,7 @@ impl Pipeline {
         let Some(tracker) = self.tracker_for(rules, view) else { return Some(packet) };
         let mut verdicts = [Verdict::Go];
         tracker.track(rules, std::slice::from_mut(&mut packet), &mut verdicts, view.now_ns);
+        self.ask_ways_out(view, std::slice::from_ref(&packet), &mut verdicts);
         self.follow_sessions();
         match verdicts[0] {
             Verdict::Go | Verdict::Rewritten => return Some(packet),
@@ -212,6 +234,20 @@ impl Pipeline {
             tracker.expired.drain(..).for_each(|packet| packet.free(&mut self.pool));
         }
     }
+}
+
+/// Where a packet leaves; `None` when it does not.
+fn way_out(view: View<'_>, packet: &Packet) -> Option<Way> {
+    let adjacency = match view.tables.target(super::look_up_one(view.fib, packet)) {
+        Target::Forward(adjacency) => adjacency,
+        Target::Ecmp(group) => {
+            let group = view.tables.ecmp_groups.get(group as usize)?;
+            group.select(crate::flow_hash::flow_hash(packet))
+        }
+        _ => return None,
+    };
+    let adjacency = view.tables.adjacency(adjacency)?;
+    Some(Way { port: adjacency.port, tunnelled: adjacency.tunnel.is_some() })
 }
 
 /// What a packet that was parsed before is.

@@ -32,7 +32,7 @@ impl Policy {
     }
 
     fn hear(&self, question: &Question, classifier: &Classifier, staged: bool) -> Decision {
-        let packet = as_policy_sees(question);
+        let packet = as_policy_sees(&question.tuple, question.icmp_code);
         let classes = classifier.classes(&packet);
         let decision = Decision::default();
         let mut hearing = Hearing { policy: self, classifier, staged, packet, classes, decision };
@@ -42,7 +42,7 @@ impl Policy {
 
     /// The rules with action Log that a packet has met, with the endpoint and its direction.
     pub fn logged(&self, question: &Question, decision: &Decision) -> Vec<(Ruling, Origin)> {
-        let packet = as_policy_sees(question);
+        let packet = as_policy_sees(&question.tuple, question.icmp_code);
         let mut logged = Vec::new();
         for ruling in decision.rulings.into_iter().flatten().filter(|one| one.outcome.logged) {
             let endpoint = self.endpoint(ruling.endpoint);
@@ -51,7 +51,7 @@ impl Policy {
             let Some(handle) = handle else { continue };
             let classifier = self.classifier_of(&ruling);
             let (place, classes) =
-                ((handle, Stage::Normal, ruling.direction), classifier.classes(&packet));
+                ((handle, ruling.stage, ruling.direction), classifier.classes(&packet));
             let note = |origin: &Origin| logged.push((ruling, origin.clone()));
             classifier.decide_and_log(place, &packet, classes, note);
         }
@@ -85,7 +85,8 @@ impl Hearing<'_> {
         let handle = handle.ok_or(DropReason::UnknownEndpoint)?;
         let place = (handle, Stage::Normal, direction);
         let outcome = self.classifier.decide(place, &self.packet, self.classes);
-        let ruling = Ruling { endpoint: at, direction, staged: self.staged, outcome };
+        let (stage, staged) = (Stage::Normal, self.staged);
+        let ruling = Ruling { endpoint: at, stage, direction, staged, outcome };
         self.decision.rulings[direction as usize] = Some(ruling);
         if outcome.verdict == Verdict::Allow { Ok(()) } else { Err(denied) }
     }
@@ -93,10 +94,10 @@ impl Hearing<'_> {
 
 /// A flow's name in policy's words. The type of an ICMP question stands in the place of its port;
 /// of other protocols than these the flow knows no ports.
-fn as_policy_sees(question: &Question) -> Packet {
-    let Tuple { src, dst, src_port, dst_port, protocol } = question.tuple;
+pub(super) fn as_policy_sees(tuple: &Tuple, icmp_code: u8) -> Packet {
+    let Tuple { src, dst, src_port, dst_port, protocol } = *tuple;
     let transport = if protocol::is_icmp(protocol) {
-        Transport::Icmp { kind: dst_port as u8, code: question.icmp_code }
+        Transport::Icmp { kind: dst_port as u8, code: icmp_code }
     } else if matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         Transport::Ports { source: src_port, destination: dst_port }
     } else {

@@ -87,6 +87,8 @@ impl Sketch {
             endpoints,
             classifier: classifier.clone(),
             staged: None,
+            guards: &[],
+            tunnels: None,
             seats: &[
                 (UPLINK, Seat::Network),
                 (POD_A, Seat::Endpoint(0)),

@@ -121,6 +121,8 @@ fn policy() -> Policy {
         endpoints: vec![endpoint("web"), endpoint("closed")],
         classifier: classifier.clone(),
         staged: None,
+        guards: &[],
+        tunnels: None,
         seats: &[
             (PortId(WEB as u16), Seat::Endpoint(0)),
             (PortId(CLOSED as u16), Seat::Endpoint(1)),

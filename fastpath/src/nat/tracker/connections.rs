@@ -74,6 +74,9 @@ impl Tracker {
     pub(super) fn begin_counted(&mut self, rules: &Rules, asked: &Asked) -> Begun {
         let begun = self.begin(rules, asked).inspect(|(id, _)| self.stamp(*id));
         self.settle_claim(begun.as_ref().ok().map(|(id, _)| *id));
+        if let Ok((id, _)) = begun {
+            self.note_begun(asked, id);
+        }
         begun
     }
 

@@ -10,11 +10,11 @@ use crate::flow::{Address, Direction as FlowDirection, Session, SessionId, Tuple
 use crate::flow_log::{FlowLog, Record};
 use crate::limit::ConnectionLimit;
 use crate::packet::Packet;
-use crate::policy::{Hit, Policy, Question, Ruling, Seat};
+use crate::policy::{Decision, Hit, Judgement, Policy, Question, Ruling, Seat, Way as HostWay};
 use crate::port::PortId;
 use ahash::AHashMap;
-use margay_acl::Direction;
 use margay_acl::origin::Origin;
+use margay_acl::{Direction, Stage};
 use std::sync::Arc;
 
 /// Rules of endpoints that are counted; further ones are not.
@@ -30,6 +30,8 @@ pub(super) struct Guard {
     log: Arc<FlowLog>,
     /// The clock of the data plane, as of this burst.
     pub(super) now_ns: u64,
+    /// The last that was asked and let through, where its way out is to be asked about too.
+    passed: Option<Question>,
     hits: AHashMap<Ruling, u64>,
     filed: AHashMap<Rule, u64>,
 }
@@ -92,16 +94,62 @@ impl Guard {
         let judgement = policy.judge(question);
         let (generation, at_ns) = (policy.generation(), self.now_ns);
         self.log.offer(&judgement, || Record { generation, question: *question, judgement, at_ns });
+        self.passed = Some(*question).filter(|_| policy.asks_on_the_way_out());
         let staged = judgement.staged.unwrap_or_default().rulings;
-        for ruling in judgement.real.rulings.into_iter().chain(staged).flatten() {
-            let room = self.hits.len() < HITS_MAX;
-            match self.hits.get_mut(&ruling) {
-                Some(count) => *count += 1,
-                None if room => drop(self.hits.insert(ruling, 1)),
-                None => {}
-            }
-        }
+        let rulings = judgement.real.rulings.into_iter().chain(staged).flatten();
+        rulings.for_each(|ruling| self.count(ruling));
         judgement.real.dropped.map_or(Ok(()), Err)
+    }
+
+    fn count(&mut self, ruling: Ruling) {
+        let room = self.hits.len() < HITS_MAX;
+        match self.hits.get_mut(&ruling) {
+            Some(count) => *count += 1,
+            None if room => drop(self.hits.insert(ruling, 1)),
+            None => {}
+        }
+    }
+
+    /// True when there are host endpoints with a word on forwarded traffic.
+    #[inline]
+    pub(super) fn has_hosts(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.has_guards())
+    }
+
+    /// True when packets of known flows that come by a port are asked about too.
+    pub(super) fn asks_every_packet(&self, port: PortId) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.asks_every_packet(port))
+    }
+
+    pub(super) fn is_local(&self, address: Address) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.is_local(address))
+    }
+
+    /// The first packet that was let through last, if its way out is to be asked about.
+    #[inline]
+    pub(super) fn question_of_way_out(&mut self) -> Option<Question> {
+        self.passed.take()
+    }
+
+    /// Asks a stage of the host endpoint that guards a way.
+    pub(super) fn ask_host(
+        &mut self,
+        way: HostWay,
+        (stage, direction): (Stage, Direction),
+        (tuple, icmp_code): (&Tuple, u8),
+    ) -> Result<Option<Ruling>, Verdict> {
+        let Some(policy) = &self.policy else { return Ok(None) };
+        let asked = policy.ask_host(way, (stage, direction), (tuple, icmp_code));
+        let Some(ruling) = asked else { return Ok(None) };
+        let dropped = ruling.passes_host().err();
+        let mut real = Decision { dropped, ..Decision::default() };
+        real.rulings[direction as usize] = Some(ruling);
+        let (judgement, generation) = (Judgement { real, staged: None }, policy.generation());
+        let (question, at_ns) =
+            (Question { from: Seat::Network, tuple: *tuple, icmp_code }, self.now_ns);
+        self.log.offer(&judgement, || Record { generation, question, judgement, at_ns });
+        self.count(ruling);
+        dropped.map_or(Ok(Some(ruling)), |reason| Err(Verdict::Drop(reason)))
     }
 
     /// Files what was counted under the snapshot's numbers, and forgets endpoints that are gone
@@ -179,6 +227,7 @@ impl Tracker {
     /// Asks policy about the first packet of a flow, whose tuple is as it leaves, but for its
     /// source, which is as it came.
     pub(super) fn admit(&mut self, asked: &Asked, tuple: Tuple) -> Result<(), Verdict> {
+        self.ask_way_in(asked, &tuple)?;
         // A mapping's address is nobody's behind the port that its packet came in by.
         let from = match asked.settled() {
             Way::In => Seat::Network,
@@ -226,11 +275,19 @@ impl Tracker {
             false => policy.seat_of(tuple.src),
         };
         let question = Question { from, tuple, icmp_code: asked.icmp_code };
-        if let Err(reason) = self.guard.judge(&question) {
+        let of_hosts = match direction == begun {
+            true => self.ask_way_in(asked, &tuple),
+            false => Ok(()),
+        };
+        let judged = of_hosts.and_then(|()| self.guard.judge(&question).map_err(Verdict::Drop));
+        if judged.is_err() {
             self.end(id);
-            return Err(Verdict::Drop(reason));
+            return judged;
         }
         self.stamp(id);
+        if direction == begun {
+            self.note_begun(asked, id);
+        }
         Ok(())
     }
 }

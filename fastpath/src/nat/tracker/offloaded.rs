@@ -13,6 +13,9 @@ impl Tracker {
     /// same: they pass untracked, or a session is theirs that they do not change. The same
     /// questions as for a packet, in the same order.
     pub(crate) fn offload_of(&self, rules: &Rules, port: PortId, tuple: &Tuple) -> Option<Offload> {
+        if self.guard.asks_every_packet(port) {
+            return None;
+        }
         let policed = self.guard.concerns(port, tuple.dst);
         if rules.only_tracks() && !policed {
             return Some((*tuple, None));

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 mod connections;
 mod fragments;
+mod hosts;
 mod icmp;
 mod model;
 mod policy;
