@@ -52,8 +52,8 @@ impl Pipeline {
         }
     }
 
-    /// Asks the host endpoints of the devices that new flows leave by. Where a packet goes is looked
-    /// up once more then: the first ones of flows are few.
+    /// Asks the host endpoints of the devices that new flows leave by. Where a packet goes is
+    /// looked up once more then: the first ones of flows are few.
     #[cold]
     fn ask_ways_out(&mut self, view: View<'_>, burst: &[Packet], verdicts: &mut [Verdict]) {
         let Some(tracker) = &mut self.tracker else { return };
