@@ -131,7 +131,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All reasons, in the order of their numbers.
-    pub const ALL: [DropReason; 60] = [
+    pub const ALL: [DropReason; 61] = [
         DropReason::Truncated,
         DropReason::EtherType,
         DropReason::NotOurMac,
