@@ -66,17 +66,16 @@ proptest! {
         let mut waiting = vec![vec![0usize; flows]; weights.len()];
         let mut next = 0;
         for _ in 0..20_000 {
-            for class in 0..weights.len() {
-                for flow in 0..flows {
+            for (class, &weight) in weights.iter().enumerate() {
+                for (flow, count) in waiting[class].iter_mut().enumerate() {
                     // The first flow has ever so many packets, which must not help it.
-                    while waiting[class][flow] < if flow == 0 { 8 } else { 3 } {
+                    while *count < if flow == 0 { 8 } else { 3 } {
                         next += 1;
                         let bytes = lengths[(next * 7 + class) % lengths.len()];
-                        let weight = weights[class];
                         let entry = Entry { weight, ..entry(class, flow as u32, bytes) };
                         let none = queue.push(entry, (class, flow, bytes));
                         prop_assert_eq!(none, None);
-                        waiting[class][flow] += 1;
+                        *count += 1;
                     }
                 }
             }
