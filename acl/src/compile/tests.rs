@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 const ADDRESSES: [&str; 10] = [
     "10.0.0.1",
@@ -316,6 +317,48 @@ fn expected(model: &Model, packet: &Packet) -> Vec<(String, Verdict, Origin, Vec
     found
 }
 
+/// Questions, and what the reference says to each.
+type Expected = Vec<(Question, Verdict)>;
+
+/// What the reference says to each question of the packets.
+fn verdicts(compiler: &Compiler, packets: &[Packet]) -> Expected {
+    let model = compiler.model();
+    let mut found = Vec::new();
+    for name in model.endpoints.keys() {
+        let Some(endpoint) = compiler.handle(name) else { continue };
+        for ((stage, direction), packet) in
+            places().flat_map(|at| packets.iter().map(move |p| (at, p)))
+        {
+            let verdict = evaluate(model, name, stage, direction, packet).verdict;
+            found.push((Question { endpoint, stage, direction, packet: *packet }, verdict));
+        }
+    }
+    found
+}
+
+/// Asks all snapshots so far, again and again, until there are no more; the first question that
+/// one of them answered as the policy that it was made of does not.
+fn read(snapshots: &Receiver<(Arc<Classifier>, Expected)>) -> Option<Question> {
+    let mut known = Vec::new();
+    loop {
+        let next = snapshots.try_recv();
+        let is_end = matches!(next, Err(TryRecvError::Disconnected));
+        known.extend(next);
+        for (classifier, expected) in &known {
+            let is_wrong = |(question, verdict): &&(Question, Verdict)| {
+                let Question { endpoint, stage, direction, packet } = question;
+                classifier.classify(*endpoint, *stage, *direction, packet).verdict != *verdict
+            };
+            if let Some((question, _)) = expected.iter().find(is_wrong) {
+                return Some(*question);
+            }
+        }
+        if is_end {
+            return None;
+        }
+    }
+}
+
 /// Everything of a snapshot that must not depend on how it came about.
 fn shape(compiler: &Compiler) -> (Counts, [usize; 3]) {
     let size = compiler.snapshot().size();
@@ -350,6 +393,30 @@ fn whole(model: &Model) -> Vec<Update> {
     let endpoints = model.endpoints.iter();
     updates.extend(endpoints.map(|(name, it)| Update::Endpoint(name.clone(), Some(it.clone()))));
     updates
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn readers_get_the_verdicts_of_one_snapshot_while_the_next_are_made(
+        updates in prop::collection::vec(update(), 10..60),
+        batch in 1usize..6,
+        packets in prop::collection::vec(packet(), 4),
+    ) {
+        let (sender, snapshots) = channel();
+        let reader = std::thread::spawn(move || read(&snapshots));
+        let mut compiler = Compiler::new();
+        for some in updates.chunks(batch) {
+            for update in some {
+                compiler.apply(update.clone()).unwrap();
+            }
+            let classifier = compiler.commit().unwrap();
+            sender.send((classifier, verdicts(&compiler, &packets))).unwrap();
+        }
+        drop(sender);
+        prop_assert_eq!(reader.join().unwrap(), None);
+    }
 }
 
 proptest! {
