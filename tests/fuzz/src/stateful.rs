@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use margay_acl::compile::Compiler;
 use margay_acl::model::{self, Action, Place, Port, Profile, Rule, Update};
 use margay_acl::{Direction, Stage};
+use margay_fastpath::drop_reason::DropReason;
 use margay_fastpath::flow::{Address, Limits, Timeouts};
 use margay_fastpath::nat::{Class, Filtering, PortRange, Ranges, Rules};
 use margay_fastpath::policy::{Endpoint, Layout, Policy, Seat, ToHost};
@@ -152,17 +153,24 @@ impl Default for Conversation {
 }
 
 impl Conversation {
-    /// One packet, and what must hold of a pod that may nothing.
+    /// One packet, and what must hold of a pod that may nothing. No port here refuses sources that
+    /// are not its own, and known flows pass: nobody else begins flows in the pod's name, and what
+    /// it sends in others' names may be one of theirs.
     pub fn packet(&mut self, ingress: usize, bytes: &[u8]) -> Fate {
+        let is_of_closed = |src: IpAddr| CLOSED_NETS.iter().any(|text| net(text).contains(&src));
+        let source = addresses(bytes).map(|(src, _)| src);
+        if ingress != CLOSED && source.is_some_and(is_of_closed) {
+            return Fate::Dropped(DropReason::Spoofed);
+        }
         let fate = self.way.packet(ingress, bytes);
-        if ingress == CLOSED {
+        if ingress == CLOSED && source.is_none_or(is_of_closed) {
             let silent = matches!(fate, Fate::Dropped(_) | Fate::Answered | Fate::Waiting);
             assert!(silent, "{fate:?} from the pod that may not send");
         }
         let passed = self.way.sent().iter().filter(|sent| !sent.made_here);
         for sent in passed.clone().filter(|_| fate != Fate::Answered) {
-            let closed = |dst: IpAddr| CLOSED_NETS.iter().any(|text| net(text).contains(&dst));
-            assert!(!destination(&sent.bytes).is_some_and(closed), "to the pod that may not");
+            let to_closed = addresses(&sent.bytes).is_some_and(|(_, dst)| is_of_closed(dst));
+            assert!(!to_closed, "to the pod that may not");
         }
         self.sent.extend(passed.cloned());
         let old = self.sent.len().saturating_sub(REMEMBERED);
@@ -220,11 +228,16 @@ impl Conversation {
     }
 }
 
-fn destination(frame: &[u8]) -> Option<IpAddr> {
+/// Source and destination of an IP packet.
+fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let link = ethernet::View::new(frame)?;
     match link.ethertype() {
-        ethernet::IPV4 => ipv4::View::new(link.payload()).map(|ip| ip.dst().into()),
-        ethernet::IPV6 => ipv6::View::new(link.payload()).map(|ip| ip.dst().into()),
+        ethernet::IPV4 => {
+            ipv4::View::new(link.payload()).map(|ip| (ip.src().into(), ip.dst().into()))
+        }
+        ethernet::IPV6 => {
+            ipv6::View::new(link.payload()).map(|ip| (ip.src().into(), ip.dst().into()))
+        }
         _ => None,
     }
 }
