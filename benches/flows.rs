@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! cargo bench -p margay-fastpath --bench flows -- \
-//!     [--flows 65536,1048576] [--per-endpoint N] [--repeats N]
+//!     [--flows 65536,1048576] [--per-endpoint N] [--repeats N] [--rules 0,100,1000,10000]
 //! ```
 //!
 //! For each number of flows: new flows a second into an empty table and into one whose flows have
 //! ended, packets a second over all flows in both directions, and memory. What is beside
-//! translation (making 60-byte packets, route, rewrite) is measured too, with NAT off. See
-//! `benches/README.md` for figures.
+//! translation (making 60-byte packets, route, rewrite) is measured too, with NAT off. With
+//! `--rules` flows have policy of so many rules instead. See `benches/README.md` for figures.
 
+#[path = "flows/rules.rs"]
+mod rules;
 #[path = "flows/traffic.rs"]
 mod traffic;
 #[path = "flows/worker.rs"]
@@ -28,6 +30,9 @@ struct Arguments {
     /// Flows of each inside endpoint, which share its mapping.
     #[arg(long, default_value_t = 1)]
     per_endpoint: u32,
+    /// Numbers of rules of policy: without translation, and of the first number of flows.
+    #[arg(long, value_delimiter = ',')]
+    rules: Vec<u32>,
     /// Runs; the median counts.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
@@ -50,6 +55,9 @@ struct Figures {
 
 fn main() {
     let arguments = Arguments::parse();
+    if !arguments.rules.is_empty() {
+        return rules::run(&arguments);
+    }
     println!("one worker, {} flows an inside endpoint", arguments.per_endpoint);
     println!(
         "{:>9} {:>13} {:>13} {:>19} {:>19} {:>9} {:>7}",

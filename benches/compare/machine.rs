@@ -125,3 +125,27 @@ pub(crate) fn share_priority(thread: &str) -> Result<()> {
     process::run_ok(process::command("renice", &["-n", own, "-p", thread]), "", LIMIT)?;
     Ok(())
 }
+
+/// A setting of the kernel's, which is as it was when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    path: &'static str,
+    before: String,
+}
+
+impl Setting {
+    /// Writes `value` to a file under /proc/sys.
+    pub(crate) fn set(path: &'static str, value: &str) -> Result<Setting> {
+        let before = fs::read_to_string(path).context(path)?;
+        fs::write(path, value).context(path)?;
+        Ok(Setting { path, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(self.path, self.before.trim()) {
+            eprintln!("compare: {} not set back: {error}", self.path);
+        }
+    }
+}

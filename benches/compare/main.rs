@@ -1,7 +1,7 @@
 //! Runs margay and its peers side by side on this machine, and prints what each does.
 //!
 //! ```text
-//! cargo bench --bench compare -- [--only veth,memory,tcp,nat] [--repeats N] [--seconds S]
+//! cargo bench --bench compare -- [--only veth,memory,tcp,nat,acl] [--repeats N] [--seconds S]
 //!     [--save NAME]
 //! ```
 //!
@@ -9,6 +9,8 @@
 //! random order, repeated; a table and JSON give median, spread and ratios. What cannot run says
 //! SKIPPED and why. Everything that is set up (namespaces, huge pages, mounts) is undone.
 
+mod acl;
+mod felix;
 mod forwarder;
 mod l3fwd;
 mod machine;
@@ -33,7 +35,7 @@ const STEAL_LIMIT: f64 = 0.01;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The sections to run.
-    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp", "nat"])]
+    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp", "nat", "acl"])]
     only: Vec<Section>,
     /// Runs of each peer.
     #[arg(long, default_value_t = 5)]
@@ -59,6 +61,8 @@ enum Section {
     Tcp,
     /// A million flows from veth to veth, their sources translated.
     Nat,
+    /// New flows to a pod with policy.
+    Acl,
 }
 
 /// One measurement of one peer, in the section's unit.
@@ -105,6 +109,7 @@ fn main() -> Result<()> {
             Section::Veth => report.add(veth::run(&arguments)),
             Section::Tcp => report.add(tcp::run(&arguments)),
             Section::Nat => nat::run(&arguments).into_iter().for_each(|found| report.add(found)),
+            Section::Acl => acl::run(&arguments).into_iter().for_each(|found| report.add(found)),
         }
     }
     print!("{}", report.text());

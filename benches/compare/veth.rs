@@ -15,7 +15,7 @@ use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::process::{self, pause};
 use margay::lab::scope::Scope;
 use margay::lab::store::Store;
-use margay_fastpath::sys::bpf::generator::{Check, Generator, Sink};
+use margay_fastpath::sys::bpf::generator::{Check, Generator, GeneratorError, Sink};
 use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
 use serde_json::Value;
@@ -37,11 +37,14 @@ pub(crate) const IN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
 const OUT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
 const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x13]);
 
+/// Makes a generator of frames that go out of a device.
+type Make = fn(&[Vec<u8>], u32) -> Result<Generator, GeneratorError>;
+
 /// The three namespaces with their links. The router's end of each has its address.
 pub(crate) struct Rig {
     generator: Namespace,
     pub(crate) router: Namespace,
-    sink: Namespace,
+    pub(crate) sink: Namespace,
     pub(crate) scope: Scope,
 }
 
@@ -77,6 +80,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 impl Rig {
     pub(crate) fn new() -> Result<Rig> {
+        Rig::with_egress("out0")
+    }
+
+    /// The device towards the sink has this name.
+    pub(crate) fn with_egress(egress: &str) -> Result<Rig> {
         let scope = Scope::new()?;
         let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
         let [generator, router, sink] = namespaces;
@@ -94,7 +102,7 @@ impl Rig {
         )?;
         connect(
             spec,
-            &end(&rig.router, "out0", Some(&out_mac), "10.20.0.1/24")?,
+            &end(&rig.router, egress, Some(&out_mac), "10.20.0.1/24")?,
             &end(&rig.sink, "s0", Some(&sink_mac), "10.20.0.2/24")?,
         )?;
         // Without XDP or GRO a veth does not take redirected frames; the sink answers nobody.
@@ -102,7 +110,7 @@ impl Rig {
         let napi = rig.sink.command("ethtool", &["-K", "s0", "gro", "on"]);
         process::run_ok(napi, "", COMMAND_LIMIT)?;
         rig.router
-            .ip(&format!("neigh replace 10.20.0.2 lladdr {sink_mac} dev out0 nud permanent"))?;
+            .ip(&format!("neigh replace 10.20.0.2 lladdr {sink_mac} dev {egress} nud permanent"))?;
         Ok(rig)
     }
 
@@ -118,7 +126,7 @@ impl Rig {
     }
 
     /// The kernel receives on the router's core: in a thread of its own, pinned there.
-    fn pin_receive(&self) -> Result<()> {
+    pub(crate) fn pin_receive(&self) -> Result<()> {
         self.tool("sh", &["-c", "echo 1 > /sys/class/net/in0/threaded"])?;
         let threads = self.tool("pgrep", &["^napi/in0-"])?;
         for thread in threads.split_whitespace() {
@@ -145,9 +153,18 @@ impl Rig {
         frames: &[Vec<u8>],
         work: impl FnOnce(&Generator) -> Result<()> + Send,
     ) -> Result<()> {
+        self.generate_made(Generator::new, frames, work)
+    }
+
+    fn generate_made(
+        &self,
+        make: Make,
+        frames: &[Vec<u8>],
+        work: impl FnOnce(&Generator) -> Result<()> + Send,
+    ) -> Result<()> {
         self.generator.enter(|| {
             pin(GENERATOR_CORE);
-            work(&Generator::new(frames, self.egress()?)?)
+            work(&make(frames, self.egress()?)?)
         })
     }
 
@@ -164,11 +181,21 @@ impl Rig {
         ttl: u8,
         time: Duration,
     ) -> Result<f64> {
+        self.measure_made(Generator::new, frames, (ttl, time))
+    }
+
+    /// The same with a generator that `make` makes.
+    pub(crate) fn measure_made(
+        &self,
+        make: Make,
+        frames: &[Vec<u8>],
+        (ttl, time): (u8, Duration),
+    ) -> Result<f64> {
         let sink = self.sink(ttl)?;
         let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let ((packets, good), elapsed) = std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                self.generate(frames, |generator| {
+                self.generate_made(make, frames, |generator| {
                     begun.store(true, Ordering::Relaxed);
                     while !stop.load(Ordering::Relaxed) {
                         generator.send(BATCH)?;
@@ -263,18 +290,26 @@ pub(crate) fn route_by_margay(
         offload,
         detached: false,
     };
-    let mut daemon = Daemon::start_with(spec, &rig.router, settings)?;
-    daemon.wait_ready()?;
-    let tasks = format!("/proc/{}/task", daemon.pid());
-    for task in fs::read_dir(&tasks).context(tasks)?.flatten() {
-        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        if name.starts_with("worker-") {
-            let thread = task.file_name().to_string_lossy().into_owned();
-            rig.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), &thread])?;
-        }
-    }
+    let daemon = rig.daemon(spec, settings)?;
     if offload {
         rig.pin_receive()?;
     }
     Ok(daemon)
+}
+
+impl Rig {
+    /// A daemon, its worker pinned to the router's core.
+    pub(crate) fn daemon(&self, spec: DaemonSpec, settings: Value) -> Result<Daemon> {
+        let mut daemon = Daemon::start_with(spec, &self.router, settings)?;
+        daemon.wait_ready()?;
+        let tasks = format!("/proc/{}/task", daemon.pid());
+        for task in fs::read_dir(&tasks).context(tasks)?.flatten() {
+            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            if name.starts_with("worker-") {
+                let thread = task.file_name().to_string_lossy().into_owned();
+                self.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), &thread])?;
+            }
+        }
+        Ok(daemon)
+    }
 }

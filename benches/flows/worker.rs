@@ -7,6 +7,7 @@ use margay_fastpath::flow::{Limits, Timeouts};
 use margay_fastpath::nat::{Class, Filtering, OWN_RANGE, Ranges, Rules};
 use margay_fastpath::packet::Packet;
 use margay_fastpath::pipeline::{Pipeline, View};
+use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{BURST, PortId};
 use margay_fastpath::sys::memory::{Arena, FramePool, HEADROOM};
 use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
@@ -102,13 +103,25 @@ fn tables(flows: Option<usize>) -> Tables {
 impl Worker {
     /// With translation for so many flows, or without any.
     pub(crate) fn new(flows: Option<usize>) -> Worker {
+        Worker::with_tables(tables(flows))
+    }
+
+    /// With policy and without translation, for so many flows.
+    pub(crate) fn with_policy(flows: usize, policy: Policy) -> Worker {
+        let limits = Limits { sessions: flows, per_source: 0 };
+        let rules = Rules::tracking(limits, Timeouts::default(), 1);
+        let (nat, policy) = (Some(rules.into()), Some(Arc::new(policy)));
+        Worker::with_tables(Tables { nat, policy, ..tables(None) })
+    }
+
+    fn with_tables(tables: Tables) -> Worker {
         let (mut writer, fib) = FibWriter::new();
         let default = "0.0.0.0/0".parse().expect("a prefix");
         writer.insert(default, TargetId(1)).expect("room for a route");
         let arena = Arena::new(4096, 0).expect("16 MiB of memory");
         Worker {
             pipeline: Pipeline::new(FramePool::new(arena), Arc::<WorkerCounters>::default()),
-            tables: tables(flows),
+            tables,
             fib,
             _writer: writer,
             now_ns: SECOND,

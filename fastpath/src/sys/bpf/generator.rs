@@ -47,6 +47,19 @@ impl Generator {
     /// frames (a veth does when its peer has an XDP program or GRO). All are of one length; behind
     /// the first [`HEAD`] bytes all have the bytes of the first.
     pub fn new(frames: &[Vec<u8>], ifindex: u32) -> Result<Generator, GeneratorError> {
+        Generator::make(frames, ifindex, Ports::Own)
+    }
+
+    /// The same with another source port each time that a frame comes round: frames are TCP or UDP
+    /// over IPv4 without options, and have no UDP checksum.
+    pub fn with_fresh_ports(frames: &[Vec<u8>], ifindex: u32) -> Result<Generator, GeneratorError> {
+        if frames.first().is_some_and(|frame| frame.len() < FRESH_MIN) {
+            return Err(GeneratorError::Frames("too short for ports"));
+        }
+        Generator::make(frames, ifindex, Ports::Fresh)
+    }
+
+    fn make(frames: &[Vec<u8>], ifindex: u32, ports: Ports) -> Result<Generator, GeneratorError> {
         let first = frames.first().ok_or(GeneratorError::Frames("none given"))?;
         if frames.len() > MAX_FLOWS {
             return Err(GeneratorError::Frames("more than 2^20 flows"));
@@ -64,7 +77,8 @@ impl Generator {
         }
         let turn = Map::new(MapKind::PerCpuArray, "mgy_turn", 4, 8, 1)?;
         let head = first.len().min(HEAD);
-        let asm = generator(&flows, &turn, frames.len() as i32, head as i32, ifindex);
+        let shape = (frames.len() as i32, head as i32);
+        let asm = generator((&flows, &turn), shape, ports, ifindex);
         let program = Program::load_xdp("mgy_generator", &asm.finish()?)?;
         Ok(Generator { program, frame: first.clone() })
     }
@@ -95,7 +109,26 @@ pub(crate) fn entry(asm: &mut Assembler, map: &Map, name: &'static str, missing:
     asm.jump_if(If::Eq, Reg::R0, 0, missing);
 }
 
-fn generator(flows: &Map, turn: &Map, count: i32, head: i32, ifindex: u32) -> Assembler {
+/// Which source ports frames have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ports {
+    /// Those that they are given with.
+    Own,
+    /// The number of times that all have been sent.
+    Fresh,
+}
+
+/// Where the source port is.
+const SOURCE_PORT: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
+/// Shortest frame with ports.
+const FRESH_MIN: usize = SOURCE_PORT + 4;
+
+fn generator(
+    (flows, turn): (&Map, &Map),
+    (count, head): (i32, i32),
+    ports: Ports,
+    ifindex: u32,
+) -> Assembler {
     let mut asm = Assembler::new();
     asm.mov(Reg::R6, Reg::R1);
     bounds(&mut asm, head, "drop");
@@ -105,6 +138,8 @@ fn generator(flows: &Map, turn: &Map, count: i32, head: i32, ifindex: u32) -> As
     asm.mov(Reg::R3, Reg::R1);
     asm.alu(Alu::Add, Reg::R3, 1);
     asm.store(Size::D, Reg::R0, 0, Reg::R3);
+    asm.mov(Reg::R9, Reg::R1);
+    asm.alu(Alu::Div, Reg::R9, count);
     asm.alu(Alu::Mod, Reg::R1, count);
     asm.store(Size::W, Reg::R10, -4, Reg::R1);
     entry(&mut asm, flows, "flows", "drop");
@@ -115,6 +150,9 @@ fn generator(flows: &Map, turn: &Map, count: i32, head: i32, ifindex: u32) -> As
             asm.store(size, Reg::R7, at as i16, Reg::R1);
             at += width;
         }
+    }
+    if ports == Ports::Fresh {
+        asm.store(Size::H, Reg::R7, SOURCE_PORT as i16, Reg::R9);
     }
     asm.load_u64(Reg::R1, u64::from(ifindex));
     asm.mov(Reg::R2, 0);
@@ -266,7 +304,26 @@ mod tests {
     }
 
     #[test]
+    fn fresh_ports_count_the_rounds() {
+        if !is_root() {
+            return;
+        }
+        let frames = [frame(64), frame(63)];
+        let generator = Generator::with_fresh_ports(&frames, 1).unwrap();
+        core_affinity::set_for_current(core_affinity::CoreId { id: 0 });
+        for at in 0..6u16 {
+            let mut expected = frames[usize::from(at % 2)].clone();
+            expected[34..36].copy_from_slice(&(at / 2).to_ne_bytes());
+            assert_eq!(run(&generator.program, &[0; 60]).packet, expected);
+        }
+    }
+
+    #[test]
     fn frames_that_cannot_be_sent_are_refused() {
+        assert!(matches!(
+            Generator::with_fresh_ports(&[vec![0; 37]], 1),
+            Err(GeneratorError::Frames(_))
+        ));
         for frames in [vec![], vec![vec![0; 13]], vec![vec![0; 60], vec![0; 61]]] {
             assert!(matches!(Generator::new(&frames, 1), Err(GeneratorError::Frames(_))));
         }
