@@ -134,20 +134,19 @@ impl Punts {
     pub fn allow(&mut self, port: PortId, cause: Cause, now_ns: u64) -> bool {
         let Allowance { per_second, burst } = cause.allowance();
         let interval_ns = 1_000_000_000 / per_second;
-        let all = self.all[cause as usize].max(now_ns);
-        if all - now_ns > interval_ns * (burst - 1) {
-            return false;
-        }
+        // Where an arrival begins from; `None` while its burst is used up.
+        let from = |arrival_ns: u64| {
+            let from = arrival_ns.max(now_ns);
+            (from - now_ns <= interval_ns * (burst - 1)).then_some(from)
+        };
+        let Some(all) = from(self.all[cause as usize]) else { return false };
         if port != PortId::NONE {
             let at = usize::from(port.0);
             if at >= self.ports.len() {
                 self.ports.resize(at + 1, Arrivals::default());
             }
             let own = &mut self.ports[at][cause as usize];
-            let arrival = (*own).max(now_ns);
-            if arrival - now_ns > interval_ns * (burst - 1) {
-                return false;
-            }
+            let Some(arrival) = from(*own) else { return false };
             *own = arrival + interval_ns;
         }
         self.all[cause as usize] = all + interval_ns / ALL_PORTS;

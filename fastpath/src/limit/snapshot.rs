@@ -51,15 +51,21 @@ impl PartialEq for Limits {
 
 impl Eq for Limits {}
 
+/// A place for each port up to the last that has something.
+fn by_port<T: Clone>(of: impl Iterator<Item = (PortId, T)>, other: T) -> Vec<T> {
+    let mut places = Vec::new();
+    for (port, value) in of {
+        let at = usize::from(port.0);
+        places.resize(places.len().max(at + 1), other.clone());
+        places[at] = value;
+    }
+    places
+}
+
 impl Limits {
     /// The limits of ports; packets to addresses with a class in `inside` are never marked.
     pub fn new(of: &[(PortId, Arc<EndpointLimits>)], inside: Ranges) -> Limits {
-        let mut ports = Vec::new();
-        for (port, limits) in of {
-            let at = usize::from(port.0);
-            ports.resize(ports.len().max(at + 1), None);
-            ports[at] = Some(limits.clone());
-        }
+        let ports = by_port(of.iter().map(|(port, limits)| (*port, Some(limits.clone()))), None);
         let marks = of.iter().any(|(_, limits)| limits.dscp().is_some());
         Limits { ports, marks, inside, ..Limits::default() }
     }
@@ -67,25 +73,14 @@ impl Limits {
     /// The weights of endpoints behind ports, 1 to [`super::WEIGHT_MAX`]; 1 for all others.
     #[must_use]
     pub fn with_weights(self, of: &[(PortId, u32)]) -> Limits {
-        let mut weights = Vec::new();
-        for (port, weight) in of {
-            let at = usize::from(port.0);
-            weights.resize(weights.len().max(at + 1), 1);
-            weights[at] = *weight;
-        }
-        Limits { weights, ..self }
+        Limits { weights: by_port(of.iter().copied(), 1), ..self }
     }
 
     /// The rates of ports that may have less than their devices take.
     #[must_use]
     pub fn with_rates(self, of: &[(PortId, Arc<PortRate>)]) -> Limits {
-        let mut rates = Vec::new();
-        for (port, rate) in of {
-            let at = usize::from(port.0);
-            rates.resize(rates.len().max(at + 1), None);
-            rates[at] = Some(rate.clone());
-        }
-        Limits { rates, ..self }
+        let rates = of.iter().map(|(port, rate)| (*port, Some(rate.clone())));
+        Limits { rates: by_port(rates, None), ..self }
     }
 
     /// The weight of what comes in by a port.
