@@ -140,16 +140,8 @@ fn margay(size: u16, time: Duration) -> Result<f64> {
         write_yaml(&store.directory().join(format!("policy-{at}.yaml")), resource)?;
     }
     let spec = DaemonSpec {
-        binary: env!("CARGO_BIN_EXE_margay").into(),
-        node: "edge1".to_owned(),
-        store: store.directory().to_owned(),
         uplinks: vec!["in0".to_owned()],
-        static_routes: Vec::new(),
-        bgp: false,
-        workers: 1,
-        directory: rig.scope.directory(),
-        offload: false,
-        detached: false,
+        ..DaemonSpec::new(env!("CARGO_BIN_EXE_margay"), "edge1", &store, &rig.scope)
     };
     let timeouts = json!({ "nf_conntrack_udp_timeout": 1 });
     let nat = json!({ "nat": { "flows": FLOWS, "timeouts": timeouts } });

@@ -60,16 +60,8 @@ fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64>
     let mut node = Node::new(1, edge, router.clone(), store.clone())?;
     if let Router::Margay(binary) = router {
         node.start_daemon(DaemonSpec {
-            binary,
-            node: "edge1".to_owned(),
-            store: store.directory().to_owned(),
             uplinks: vec![UPLINK.to_owned()],
-            static_routes: Vec::new(),
-            bgp: false,
-            workers: 1,
-            directory: scope.directory(),
-            offload: false,
-            detached: false,
+            ..DaemonSpec::new(binary, "edge1", &store, &scope)
         })?;
     }
     for name in ["a", "b"] {

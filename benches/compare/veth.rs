@@ -279,16 +279,10 @@ pub(crate) fn route_by_margay(
     let via = "10.20.0.2".parse()?;
     let routes = forwarder::routes()?.into_iter().map(|net| (net.into(), via));
     let spec = DaemonSpec {
-        binary: env!("CARGO_BIN_EXE_margay").into(),
-        node: "edge1".to_owned(),
-        store: store.directory().to_owned(),
         uplinks: vec!["in0".to_owned(), "out0".to_owned()],
         static_routes: routes.collect(),
-        bgp: false,
-        workers: 1,
-        directory: rig.scope.directory(),
         offload,
-        detached: false,
+        ..DaemonSpec::new(env!("CARGO_BIN_EXE_margay"), "edge1", store, &rig.scope)
     };
     let daemon = rig.daemon(spec, settings)?;
     if offload {

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use super::namespace::Namespace;
 use super::process::{self, Process, wait_for};
-use super::store::write_yaml;
+use super::scope::Scope;
+use super::store::{Store, write_yaml};
 
 /// Where the daemon answers `/readiness`, inside the node's namespace.
 const HEALTH_PORT: u16 = 9099;
@@ -60,6 +61,23 @@ pub struct Daemon {
 }
 
 impl DaemonSpec {
+    /// With one worker, no uplink and no route, and without BGP; its files are in the scope's
+    /// directory.
+    pub fn new(binary: impl Into<PathBuf>, node: &str, store: &Store, scope: &Scope) -> DaemonSpec {
+        DaemonSpec {
+            binary: binary.into(),
+            node: node.to_owned(),
+            store: store.directory().to_owned(),
+            uplinks: Vec::new(),
+            static_routes: Vec::new(),
+            bgp: false,
+            workers: 1,
+            directory: scope.directory(),
+            offload: false,
+            detached: false,
+        }
+    }
+
     fn file(&self, extension: &str) -> PathBuf {
         self.directory.join(format!("{}.{extension}", self.node))
     }

@@ -265,16 +265,12 @@ impl Network {
                 static_routes.clear();
             }
             node.start_daemon(DaemonSpec {
-                binary: binary.clone(),
-                node: node.name().to_owned(),
-                store: store.directory().to_owned(),
                 uplinks: vec![FABRIC.to_owned(), UPLINK.to_owned()],
                 static_routes,
                 bgp: self.spec.bgp,
                 workers: self.spec.workers,
-                directory: self.scope.directory(),
-                offload: false,
                 detached: self.spec.detached,
+                ..DaemonSpec::new(&binary, node.name(), store, &self.scope)
             })?;
         }
         Ok(())

@@ -148,15 +148,8 @@ fn margay(spec: &NetworkSpec, scope: &Scope, sessions: Vec<Session>) -> Result<D
         own.put_peer("tor", session.remote, session.remote_asn, false)?;
     }
     Ok(DaemonSpec {
-        binary: binary.clone(),
-        node: "tor".to_owned(),
-        store: own.directory().to_owned(),
-        uplinks: Vec::new(),
-        static_routes: Vec::new(),
         bgp: true,
-        workers: 1,
-        directory: scope.directory(),
-        offload: false,
         detached: spec.detached,
+        ..DaemonSpec::new(binary, "tor", &own, scope)
     })
 }

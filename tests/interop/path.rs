@@ -9,7 +9,6 @@
 //! The other one announces the server's prefix, margay the client's.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -138,16 +137,9 @@ fn writes_kernel(daemon: Daemon) -> bool {
 
 fn margay_spec(scope: &Scope, spec: &Spec) -> Result<DaemonSpec> {
     Ok(DaemonSpec {
-        binary: PathBuf::from(env!("CARGO_BIN_EXE_margay")),
-        node: "edge".to_owned(),
-        store: store(scope, spec)?.directory().to_owned(),
         uplinks: vec!["left0".to_owned(), "right0".to_owned()],
-        static_routes: Vec::new(),
         bgp: true,
-        workers: 1,
-        directory: scope.directory(),
-        offload: false,
-        detached: false,
+        ..DaemonSpec::new(env!("CARGO_BIN_EXE_margay"), "edge", &store(scope, spec)?, scope)
     })
 }
 

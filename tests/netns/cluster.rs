@@ -136,16 +136,9 @@ fn put_pools(store: &Store, encap: Encap, nat_outgoing: bool) {
 
 fn spec(node: &str, store: &Store, scope: &Scope, uplinks: &[&str]) -> DaemonSpec {
     DaemonSpec {
-        binary: crate::binary(),
-        node: node.to_owned(),
-        store: store.directory().to_owned(),
         uplinks: uplinks.iter().map(|name| (*name).to_owned()).collect(),
-        static_routes: Vec::new(),
         bgp: true,
-        workers: 1,
-        directory: scope.directory(),
-        offload: false,
-        detached: false,
+        ..DaemonSpec::new(crate::binary(), node, store, scope)
     }
 }
 

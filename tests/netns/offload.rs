@@ -71,16 +71,9 @@ impl Lab {
         let router = Router::Margay(binary.clone());
         let mut node = Node::new(1, edge, router, store.clone()).unwrap();
         let spec = DaemonSpec {
-            binary,
-            node: "edge1".to_owned(),
-            store: store.directory().to_owned(),
             uplinks: vec!["uplink0".to_owned()],
-            static_routes: Vec::new(),
-            bgp: false,
-            workers: 1,
-            directory: scope.directory(),
             offload,
-            detached: false,
+            ..DaemonSpec::new(binary, "edge1", &store, &scope)
         };
         node.start_daemon(spec).unwrap();
         let spec = PodSpec {

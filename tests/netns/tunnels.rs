@@ -72,16 +72,8 @@ impl Rig {
         let router = Router::Margay(crate::binary());
         let mut node = Node::new(1, edge, router, store.clone()).unwrap();
         node.start_daemon(DaemonSpec {
-            binary: crate::binary(),
-            node: "edge1".to_owned(),
-            store: store.directory().to_owned(),
             uplinks: vec!["uplink0".to_owned()],
-            static_routes: Vec::new(),
-            bgp: false,
-            workers: 1,
-            directory: scope.directory(),
-            offload: false,
-            detached: false,
+            ..DaemonSpec::new(crate::binary(), "edge1", &store, &scope)
         })
         .unwrap();
         Rig { node, mid, far, scope }
