@@ -68,8 +68,14 @@ impl Search<'_> {
 impl<D: Datastore> Ipam<'_, D> {
     /// Gives out addresses; fewer than asked for, with reasons, where there are no more.
     pub async fn assign(&self, request: &Request) -> Result<Assigned, IpamError> {
-        let labels = labels_of(&self.node(&request.host).await?);
-        let all = self.pools().await?;
+        let (node, all, config, reserved, own) = tokio::try_join!(
+            self.node(&request.host),
+            self.pools(),
+            self.config(),
+            self.reservations(),
+            self.affinities(&request.host),
+        )?;
+        let labels = labels_of(&node);
         let asker = Asker {
             node: &labels,
             namespace: request.namespace.as_ref(),
@@ -84,12 +90,11 @@ impl<D: Datastore> Ipam<'_, D> {
         let mut search = Search {
             request,
             attribute: Attribute::new(&request.handle, request.attributes.clone()),
-            config: self.config().await?,
-            reserved: self.reservations().await?,
+            config,
+            reserved,
             pools,
             given: Vec::new(),
         };
-        let own = self.affinities(&request.host).await?;
         let own = self.shed(&request.host, own, &all, &labels).await?;
         for (cidr, confirmed) in &own {
             if search.missing() == 0 || search.pool_of(*cidr).is_none() {
@@ -142,22 +147,50 @@ impl<D: Datastore> Ipam<'_, D> {
         cidr: IpNet,
         own_only: bool,
     ) -> Result<bool, IpamError> {
+        let mut counted = 0;
+        let outcome = self.take_counted(search, cidr, own_only, &mut counted).await;
+        let taken = match &outcome {
+            // Without an answer the block may have been written: the handle still leads to it.
+            Err(IpamError::Store(_)) => counted,
+            outcome => outcome.as_ref().ok().and_then(Option::as_ref).map_or(0, Vec::len),
+        };
+        if counted > taken {
+            self.count_down(&search.request.handle, cidr, counted - taken, None).await?;
+        }
+        let Some(taken) = outcome? else { return Ok(false) };
+        let length = cidr.prefix_len();
+        search.given.extend(taken.into_iter().filter_map(|ip| IpNet::new(ip, length).ok()));
+        Ok(true)
+    }
+
+    /// The same, after the handle was counted up by as many as are to be taken: `counted` tells.
+    async fn take_counted(
+        &self,
+        search: &Search<'_>,
+        cidr: IpNet,
+        own_only: bool,
+        counted: &mut usize,
+    ) -> Result<Option<Vec<IpAddr>>, IpamError> {
         let request = search.request;
         for _ in 0..RETRIES {
-            let Some(mut stored) = self.block(cidr).await? else { return Ok(false) };
+            let Some(mut stored) = self.block(cidr).await? else { return Ok(None) };
             if own_only && stored.block.host() != Some(&request.host) {
-                return Ok(true);
+                return Ok(Some(Vec::new()));
             }
             stored.block.collect(self.cooldown(&search.config));
             let taken = stored.block.assign(search.missing(), &search.attribute, &search.reserved);
             if taken.is_empty() {
-                return Ok(true);
+                return Ok(Some(taken));
             }
-            if self.write_counted(stored, &request.handle, taken.len()).await? {
-                let length = cidr.prefix_len();
-                let nets = taken.into_iter().filter_map(|ip| IpNet::new(ip, length).ok());
-                search.given.extend(nets);
-                return Ok(true);
+            // What was counted for a write that came too late counts for the next one.
+            if taken.len() > *counted {
+                self.count_up(&request.handle, cidr, taken.len() - *counted).await?;
+                *counted = taken.len();
+            }
+            match self.write(stored).await {
+                Ok(()) => return Ok(Some(taken)),
+                Err(error) if lost_race(&error) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         Err(IpamError::Contended(format!("block {cidr}")))
@@ -175,7 +208,7 @@ impl<D: Datastore> Ipam<'_, D> {
         match self.write(stored).await {
             Ok(()) => Ok(true),
             Err(error) if lost_race(&error) => {
-                self.count_down(handle, cidr, by).await?;
+                self.count_down(handle, cidr, by, None).await?;
                 Ok(false)
             }
             // Without an answer the block may have been written: the handle still leads to it.

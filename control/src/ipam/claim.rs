@@ -24,7 +24,7 @@ const PENDING_DELETION: &str = "pendingDeletion";
 impl<D: Datastore> Ipam<'_, D> {
     /// Blocks that a host has, or is about to have (false), in order.
     pub(super) async fn affinities(&self, host: &str) -> Result<Vec<(IpNet, bool)>, IpamError> {
-        let listing = self.store.list("BlockAffinity").await?;
+        let listing = self.store.list_affinities(host).await?;
         let of_host = listing.documents.iter().filter(|affinity| {
             let spec = affinity.spec();
             spec["node"] == host && spec["type"] != "virtual" && state(affinity) != PENDING_DELETION

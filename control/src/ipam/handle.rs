@@ -13,6 +13,12 @@ impl<D: Datastore> Ipam<'_, D> {
         cidr: IpNet,
         by: usize,
     ) -> Result<(), IpamError> {
+        // Most handles are new: a pod gets its addresses at once.
+        match self.store.create(fresh(handle, cidr, by)?).await {
+            Ok(_) => return Ok(()),
+            Err(error) if lost_race(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
         for _ in 0..RETRIES {
             let outcome = match self.store.get(&key("IPAMHandle", handle)).await {
                 Ok(found) => {
@@ -21,11 +27,7 @@ impl<D: Datastore> Ipam<'_, D> {
                     blocks.insert(cidr.to_string(), json!(before + by));
                     self.store.update(with_blocks(found, blocks)).await
                 }
-                Err(StoreError::NotFound(_)) => {
-                    let blocks = json!({cidr.to_string(): by});
-                    let spec = json!({"handleID": handle, "block": blocks, "deleted": false});
-                    self.store.create(document("IPAMHandle", handle, spec)?).await
-                }
+                Err(StoreError::NotFound(_)) => self.store.create(fresh(handle, cidr, by)?).await,
                 Err(error) => Err(error),
             };
             match outcome {
@@ -38,17 +40,21 @@ impl<D: Datastore> Ipam<'_, D> {
     }
 
     /// Counts addresses that are released, or were not given out; a handle without any is removed.
+    /// `known` is the handle as it was read last.
     pub(super) async fn count_down(
         &self,
         handle: &str,
         cidr: IpNet,
         by: usize,
+        mut known: Option<Document>,
     ) -> Result<(), IpamError> {
         for _ in 0..RETRIES {
-            let found = match self.store.get(&key("IPAMHandle", handle)).await {
-                Ok(found) => found,
-                Err(StoreError::NotFound(_)) => return Ok(()),
-                Err(error) => return Err(error.into()),
+            let found = match known.take() {
+                Some(known) => known,
+                None => match self.handle(handle).await? {
+                    Some(found) => found,
+                    None => return Ok(()),
+                },
             };
             let mut blocks = blocks_of(&found);
             match count(&blocks, cidr).saturating_sub(by) {
@@ -68,14 +74,16 @@ impl<D: Datastore> Ipam<'_, D> {
         Err(IpamError::Contended(format!("handle {handle}")))
     }
 
-    /// The blocks that have addresses of a handle, with their counts.
-    pub(super) async fn blocks_of(&self, handle: &str) -> Result<Vec<(IpNet, usize)>, IpamError> {
-        match self.store.get(&key("IPAMHandle", handle)).await {
-            Ok(found) => Ok(counts(&found)),
-            Err(StoreError::NotFound(_)) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
-        }
+    pub(super) async fn handle(&self, handle: &str) -> Result<Option<Document>, IpamError> {
+        Ok(self.store.find(&key("IPAMHandle", handle)).await?)
     }
+}
+
+/// A handle that counts addresses of one block.
+fn fresh(handle: &str, cidr: IpNet, by: usize) -> Result<Document, StoreError> {
+    let blocks = json!({cidr.to_string(): by});
+    let spec = json!({"handleID": handle, "block": blocks, "deleted": false});
+    document("IPAMHandle", handle, spec)
 }
 
 /// Another writer was first: read again.

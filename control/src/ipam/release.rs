@@ -1,7 +1,7 @@
 //! Taking addresses back.
 
 use super::block::Release;
-use super::handle::lost_race;
+use super::handle::{counts, lost_race};
 use super::{Ipam, IpamError, RETRIES, Stored};
 use crate::store::datastore::{Datastore, StoreError};
 use ipnet::IpNet;
@@ -53,7 +53,7 @@ impl<D: Datastore> Ipam<'_, D> {
                 continue;
             }
             for (handle, count) in handles.iter().filter(|(handle, _)| !handle.is_empty()) {
-                self.count_down(handle, cidr, *count).await?;
+                self.count_down(handle, cidr, *count, None).await?;
             }
             return Ok(free);
         }
@@ -62,9 +62,11 @@ impl<D: Datastore> Ipam<'_, D> {
 
     /// Releases every address of a handle; false when there was none.
     pub async fn release_handle(&self, handle: &str) -> Result<bool, IpamError> {
-        let blocks = self.blocks_of(handle).await?;
-        let cooldown = self.cooldown(&self.config().await?);
-        let mut any = false;
+        let (found, config) = tokio::try_join!(self.handle(handle), self.config())?;
+        let Some(found) = found else { return Ok(false) };
+        let cooldown = self.cooldown(&config);
+        let blocks = counts(&found);
+        let (mut any, mut known) = (false, Some(found));
         for (cidr, counted) in blocks {
             let mut tries = 0;
             loop {
@@ -83,7 +85,7 @@ impl<D: Datastore> Ipam<'_, D> {
                 }
             }
             // What was counted and is not there was never given out.
-            self.count_down(handle, cidr, counted).await?;
+            self.count_down(handle, cidr, counted, known.take()).await?;
         }
         Ok(any)
     }

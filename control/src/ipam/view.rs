@@ -118,7 +118,7 @@ impl<D: Datastore> Ipam<'_, D> {
     /// The addresses of a handle.
     pub async fn of_handle(&self, handle: &str) -> Result<Vec<IpAddr>, IpamError> {
         let mut found = Vec::new();
-        for (cidr, _) in self.blocks_of(handle).await? {
+        for (cidr, _) in self.handle(handle).await?.iter().flat_map(counts) {
             let Some(stored) = self.block(cidr).await? else { continue };
             let own = stored.block.addresses().filter(|(_, one)| one.handle() == Some(handle));
             found.extend(own.map(|(address, _)| address));

@@ -41,6 +41,14 @@ impl Datastore for Store {
         }
     }
 
+    async fn list_affinities(&self, host: &str) -> Result<Listing, StoreError> {
+        match self {
+            Store::Embedded(store) => store.list_affinities(host).await,
+            Store::Etcd(store) => store.list_affinities(host).await,
+            Store::Kubernetes(store) => store.list_affinities(host).await,
+        }
+    }
+
     async fn get(&self, key: &Key) -> Result<Document, StoreError> {
         match self {
             Store::Embedded(store) => store.get(key).await,

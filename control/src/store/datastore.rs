@@ -20,6 +20,14 @@ pub trait Datastore: Send + Sync {
     /// All documents of a kind, by namespace and name, and what of them cannot be read.
     fn list(&self, kind: &str) -> impl Future<Output = Result<Listing, StoreError>> + Send;
 
+    /// IPAM's affinities of a host; those of others may be among them.
+    fn list_affinities(
+        &self,
+        _host: &str,
+    ) -> impl Future<Output = Result<Listing, StoreError>> + Send {
+        self.list("BlockAffinity")
+    }
+
     /// One document; [`StoreError::NotFound`] where there is none.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Document, StoreError>> + Send;
 

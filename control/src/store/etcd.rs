@@ -94,6 +94,27 @@ impl Etcd {
         Ok(document)
     }
 
+    async fn list_under(&self, kind: &str, prefixes: Vec<String>) -> Result<Listing, StoreError> {
+        let mut listing = Listing::default();
+        let mut revision = 0;
+        for prefix in prefixes {
+            let range = self.connection.all(&prefix, revision).await?;
+            revision = range.revision;
+            for kv in range.kvs {
+                match decode(&kv) {
+                    Ok(Some(document)) if document.key.kind == kind => {
+                        listing.documents.push(document);
+                    }
+                    Ok(_) => {}
+                    Err(fault) => listing.faults.push(fault),
+                }
+            }
+        }
+        listing.documents.sort_by(|one, other| one.key.cmp(&other.key));
+        listing.revision = Some(Revision(revision.to_string()));
+        Ok(listing)
+    }
+
     async fn read(&self, path: &str) -> Result<Option<KeyValue>, StoreError> {
         let key = path.as_bytes().to_vec();
         let request = RangeRequest { key, ..RangeRequest::default() };
@@ -129,24 +150,11 @@ impl Connection {
 
 impl Datastore for Etcd {
     async fn list(&self, kind: &str) -> Result<Listing, StoreError> {
-        let mut listing = Listing::default();
-        let mut revision = 0;
-        for prefix in key::prefixes(kind) {
-            let range = self.connection.all(&prefix, revision).await?;
-            revision = range.revision;
-            for kv in range.kvs {
-                match decode(&kv) {
-                    Ok(Some(document)) if document.key.kind == kind => {
-                        listing.documents.push(document);
-                    }
-                    Ok(_) => {}
-                    Err(fault) => listing.faults.push(fault),
-                }
-            }
-        }
-        listing.documents.sort_by(|one, other| one.key.cmp(&other.key));
-        listing.revision = Some(Revision(revision.to_string()));
-        Ok(listing)
+        self.list_under(kind, key::prefixes(kind)).await
+    }
+
+    async fn list_affinities(&self, host: &str) -> Result<Listing, StoreError> {
+        self.list_under("BlockAffinity", vec![format!("{}{host}/", key::HOSTS)]).await
     }
 
     async fn get(&self, key: &Key) -> Result<Document, StoreError> {

@@ -1,4 +1,5 @@
 mod clients;
+mod history;
 pub(crate) mod server;
 
 use super::message::AuthenticateRequest;

@@ -1,7 +1,9 @@
 //! Clients of IPAM at the same time, on a real etcd, also while a member dies.
 
+use super::history::History;
 use super::*;
 use crate::store::tests::addresses::{NODES, pool, work};
+use std::time::Instant;
 
 /// Says how many addresses all clients take and free together, instead of [`ADDRESSES`].
 const VARIABLE: &str = "MARGAY_IPAM_ADDRESSES";
@@ -32,8 +34,16 @@ async fn clients_of_five_nodes_get_each_address_once_and_leak_none() {
     let Some(cluster) = Cluster::start(1) else { return };
     let store = cluster.store();
     populate(&store).await;
+    let history = History::follow(cluster.connection());
     let wanted = std::env::var(VARIABLE).ok().and_then(|text| text.parse().ok());
-    work(&store, wanted.unwrap_or(ADDRESSES)).await;
+    let wanted = wanted.unwrap_or(ADDRESSES);
+    let begin = Instant::now();
+    work(&store, wanted).await;
+    let seconds = begin.elapsed().as_secs_f64();
+    let history = History::finish(history, &cluster.connection()).await;
+    println!("{} addresses in {seconds:.1} s, {} states", history.given, history.states);
+    assert!(history.given >= wanted && history.given == history.freed, "{history:?}");
+    assert!(history.is_clean(), "{history:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
