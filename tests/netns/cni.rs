@@ -1,5 +1,6 @@
 //! Pods that the CNI plugin makes on two nodes reach each other, on a directory, on etcd and on the
-//! API server of Kubernetes; and nothing is lost while the server is gone.
+//! API server of Kubernetes; and nothing is lost while the server is gone, nor by what is found
+//! when it is back. `MARGAY_OUTAGE_S=60` keeps it away for a minute.
 //!
 //! ```text
 //!   pod a -- edge1 ---+--- edge2 -- pod b
@@ -9,6 +10,8 @@
 //!
 //! The nodes start with an empty store: they find their addresses, write their Nodes and pools, and
 //! learn each other's blocks by BGP.
+
+mod garbage;
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -106,7 +109,7 @@ impl Rig {
     fn start_server(&mut self) {
         match self.kind {
             Kind::Directory => {}
-            Kind::Etcd => self.start_etcd(),
+            Kind::Etcd => self.server = Some(Server::Etcd(self.etcd(ETCD))),
             Kind::Kubernetes => {
                 let listen = || Ok(TcpListener::bind(KUBERNETES)?);
                 let listener = self.rack.enter(listen).unwrap();
@@ -124,21 +127,14 @@ impl Rig {
         self.state.compact();
     }
 
-    fn start_etcd(&mut self) {
+    fn etcd(&self, url: &str) -> Process {
         let (binary, data) = (etcd_binary().unwrap(), self.scope.directory().join("etcd"));
-        let command = self.rack.command(
-            binary.to_str().unwrap(),
-            &[
-                "--data-dir",
-                data.to_str().unwrap(),
-                "--listen-client-urls",
-                ETCD,
-                "--advertise-client-urls",
-                ETCD,
-            ],
-        );
+        let (binary, data) = (binary.to_str().unwrap(), data.to_str().unwrap());
+        let args =
+            ["--data-dir", data, "--listen-client-urls", url, "--advertise-client-urls", url];
+        let command = self.rack.command(binary, &args);
         let log = self.scope.directory().join("etcd.log");
-        self.server = Some(Server::Etcd(Process::start_logged(command, &log).unwrap()));
+        Process::start_logged(command, &log).unwrap()
     }
 
     fn add_node(&mut self, number: u8) {
@@ -302,18 +298,35 @@ fn nothing_is_lost_while_the_server_is_gone(kind: Kind) {
     rig.wait_ready();
     let [a, b] = rig.pods_talk();
     let target = b.1[0].to_string();
-    let ping = a.0.command("ping", &["-i", "0.02", "-w", "20", &target]);
+    let ping = a.0.command("ping", &["-i", "0.02", "-w", "600", &target]);
     let log = rig.scope.directory().join("ping.log");
     let mut ping = Process::start_logged(ping, &log).unwrap();
+    let monitor = rig.nodes[0].namespace.command("ip", &["monitor", "route"]);
+    let routes = rig.scope.directory().join("routes.log");
+    let mut monitor = Process::start_logged(monitor, &routes).unwrap();
     rig.kill_server();
     let lost = |rig: &Rig| !rig.show(0, "status")["store"]["lost"].is_null();
     wait_for("a lost store", LIMIT, || Ok(lost(&rig).then_some(()))).unwrap();
+    let outage = std::env::var("MARGAY_OUTAGE_S").ok().and_then(|text| text.parse().ok());
+    std::thread::sleep(Duration::from_secs(outage.unwrap_or(0)));
+    let good = (kind == Kind::Etcd).then(|| rig.meddle());
     rig.start_server();
     wait_for("the store again", LIMIT, || Ok((!lost(&rig)).then_some(()))).unwrap();
+    if let Some(good) = good {
+        rig.is_told_of_garbage(&good);
+    }
+    monitor.kill();
     ping.signal(nix::sys::signal::Signal::SIGINT);
     ping.end(nix::sys::signal::Signal::SIGINT, LIMIT).unwrap();
     let told = std::fs::read_to_string(&log).unwrap();
+    println!("{}", told.lines().rev().take(2).collect::<Vec<_>>().join("; "));
     assert!(told.contains(" 0% packet loss"), "{told}");
+    let changes = std::fs::read_to_string(&routes).unwrap();
+    let flaps: Vec<&str> = changes
+        .lines()
+        .filter(|line| line.contains("proto 158") && !line.contains(garbage::LATE))
+        .collect();
+    assert!(flaps.is_empty(), "{flaps:?}");
     rig.pods_go();
     // The daemon and the plugin keep to what calico-node may do.
     assert_eq!(rig.state.lock().forbidden, Vec::<String>::new());

@@ -212,7 +212,7 @@ fn states_that_must_not_be_are_noticed() {
             for (at, (path, value)) in steps.into_iter().enumerate() {
                 let gone = value.is_empty();
                 let (key, value) = (path.into_bytes(), value.into_bytes());
-                let kv = KeyValue { key, value, mod_revision: at as i64, ..KeyValue::default() };
+                let kv = KeyValue { key, value, mod_revision: at as i64 };
                 history.take(&kv, gone);
             }
             (history.given, history.freed, history.is_clean())
