@@ -8,6 +8,8 @@
 //! `no-profile`, `failsafe`, `tunnel`, `forwarded` and `stage`; `+log` and `+staged:VERDICT`
 //! follow where a rule has logged, or staged policies would decide.
 
+mod live;
+
 use super::*;
 use crate::scratch;
 use crate::store::directory::Directory;
@@ -23,8 +25,8 @@ use std::path::{Path, PathBuf};
 const SCENARIOS: usize = 300;
 const NODE: &str = "here";
 
-fn cases() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases/policy");
+fn cases(folder: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/cases").join(folder);
     let mut found: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
@@ -176,7 +178,7 @@ fn short(origin: &Origin) -> String {
 #[test]
 fn scenarios_are_decided_as_written_by_reference_and_classifier() {
     let (mut checked, mut wrong) = (0, Vec::new());
-    for case in cases() {
+    for case in cases("policy") {
         let events = events(&case);
         let forward = policies(&events);
         let backward = policies(events.iter().rev());
