@@ -25,6 +25,7 @@ pub use flow_logs::{FlowLogSettings, LINES_MAX};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
 pub use startup::{DefaultPool, NODENAME_FILE, OwnAddress, StartupSettings};
+pub(crate) use store::SECRET_NAMESPACES;
 pub use store::{StoreConfig, StoreKind};
 pub use tunnels::{EXTERNAL_NODES_MAX, MTU_FILE, TunnelSettings};
 

@@ -112,7 +112,11 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<(),
             .map_err(|error| DaemonError::of("health")(&error))?,
     ];
     let handle = kernel::connect().map_err(|error| DaemonError::of("kernel")(&error))?;
-    let store = Store::open(&config.store).map_err(|error| DaemonError::of("datastore")(&error))?;
+    let mut place = config.store.clone();
+    if let Some(namespace) = &config.bgp.secret_namespace {
+        place.secret_namespaces = vec![namespace.clone()];
+    }
+    let store = Store::open(&place).map_err(|error| DaemonError::of("datastore")(&error))?;
     let startup = Startup::start(&config, &store, status.clone());
     let inputs = Inputs {
         kernel: watch::start(watch::RECEIVE_BUFFER)

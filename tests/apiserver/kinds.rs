@@ -14,6 +14,7 @@ pub(crate) struct Kind {
 
 const CRD: &str = "crd.projectcalico.org/v1";
 const V3: &str = "projectcalico.org/v3";
+const POLICY: &str = "policy.networking.k8s.io/v1alpha2";
 
 const fn kind(
     api: &'static str,
@@ -26,7 +27,7 @@ const fn kind(
 }
 
 /// Kubernetes' own.
-const CORE: [Kind; 9] = [
+const CORE: [Kind; 10] = [
     kind("v1", "Namespace", "namespaces", false, &["ns"]),
     kind("v1", "Node", "nodes", false, &["no"]),
     kind("v1", "Pod", "pods", true, &["po"]),
@@ -36,6 +37,7 @@ const CORE: [Kind; 9] = [
     kind("v1", "ConfigMap", "configmaps", true, &["cm"]),
     kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", true, &["netpol"]),
     kind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true, &[]),
+    kind(POLICY, "ClusterNetworkPolicy", "clusternetworkpolicies", false, &["cnp"]),
 ];
 
 /// Calico's, in either of its groups.

@@ -75,7 +75,14 @@ impl State {
     pub(crate) fn put_kind(&self, kind: &str, object: Value) {
         let kind = *self.kinds.iter().find(|known| known.kind == kind).unwrap();
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
-        self.create(&kind, &namespace, object).unwrap();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let key = key_of(&kind, &namespace, name);
+        let known = self.lock().objects.contains_key(&key);
+        let done = match known {
+            true => self.update(&kind, &key, object, ""),
+            false => self.create(&kind, &namespace, object),
+        };
+        done.unwrap();
     }
 
     /// The object of a kind.

@@ -59,8 +59,13 @@ pub struct StoreConfig {
     /// empty for the one that is served.
     #[serde(rename = "calicoAPIGroup")]
     pub calico_api_group: String,
+    /// Namespaces of Kubernetes that have Secrets with BGP's passwords; set from BGP's settings.
+    #[serde(skip)]
+    pub secret_namespaces: Vec<String>,
 }
 
+/// Namespaces that calico-node runs in, as Calico's operator and its manifests have it.
+pub(crate) const SECRET_NAMESPACES: [&str; 2] = ["calico-system", "kube-system"];
 /// Groups that Calico's custom resources may be in.
 pub(crate) const CALICO_GROUPS: [&str; 2] = ["crd.projectcalico.org/v1", "projectcalico.org/v3"];
 
@@ -99,6 +104,7 @@ impl Default for StoreConfig {
             k8s_api_token: String::new(),
             k8s_insecure_skip_tls_verify: false,
             calico_api_group: String::new(),
+            secret_namespaces: SECRET_NAMESPACES.map(str::to_owned).to_vec(),
         }
     }
 }

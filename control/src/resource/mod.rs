@@ -16,6 +16,7 @@ pub mod policy;
 pub mod qos;
 pub mod secret;
 pub mod service;
+pub mod v1;
 pub mod workload_endpoint;
 
 use serde::Deserialize;

@@ -4,18 +4,20 @@
 //! `kind` knows the paths; `custom`, `node`, `pod` and `profile` turn objects into documents and
 //! back, and `follow` lists and watches what the daemon lives on. A write compares the
 //! resourceVersion; one that is repeated because its answer was lost, and finds what it wrote, is
-//! done. Everything keeps to the rights that Calico's manifest gives calico-node. Left out:
-//! credentials from programs, Secrets with BGP passwords, ClusterNetworkPolicy.
+//! done. Everything keeps to the rights that Calico's manifest gives calico-node, and to those to
+//! Secrets with BGP's passwords that people may add. Left out: `usePodCIDR`.
 
 mod access;
 mod connection;
 mod custom;
 mod dial;
+mod exec;
 mod follow;
 mod kind;
 mod node;
 mod pod;
 mod profile;
+mod secrets;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -52,6 +54,8 @@ struct Server {
     connection: Connection,
     /// Calico's resources are in the group `projectcalico.org/v3`, once that is known.
     native: OnceCell<bool>,
+    /// Where passwords of BGP are.
+    secret_namespaces: Vec<String>,
 }
 
 /// What became of all objects of a path at one state.
@@ -69,7 +73,8 @@ impl Kubernetes {
             "" => OnceCell::new(),
             group => OnceCell::new_with(Some(group == kind::V3)),
         };
-        Ok(Kubernetes { server: Arc::new(Server { connection, native }) })
+        let secret_namespaces = config.secret_namespaces.clone();
+        Ok(Kubernetes { server: Arc::new(Server { connection, native, secret_namespaces }) })
     }
 
     async fn place_of(&self, kind: &str) -> Result<Option<Place>, StoreError> {
@@ -228,8 +233,11 @@ impl Server {
         let mut from = String::new();
         loop {
             let part = match from.is_empty() {
-                true => format!("{path}?limit={PAGE}"),
-                false => format!("{path}?limit={PAGE}&continue={}", kind::escaped(&from)),
+                true => format!("{path}{}limit={PAGE}", kind::joint(path)),
+                false => {
+                    let joint = kind::joint(path);
+                    format!("{path}{joint}limit={PAGE}&continue={}", kind::escaped(&from))
+                }
             };
             let outcome = match patient {
                 true => self.connection.get(&part).await,

@@ -27,6 +27,11 @@ pub fn parse(name: &str, content: &str) -> Result<Vec<Document>, Fault> {
     values.into_iter().map(document).collect()
 }
 
+/// The values of a text, lists taken apart, whatever they are.
+pub fn values(name: &str, content: &str) -> Result<Vec<Value>, Fault> {
+    Ok(text::values(name, content)?.into_iter().map(|(_, value)| value).collect())
+}
+
 /// YAML of a value.
 pub fn yaml(value: &Value) -> String {
     text::written(value)

@@ -1,6 +1,7 @@
 //! Nodes as BGP sees them: address, AS, port, cluster id, with the defaults filled in.
 
 use super::{AS_NUMBER, LocalFacts, NORMAL_PRIORITY};
+use crate::config;
 use crate::model::Model;
 use crate::resource::bgp_configuration::{BgpConfiguration, PrefixAdvertisement};
 use crate::resource::field::SecretKey;
@@ -18,7 +19,8 @@ pub(super) struct Cluster<'a> {
 }
 
 /// Namespaces of Secrets when the configuration names none.
-const SECRET_NAMESPACES: [&str; 3] = ["calico-system", "kube-system", ""];
+const SECRET_NAMESPACES: [&str; 3] =
+    [config::SECRET_NAMESPACES[0], config::SECRET_NAMESPACES[1], ""];
 
 impl<'a> Cluster<'a> {
     pub(super) fn new(model: &'a Model, node: &'a str, facts: &'a LocalFacts) -> Cluster<'a> {

@@ -1,9 +1,10 @@
 //! Where the API server is, and who we are there: kubectl's file, Calico's settings, or the service
 //! account of the pod that this runs in.
 //!
-//! Calico's settings win over the file. Left out, with an error that says so: credentials that a
-//! program is to be asked for (`exec`, `auth-provider`), and proxies.
+//! Calico's settings win over the file. Left out, with an error that says so: `auth-provider`, and
+//! proxies.
 
+use super::exec::Exec;
 use super::tls;
 use crate::config::StoreConfig;
 use crate::store::datastore::StoreError;
@@ -39,6 +40,8 @@ pub(super) enum Token {
     Fixed(String),
     /// Kubernetes writes a new one from time to time.
     File(PathBuf),
+    /// A program gives it.
+    Exec(Exec),
 }
 
 /// What the settings come to, before files are read.
@@ -244,14 +247,16 @@ fn of_kubeconfig(
     if cluster.proxy_url.is_some() {
         return Err(refused("proxy-url is not supported".to_owned()));
     }
-    if user.exec.is_some() || user.auth_provider.is_some() {
+    if user.auth_provider.is_some() {
         let what = format!(
-            "user '{}' gets credentials from another program, which is not supported: use a token \
-             or a client certificate",
+            "user '{}' has an auth-provider, which is not supported: use exec, a token or a client \
+             certificate",
             context.user
         );
         return Err(refused(what));
     }
+    let exec = user.exec.map(|exec| Exec::of(exec, folder)).transpose();
+    let exec = exec.map_err(|what| refused(format!("user '{}': {what}", context.user)))?;
     let pem = |data: Option<String>, file: Option<PathBuf>| match data {
         Some(data) => Some(Pem::Base64(data)),
         None => file.map(|file| Pem::File(folder.join(file))),
@@ -264,7 +269,8 @@ fn of_kubeconfig(
         token: user
             .token_file
             .map(|file| Token::File(folder.join(file)))
-            .or(user.token.map(Token::Fixed)),
+            .or(user.token.map(Token::Fixed))
+            .or(exec.map(Token::Exec)),
         insecure: cluster.insecure_skip_tls_verify,
         server_name: cluster.tls_server_name,
     })
@@ -291,10 +297,12 @@ contexts:
 - {name: one, context: {cluster: c1, user: u1, namespace: x}}
 - {name: two, context: {cluster: c2, user: u1}}
 - {name: three, context: {cluster: c1, user: u2}}
+- {name: six, context: {cluster: c1, user: u3}}
 - {name: four, context: {cluster: c1, user: nobody}}
 users:
 - {name: u1, user: {token: secret}}
-- {name: u2, user: {exec: {command: gcloud}}}
+- {name: u2, user: {auth-provider: {name: oidc}}}
+- {name: u3, user: {exec: {command: gcloud}}}
 ";
 
     fn access(change: impl FnOnce(&mut StoreConfig)) -> Result<Access, StoreError> {
@@ -321,7 +329,8 @@ users:
     fn what_cannot_be_used_is_named() {
         for (context, words) in [
             ("two", "proxy-url"),
-            ("three", "another program"),
+            ("three", "auth-provider"),
+            ("six", "user 'u3': exec.apiVersion"),
             ("four", "no user 'nobody'"),
             ("five", "no context 'five'"),
         ] {

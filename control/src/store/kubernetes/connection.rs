@@ -5,6 +5,7 @@
 
 use super::access::{Access, Token};
 use super::dial::Dialer;
+use crate::clock;
 use crate::store::datastore::StoreError;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -31,6 +32,8 @@ const LINE_MAX: usize = 32 << 20;
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// A token in a file is read again after so long.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// A program is asked for a new token so long before the old one runs out.
+const TOKEN_SLACK: Duration = Duration::from_secs(10);
 
 /// The API server.
 #[derive(Debug)]
@@ -39,8 +42,8 @@ pub(super) struct Connection {
     base: String,
     client: Client<Dialer, Full<Bytes>>,
     token: Token,
-    /// The token that was read last, and when.
-    read: Mutex<Option<(String, Instant)>>,
+    /// The token that was read last, and until when it counts.
+    read: Mutex<Option<(String, Option<Instant>)>>,
 }
 
 /// What to send.
@@ -103,7 +106,8 @@ impl Connection {
                 Err(refusal) => Refusal { repeated, ..refusal },
             };
             // A token that has run out is read anew, once.
-            let renewed = refusal.code == 401 && matches!(self.token, Token::File(_)) && !denied;
+            let changes = matches!(self.token, Token::File(_) | Token::Exec(_));
+            let renewed = refusal.code == 401 && changes && !denied;
             denied |= refusal.code == 401;
             if !(refusal.is_temporary() || renewed) || begin.elapsed() > RETRY {
                 return Err(refusal);
@@ -161,7 +165,7 @@ impl Connection {
             .uri(format!("{}{}", self.base, call.path))
             .header(ACCEPT, "application/json")
             .header(USER_AGENT, "margay");
-        if let Some(token) = self.token()? {
+        if let Some(token) = self.token().await? {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let body = match &call.body {
@@ -206,22 +210,32 @@ impl Connection {
         Refusal { code: 0, reason: String::new(), message, repeated: false }
     }
 
-    fn token(&self) -> Result<Option<String>, Refusal> {
-        let path = match &self.token {
-            Token::None => return Ok(None),
-            Token::Fixed(text) => return Ok(Some(text.clone())),
-            Token::File(path) => path,
-        };
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((text, since)) = read.as_ref()
-            && since.elapsed() < TOKEN_LIFE
+    async fn token(&self) -> Result<Option<String>, Refusal> {
+        if let Token::Fixed(text) = &self.token {
+            return Ok(Some(text.clone()));
+        }
+        if let Some((text, end)) = &*self.read.lock().unwrap_or_else(PoisonError::into_inner)
+            && end.is_none_or(|end| Instant::now() < end)
         {
             return Ok(Some(text.clone()));
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| self.silent(format!("{}: {error}", path.display())))?;
-        let text = text.trim().to_owned();
-        *read = Some((text.clone(), Instant::now()));
+        let (text, end) = match &self.token {
+            Token::None | Token::Fixed(_) => return Ok(None),
+            Token::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| self.silent(format!("{}: {error}", path.display())))?;
+                (text.trim().to_owned(), Some(Instant::now() + TOKEN_LIFE))
+            }
+            Token::Exec(exec) => {
+                let exec = exec.clone();
+                let asked = tokio::task::spawn_blocking(move || exec.token()).await;
+                let asked = asked.unwrap_or_else(|error| Err(error.to_string()));
+                let (text, end) = asked.map_err(|why| self.silent(why))?;
+                let left = |end: u64| Duration::from_secs(end.saturating_sub(clock::now()));
+                (text, end.map(|end| Instant::now() + left(end).saturating_sub(TOKEN_SLACK)))
+            }
+        };
+        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some((text.clone(), end));
         Ok(Some(text))
     }
 }

@@ -8,7 +8,7 @@
 use super::connection::{Lines, Refusal, Status};
 use super::kind::{self, Form, Place};
 use super::view::View;
-use super::{Objects, Server, custom, node, pod};
+use super::{Objects, Server, custom, node, pod, secrets};
 use crate::random;
 use crate::resource::{Key, Resource};
 use crate::store::datastore::Document;
@@ -108,18 +108,22 @@ pub(super) async fn run(server: Arc<Server>, sender: mpsc::Sender<Batch>) {
     // Dropped, and with it the tasks, when this ends.
     let mut tasks = JoinSet::new();
     for (source, place) in places.iter().enumerate() {
-        let task = Source { server: server.clone(), place: place.clone(), source };
+        let path = place.path();
+        let task = Source { server: server.clone(), place: place.clone(), path, source };
         tasks.spawn(task.run(news.clone()));
     }
-    drop(news);
+    let mut secrets = secrets::Wanted::new(places.len());
     let mut view = View::new(places.len());
     let mut waiting = Vec::with_capacity(NEWS);
     loop {
         tokio::select! {
             () = sender.closed() => return,
-            count = told.recv_many(&mut waiting, NEWS) => if count == 0 { return },
+            _ = told.recv_many(&mut waiting, NEWS) => {}
         }
         for one in waiting.drain(..) {
+            for task in secrets.of(&server, &one.what) {
+                tasks.spawn(task.run(news.clone()));
+            }
             view.take(one);
         }
         if let Some(batch) = view.batch()
@@ -148,14 +152,16 @@ async fn group(server: &Server, sender: &mpsc::Sender<Batch>) -> bool {
 }
 
 /// One kind.
-struct Source {
-    server: Arc<Server>,
-    place: Place,
-    source: usize,
+pub(super) struct Source {
+    pub(super) server: Arc<Server>,
+    pub(super) place: Place,
+    /// Of all its objects, or with a selector of some.
+    pub(super) path: String,
+    pub(super) source: usize,
 }
 
 impl Source {
-    async fn run(self, news: mpsc::Sender<News>) {
+    pub(super) async fn run(self, news: mpsc::Sender<News>) {
         let (mut version, mut wait) = (None, WAIT.0);
         loop {
             let before = version.clone();
@@ -163,7 +169,7 @@ impl Source {
             if version != before {
                 wait = WAIT.0;
             }
-            let path = self.place.path();
+            let path = &self.path;
             match end {
                 End::Unheard => return,
                 End::Over => continue,
@@ -171,7 +177,12 @@ impl Source {
                     tracing::info!("{path}: the watch cannot go on, everything is read again");
                     version = None;
                 }
-                End::Failed(refusal) if refusal.is_missing() => {
+                End::Failed(refusal)
+                    if refusal.is_missing() || self.place.is_optional() && refusal.code == 403 =>
+                {
+                    if refusal.code == 403 {
+                        tracing::warn!("{path}: {}; it counts as not there", refusal.message);
+                    }
                     version = None;
                     if self.tell(&news, What::All(Vec::new())).await.is_err() {
                         return;
@@ -202,13 +213,13 @@ impl Source {
     /// Lists if it must, and watches; `version` is what has been told.
     async fn follow(&self, version: &mut Option<String>, news: &mpsc::Sender<News>) -> End {
         let outcome: Result<(), End> = async {
-            let path = self.place.path();
+            let path = &self.path;
             let from = match version.clone() {
                 Some(from) => from,
                 None => {
                     let take = |object| Object::new(&self.place, object);
                     let Objects { items, version: from } =
-                        self.server.all(&path, false, take).await?;
+                        self.server.all(path, false, take).await?;
                     self.tell(news, What::All(items)).await?;
                     *version = Some(from.clone());
                     from
@@ -216,8 +227,9 @@ impl Source {
             };
             let seconds = WATCH_S + u64::from(random::bytes::<1>()[0]) * WATCH_S / 256;
             let path = format!(
-                "{path}?watch=true&allowWatchBookmarks=true&resourceVersion={from}\
-                 &timeoutSeconds={seconds}"
+                "{path}{}watch=true&allowWatchBookmarks=true&resourceVersion={from}\
+                 &timeoutSeconds={seconds}",
+                kind::joint(path)
             );
             let mut lines = self.server.connection.lines(&path).await?;
             self.tell(news, What::Found).await?;

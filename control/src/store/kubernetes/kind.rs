@@ -13,6 +13,7 @@ pub(super) const V3: &str = "projectcalico.org/v3";
 const CORE: &str = "v1";
 const NETWORKING: &str = "networking.k8s.io/v1";
 const DISCOVERY: &str = "discovery.k8s.io/v1";
+const POLICY: &str = "policy.networking.k8s.io/v1alpha2";
 
 /// IPAM's kinds, none of which has a namespace: kind, plural, and plural where resources of
 /// `projectcalico.org/v3` are stored as they are.
@@ -25,7 +26,7 @@ const IPAM: [(&str, &str, &str); 4] = [
 
 /// Kinds of Kubernetes that are taken as they are: kind here, kind there, group, plural, and
 /// whether it has a namespace.
-const PLAIN: [(&str, &str, &str, &str, bool); 7] = [
+const PLAIN: [(&str, &str, &str, &str, bool); 8] = [
     ("Pod", "Pod", CORE, "pods", true),
     ("Namespace", "Namespace", CORE, "namespaces", false),
     ("ServiceAccount", "ServiceAccount", CORE, "serviceaccounts", true),
@@ -33,10 +34,14 @@ const PLAIN: [(&str, &str, &str, &str, bool); 7] = [
     ("Secret", "Secret", CORE, "secrets", true),
     ("EndpointSlice", "EndpointSlice", DISCOVERY, "endpointslices", true),
     ("KubernetesNetworkPolicy", "NetworkPolicy", NETWORKING, "networkpolicies", true),
+    (CLUSTER_POLICY, "ClusterNetworkPolicy", POLICY, "clusternetworkpolicies", false),
 ];
+/// ClusterNetworkPolicy, which not every cluster has.
+const CLUSTER_POLICY: &str = "KubernetesClusterNetworkPolicy";
 
-/// What the daemon follows. Secrets and handles are not within calico-node's rights.
-pub(super) const FOLLOWED: [&str; 22] = [
+/// What the daemon follows. Handles cannot be watched; of Secrets only those are read that BGP's
+/// resources name.
+pub(super) const FOLLOWED: [&str; 23] = [
     "ClusterInformation",
     "Node",
     "IPPool",
@@ -49,6 +54,7 @@ pub(super) const FOLLOWED: [&str; 22] = [
     "GlobalNetworkPolicy",
     "NetworkPolicy",
     "KubernetesNetworkPolicy",
+    CLUSTER_POLICY,
     "StagedGlobalNetworkPolicy",
     "StagedNetworkPolicy",
     "StagedKubernetesNetworkPolicy",
@@ -124,6 +130,11 @@ pub(super) fn place(kind: &str, native: bool) -> Option<Place> {
 }
 
 impl Place {
+    /// calico-node may be without the right to it: it counts as not there then.
+    pub(super) fn is_optional(&self) -> bool {
+        matches!(self.kind, "Secret" | CLUSTER_POLICY)
+    }
+
     /// Path of all objects.
     pub(super) fn path(&self) -> String {
         format!("{}/{}", root(self.api), self.plural)
@@ -161,6 +172,11 @@ pub(super) fn root(api: &str) -> String {
         true => format!("/apis/{api}"),
         false => format!("/api/{api}"),
     }
+}
+
+/// What stands between a path, which may have a query, and more of a query.
+pub(super) fn joint(path: &str) -> char {
+    if path.contains('?') { '&' } else { '?' }
 }
 
 /// As one segment of a path.

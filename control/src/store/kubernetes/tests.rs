@@ -1,6 +1,7 @@
 #[path = "../../../../tests/apiserver/mod.rs"]
 mod apiserver;
 mod kubectl;
+mod optional;
 mod secured;
 
 use super::*;
