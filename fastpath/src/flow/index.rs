@@ -30,7 +30,11 @@ impl Index {
     /// For `entries` entries. Errors when there is no address space.
     pub(super) fn new(entries: usize) -> std::io::Result<Index> {
         let buckets = (entries * 16).div_ceil(LOAD_OF_16 * WAYS).next_power_of_two();
-        Ok(Index { words: WordTable::new(buckets * WORDS)?, mask: buckets - 1 })
+        let words = WordTable::new(buckets * WORDS)?;
+        // From the first entry on: a table that is moved to them once it is full enough stops the
+        // worker for half a second.
+        words.prefer_huge_pages();
+        Ok(Index { words, mask: buckets - 1 })
     }
 
     /// Places in all.
@@ -42,11 +46,6 @@ impl Index {
     /// Bytes that it takes when all of it is in use.
     pub(super) fn bytes(&self) -> usize {
         self.words.len() * size_of::<u32>()
-    }
-
-    /// Moves to huge pages.
-    pub(super) fn promote(&self) {
-        self.words.promote();
     }
 
     #[inline]

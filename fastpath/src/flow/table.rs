@@ -28,8 +28,6 @@ pub use offloaded::Carried;
 pub const BATCH: usize = 64;
 /// Sessions that are looked at for one that gives way.
 const EARLY_DROP_TRIES: usize = 16;
-/// From so many sessions on the index is in huge pages.
-const PROMOTE_AT: usize = 1 << 15;
 
 /// How much a table takes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,15 +31,20 @@ impl WordTable {
         Ok(WordTable { start, words, bytes })
     }
 
+    /// Takes huge pages from now on. False when the kernel has none.
+    pub fn prefer_huge_pages(&self) -> bool {
+        // SAFETY: the range is this value's own mapping; the advice changes no byte of it.
+        unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes, libc::MADV_HUGEPAGE) == 0 }
+    }
+
     /// Moves what is there to huge pages, and takes huge ones from now on. Readers and the writer
     /// may go on meanwhile. False when the kernel refuses; then the table stays as it is.
     pub fn promote(&self) -> bool {
+        let advised = self.prefer_huge_pages();
         let start = self.start.as_ptr().cast();
-        // SAFETY: the range is this value's own mapping; the advice changes no byte of it.
-        let advised = unsafe { libc::madvise(start, self.bytes, libc::MADV_HUGEPAGE) } == 0;
         // Parts with no page at all make the call fail after it has done the others, and kernels
         // before 6.1 don't know it: the kernel's own collapsing follows in both cases.
-        // SAFETY: as above; collapsing keeps the contents.
+        // SAFETY: the range is this value's own mapping; collapsing keeps the contents.
         unsafe { libc::madvise(start, self.bytes, libc::MADV_COLLAPSE) };
         advised
     }

@@ -1,6 +1,6 @@
 //! The slots of sessions, taken and given back, and how many each source has.
 
-use super::{FlowTable, PROMOTE_AT, Refused};
+use super::{FlowTable, Refused};
 use crate::flow::address::Address;
 use crate::flow::session::{Place, Session, SessionId};
 use crate::flow::wheel::{Links, NONE};
@@ -42,9 +42,6 @@ impl FlowTable {
     pub(super) fn take_slot(&mut self, session: Session) -> SessionId {
         self.live += 1;
         self.changes += 1;
-        if self.live == PROMOTE_AT {
-            self.index.promote();
-        }
         if self.free == NONE {
             self.slab.0.push(session);
             return SessionId(self.slab.0.len() as u32 - 1);
