@@ -117,7 +117,7 @@ impl FlowFilter {
     }
 
     fn keeps(&self, session: &Session) -> bool {
-        let (original, reply) = (session.original, session.translated.reversed());
+        let (original, reply) = (session.original(), session.translated().reversed());
         let is = |wanted: Option<IpAddr>, any: &[Address]| {
             wanted.is_none_or(|wanted| any.contains(&wanted.into()))
         };
@@ -145,10 +145,10 @@ impl FlowFilter {
 fn answer_of(flow: Flow) -> FlowAnswer {
     let session = &flow.session;
     FlowAnswer {
-        protocol: protocol_name(session.original.protocol),
+        protocol: protocol_name(session.original().protocol),
         state: session.state().name().to_owned(),
-        original: session.original.into(),
-        reply: session.translated.reversed().into(),
+        original: session.original().into(),
+        reply: session.translated().reversed().into(),
         translated: session.is_translated(),
         assured: session.is_assured(),
         packets: session.packets,

@@ -80,7 +80,7 @@ impl Dataplane {
     pub fn end_flows(&self, flows: &[Flow]) -> usize {
         let of_worker = |worker: usize| {
             let own = flows.iter().filter(|flow| flow.worker == worker);
-            own.map(|flow| (flow.id, flow.session.original)).collect::<Vec<_>>()
+            own.map(|flow| (flow.id, flow.session.original())).collect::<Vec<_>>()
         };
         let mut ended = 0;
         for worker in 0..self.threads.len() {

@@ -21,6 +21,24 @@ impl Address {
         self.0[3]
     }
 
+    /// The words of it, the first one the most significant.
+    #[inline]
+    pub(super) fn words(self) -> [u32; 4] {
+        self.0
+    }
+
+    /// The IPv4 address of these bits.
+    #[inline]
+    pub(super) fn of_v4(bits: u32) -> Address {
+        Address([0, 0, MAPPED, bits])
+    }
+
+    /// The address of these words.
+    #[inline]
+    pub(super) fn of_words(words: [u32; 4]) -> Address {
+        Address(words)
+    }
+
     /// The 128 bits.
     #[inline]
     pub fn bits(self) -> u128 {
@@ -101,6 +119,38 @@ impl Tuple {
             dst_port: self.src_port,
             protocol: self.protocol,
         }
+    }
+}
+
+/// A tuple of IPv4 with ports: what most packets have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TupleV4 {
+    /// Who sends.
+    pub src: u32,
+    /// To whom.
+    pub dst: u32,
+    /// Port of the sender.
+    pub src_port: u16,
+    /// Port of the receiver.
+    pub dst_port: u16,
+    /// Protocol number of IP.
+    pub protocol: u8,
+}
+
+impl TupleV4 {
+    /// The same flow in the other direction.
+    #[inline]
+    #[must_use]
+    pub fn reversed(self) -> TupleV4 {
+        let TupleV4 { src, dst, src_port, dst_port, protocol } = self;
+        TupleV4 { src: dst, dst: src, src_port: dst_port, dst_port: src_port, protocol }
+    }
+}
+
+impl From<TupleV4> for Tuple {
+    fn from(tuple: TupleV4) -> Tuple {
+        let TupleV4 { src, dst, src_port, dst_port, protocol } = tuple;
+        Tuple { src: Address::of_v4(src), dst: Address::of_v4(dst), src_port, dst_port, protocol }
     }
 }
 

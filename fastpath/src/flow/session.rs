@@ -1,8 +1,9 @@
 //! One session: both its tuples, its state, and where it hangs in the table's lists.
 
-use super::address::Tuple;
+use super::address::{Address, Tuple, TupleV4};
 use super::protocol::{self, State};
 use super::wheel::Links;
+use crate::port::PortId;
 
 /// Number of a session in its table; given to another one once it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,33 +30,51 @@ impl Direction {
     }
 }
 
-/// Two lines of the cache, which some processors fetch together when they are a pair.
+/// Two lines of the cache. An established flow of IPv4 needs the first one only; the second one has
+/// what IPv6 addresses are longer, and the lists.
 #[derive(Debug, Clone)]
 #[repr(C, align(128))]
 pub struct Session {
-    /// As the one who began sends.
-    pub original: Tuple,
-    /// As the one who answers receives it; equal to `original` unless it is translated.
-    pub translated: Tuple,
+    /// The last words of the addresses: as the one who began sends (source, destination), and as
+    /// the one who answers receives it.
+    low: [u32; 4],
+    /// The ports, in the same order.
+    ports: [u16; 4],
+    pub(super) protocol: u8,
     pub(super) state: State,
     pub(super) bits: u8,
     pub(super) place: Place,
     /// Its slot in the wheel.
     pub(super) slot: u16,
+    pub(super) is_v4: bool,
     /// When the last packet came, in seconds on the table's clock.
     pub last_seen_s: u32,
-    pub(super) wheel: Links,
-    /// Sessions with the same mapping, in a ring.
-    pub(super) ring: Links,
     /// Packets by direction; they begin anew at 2^32.
     pub packets: [u32; 2],
     /// The snapshot of policy that let it through; 0 where none was asked.
     pub judged: u32,
     /// Bytes of IP packets, both directions together.
     pub bytes: u64,
+    /// The rules under which packets were found to fare alike; 0 for none.
+    pub(super) alike: u32,
+    /// By direction, the port whose packets do; [`PortId::NONE`] for none.
+    pub(super) alike_by: [PortId; 2],
+    pub(super) lists: Lists,
+}
+
+/// The second line of a session.
+#[derive(Debug, Clone)]
+#[repr(C, align(64))]
+pub(super) struct Lists {
+    pub(super) wheel: Links,
+    /// Sessions with the same mapping, in a ring.
+    pub(super) ring: Links,
+    /// The other words of IPv6 addresses.
+    high: [[u32; 3]; 4],
 }
 
 const _: () = assert!(size_of::<Session>() == 128);
+const _: () = assert!(std::mem::offset_of!(Session, lists) == 64);
 
 /// What stands for the session in the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +91,104 @@ pub(super) enum Place {
 }
 
 impl Session {
+    /// A session that begins at `now_s`, and is in no list yet.
+    pub(super) fn new(
+        (original, translated): (Tuple, Tuple),
+        state: State,
+        bytes: u32,
+        now_s: u32,
+    ) -> Session {
+        let addresses = [original.src, original.dst, translated.src, translated.dst];
+        let words = addresses.map(Address::words);
+        Session {
+            low: words.map(|[.., low]| low),
+            ports: [original.src_port, original.dst_port, translated.src_port, translated.dst_port],
+            protocol: original.protocol,
+            state,
+            bits: 0,
+            place: Place::Tuples,
+            slot: 0,
+            is_v4: addresses.iter().all(|address| address.is_v4()),
+            last_seen_s: now_s,
+            packets: [1, 0],
+            judged: 0,
+            bytes: u64::from(bytes),
+            alike: 0,
+            alike_by: [PortId::NONE; 2],
+            lists: Lists {
+                wheel: Links::NONE,
+                ring: Links::NONE,
+                high: words.map(|[high @ .., _]| high),
+            },
+        }
+    }
+
+    #[inline]
+    fn address(&self, at: usize) -> Address {
+        let low = self.low[at];
+        if self.is_v4 {
+            return Address::of_v4(low);
+        }
+        let [a, b, c] = self.lists.high[at];
+        Address::of_words([a, b, c, low])
+    }
+
+    /// As the one who began sends.
+    #[inline]
+    pub fn original(&self) -> Tuple {
+        Tuple {
+            src: self.address(0),
+            dst: self.address(1),
+            src_port: self.ports[0],
+            dst_port: self.ports[1],
+            protocol: self.protocol,
+        }
+    }
+
+    /// As the one who answers receives it; equal to the original unless it is translated.
+    #[inline]
+    pub fn translated(&self) -> Tuple {
+        Tuple {
+            src: self.address(2),
+            dst: self.address(3),
+            src_port: self.ports[2],
+            dst_port: self.ports[3],
+            protocol: self.protocol,
+        }
+    }
+
+    /// The original tuple's words, or the translated one's.
+    #[inline]
+    fn words(&self, translated: bool) -> TupleV4 {
+        let at = if translated { 2 } else { 0 };
+        TupleV4 {
+            src: self.low[at],
+            dst: self.low[at + 1],
+            src_port: self.ports[at],
+            dst_port: self.ports[at + 1],
+            protocol: self.protocol,
+        }
+    }
+
+    /// [`Session::arriving`] and [`Session::leaving`] of a session of IPv4.
+    #[inline]
+    pub(super) fn of_v4(&self, direction: Direction) -> (TupleV4, TupleV4) {
+        let (original, translated) = (self.words(false), self.words(true));
+        match direction {
+            Direction::Original => (original, translated),
+            Direction::Reply => (translated.reversed(), original.reversed()),
+        }
+    }
+
+    /// Counts a packet, of so many bytes of IP.
+    #[inline]
+    pub(super) fn count(&mut self, (direction, bytes): (Direction, u32), now_s: u32) {
+        self.last_seen_s = now_s;
+        let packets = &mut self.packets[direction as usize];
+        *packets = packets.wrapping_add(1);
+        self.bytes += u64::from(bytes);
+    }
+
     /// Where it is in its life.
     #[inline]
     pub fn state(&self) -> State {
@@ -99,7 +216,7 @@ impl Session {
     /// True when an address or a port is changed on the way.
     #[inline]
     pub fn is_translated(&self) -> bool {
-        self.original != self.translated
+        self.original() != self.translated()
     }
 
     /// True when its outside address and port are its own for all destinations.
@@ -121,8 +238,8 @@ impl Session {
     #[inline]
     pub fn arriving(&self, direction: Direction) -> Tuple {
         match direction {
-            Direction::Original => self.original,
-            Direction::Reply => self.translated.reversed(),
+            Direction::Original => self.original(),
+            Direction::Reply => self.translated().reversed(),
         }
     }
 
@@ -130,8 +247,8 @@ impl Session {
     #[inline]
     pub fn leaving(&self, direction: Direction) -> Tuple {
         match direction {
-            Direction::Original => self.translated,
-            Direction::Reply => self.original.reversed(),
+            Direction::Original => self.translated(),
+            Direction::Reply => self.original().reversed(),
         }
     }
 }

@@ -16,11 +16,13 @@ use crate::sys::table::{prefer_huge_pages, prefetch};
 use ahash::{AHashMap, RandomState};
 use std::hash::{BuildHasher, Hasher};
 
+mod alike;
 mod keys;
 mod mapping;
 mod offloaded;
 mod slots;
 
+pub use alike::Alike;
 use keys::Key;
 pub use offloaded::Carried;
 
@@ -92,7 +94,7 @@ struct Slab(Vec<Session>);
 impl Linked for Slab {
     #[inline]
     fn links(&mut self, id: u32) -> &mut Links {
-        &mut self.0[id as usize].wheel
+        &mut self.0[id as usize].lists.wheel
     }
 }
 
@@ -216,7 +218,7 @@ impl FlowTable {
     fn prefetch_slot(&self, id: u32) {
         if let Some(session) = self.slab.0.get(id as usize) {
             prefetch(session);
-            prefetch(&session.last_seen_s);
+            prefetch(&session.lists);
         }
     }
 
@@ -253,10 +255,7 @@ impl FlowTable {
     #[inline]
     pub fn seen(&mut self, id: SessionId, seen: Seen, now_s: u32) {
         let Some(session) = self.slab.0.get_mut(id.0 as usize) else { return };
-        session.last_seen_s = now_s;
-        let packets = &mut session.packets[seen.direction as usize];
-        *packets = packets.wrapping_add(1);
-        session.bytes += u64::from(seen.bytes);
+        session.count((seen.direction, seen.bytes), now_s);
         let before = (session.state, session.bits);
         let (state, bits) = session.after(seen.direction, seen.signal);
         (session.state, session.bits) = (state, bits);
@@ -310,20 +309,7 @@ impl FlowTable {
         if self.live >= self.limits.sessions {
             *gave_way = Some(self.early_drop().ok_or(Refused::Full)?);
         }
-        let id = self.take_slot(Session {
-            original,
-            translated,
-            state,
-            bits: 0,
-            place: Place::Tuples,
-            slot: 0,
-            last_seen_s: now_s,
-            wheel: Links::NONE,
-            ring: Links::NONE,
-            packets: [1, 0],
-            judged: 0,
-            bytes: u64::from(bytes),
-        });
+        let id = self.take_slot(Session::new((original, translated), state, bytes, now_s));
         if !self.index_tuples(id) {
             self.release_slot(id);
             return Err(Refused::Full);
@@ -358,7 +344,7 @@ impl FlowTable {
         let slot = self.slot_of(id);
         self.wheel.remove(&mut self.slab, id.0, slot);
         let session = self.release_slot(id);
-        self.forget_source(session.original.src);
+        self.forget_source(session.original().src);
         Some(Removed { id, session, ends_mapping })
     }
 

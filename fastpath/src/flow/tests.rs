@@ -134,7 +134,7 @@ fn compare(table: &FlowTable, model: &[Plain]) {
     for session in model {
         let (id, _) = table.find(&session.tuples.0).unwrap();
         let found = table.get(id).unwrap();
-        assert_eq!((found.original, found.translated), session.tuples);
+        assert_eq!((found.original(), found.translated()), session.tuples);
         assert_eq!((found.state, found.bits), (session.state, session.bits));
         assert_eq!(found.last_seen_s, session.last_s);
     }

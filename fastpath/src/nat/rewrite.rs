@@ -6,10 +6,10 @@
 //! addresses, port and checksums, and the error's own checksum over all of that.
 
 use super::subject::{QUOTE, quoted_transport};
-use crate::flow::{Address, Tuple};
+use crate::flow::{Address, Tuple, TupleV4};
 use crate::packet::Packet;
 use crate::segment;
-use margay_tunnels::wire::{checksum, ipv6, protocol, tcp, udp};
+use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
 
 /// What a sum of 16-bit words changes by, as an unfolded sum.
 #[derive(Debug, Clone, Copy, Default)]
@@ -130,6 +130,28 @@ fn put_checksum(transport: &mut [u8], number: u8, (pseudo, ports): (Delta, Delta
         _ => whole.finished(field),
     };
     put16(transport, at, value);
+}
+
+/// [`translate`] for a packet that [`super::subject::plain_v4`] has found to have the tuple `from`.
+#[inline]
+pub(super) fn translate_v4(packet: &mut Packet, from: &TupleV4, to: &TupleV4) {
+    const LEAST: usize = ipv4::MIN_HEADER_LEN + udp::HEADER_LEN;
+    let l3 = usize::from(packet.l3);
+    let Some(ip) = packet.head_mut().get_mut(l3..) else { return };
+    let Some(start) = ip.first_chunk_mut::<LEAST>() else { return };
+    // The sum of 32-bit words folds to that of their halves (RFC 1071 2).
+    let changed = |old: u32, new: u32| u64::from(!old) + u64::from(new);
+    let pseudo = Delta(changed(from.src, to.src) + changed(from.dst, to.dst));
+    let mut ports = Delta::default();
+    ports.word(from.src_port, to.src_port);
+    ports.word(from.dst_port, to.dst_port);
+    let sum = pseudo.finished(u16::from_be_bytes([start[10], start[11]]));
+    start[10..12].copy_from_slice(&sum.to_be_bytes());
+    start[12..16].copy_from_slice(&to.src.to_be_bytes());
+    start[16..20].copy_from_slice(&to.dst.to_be_bytes());
+    start[20..22].copy_from_slice(&to.src_port.to_be_bytes());
+    start[22..24].copy_from_slice(&to.dst_port.to_be_bytes());
+    put_checksum(&mut ip[ipv4::MIN_HEADER_LEN..], to.protocol, (pseudo, ports), false);
 }
 
 /// Rewrites a packet to have the tuple `to`. `with_ports` is false for fragments behind the first.

@@ -3,9 +3,9 @@
 //! ICMP errors are about another packet: their tuple is that of the packet that they quote
 //! (RFC 5508 4), which travels the other way. Later fragments have no ports.
 
-use crate::flow::{Address, Signal, Tuple};
+use crate::flow::{Address, Signal, Tuple, TupleV4};
 use crate::packet::Packet;
-use margay_tunnels::wire::{ipv4, ipv6, protocol, tcp};
+use margay_tunnels::wire::{ipv4, ipv6, protocol, tcp, udp};
 
 /// Types of ICMP and ICMPv6 messages.
 const ICMP_ERRORS: [u8; 4] = [3, 4, 11, 12];
@@ -70,6 +70,43 @@ pub fn subject(packet: &Packet) -> Option<Subject> {
         Some((id, _)) => with_ports(&header, transport, Part::First(id)),
         None => with_ports(&header, transport, Part::Whole),
     }
+}
+
+/// The tuple and the signal of a whole packet of TCP or UDP over IPv4 without options, with its
+/// checksum finished, that did not come out of a tunnel. `None` for all others, and for SYN, FIN
+/// and RST.
+#[inline]
+pub(super) fn plain_v4(packet: &Packet) -> Option<(TupleV4, Signal)> {
+    const ADDRESSES: usize = 12;
+    const PORTS: usize = ipv4::MIN_HEADER_LEN;
+    const LEAST: usize = PORTS + udp::HEADER_LEN;
+    const FLAGS: usize = PORTS + 13;
+    let ip = packet.head().get(usize::from(packet.l3)..)?;
+    let start = ip.first_chunk::<LEAST>()?;
+    let is_plain = start[0] == 0x45
+        && u16::from_be_bytes([start[6], start[7]]) & 0x3fff == 0
+        && usize::from(packet.l4) == usize::from(packet.l3) + PORTS
+        && !packet.is_from_tunnel()
+        && !packet.offload().needs_csum;
+    let signal = match start[9] {
+        protocol::UDP => Signal::Udp,
+        protocol::TCP => {
+            let flags = *ip.get(..PORTS + tcp::MIN_HEADER_LEN)?.get(FLAGS)?;
+            (flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0).then_some(Signal::Tcp(flags))?
+        }
+        _ => return None,
+    };
+    let word =
+        |at: usize| u32::from_be_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
+    let ports = word(PORTS);
+    let tuple = TupleV4 {
+        src: word(ADDRESSES),
+        dst: word(ADDRESSES + 4),
+        src_port: (ports >> 16) as u16,
+        dst_port: ports as u16,
+        protocol: start[9],
+    };
+    is_plain.then_some((tuple, signal))
 }
 
 /// Bits of [`Header::fragment`]'s word that are the offset.

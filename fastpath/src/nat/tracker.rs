@@ -20,6 +20,7 @@ use ahash::{AHashMap, RandomState};
 use std::sync::Arc;
 use upkeep::{EXPIRE_BUDGET, MadeFor};
 
+mod alike;
 mod begin;
 mod connections;
 mod guard;
@@ -29,6 +30,7 @@ mod services;
 mod upkeep;
 mod way;
 
+use alike::Likely;
 use connections::Claims;
 use guard::Guard;
 pub use guard::HITS_MAX;
@@ -93,6 +95,7 @@ type Flow = Option<(SessionId, Direction)>;
 /// What is kept between the two halves of a burst.
 #[derive(Debug)]
 struct Scratch {
+    likely: Vec<Likely>,
     asked: Vec<Asked>,
     tuples: [Tuple; BATCH],
     found: [Flow; BATCH],
@@ -115,6 +118,10 @@ pub struct Tracker {
     guard: Guard,
     claims: Claims,
     scratch: Option<Box<Scratch>>,
+    /// Number of the rules and the policy in force, see [`alike`].
+    epoch: u32,
+    /// False makes all packets go the whole way, for tests.
+    goes_short: bool,
     /// Flows of this burst whose way out is to be asked about.
     pub begun: Vec<hosts::Begun>,
     /// Fragments whose first one has come: to be tracked and routed after the burst.
@@ -147,10 +154,13 @@ impl Tracker {
             guard: Guard::default(),
             claims: Claims::default(),
             scratch: Some(Box::new(Scratch {
+                likely: Vec::with_capacity(BATCH),
                 asked: Vec::with_capacity(BATCH),
                 tuples: [Tuple::default(); BATCH],
                 found: [None; BATCH],
             })),
+            epoch: 1,
+            goes_short: true,
             begun: Vec::new(),
             released: Vec::new(),
             expired: Vec::new(),
@@ -172,15 +182,14 @@ impl Tracker {
         verdicts: &mut [Verdict],
         now_ns: u64,
     ) {
-        if rules.generation != self.generation {
-            self.adopt(rules);
-        }
+        self.follow_rules(rules);
         self.now_s = seconds(now_ns);
         self.guard.now_ns = now_ns;
         let Some(mut scratch) = self.scratch.take() else { return };
+        let alike = self.find_alike(packets, verdicts, &mut scratch.likely);
         scratch.asked.clear();
         for (at, (packet, verdict)) in packets.iter_mut().zip(&mut *verdicts).enumerate() {
-            if *verdict != Verdict::Go {
+            if *verdict != Verdict::Go || alike >> at & 1 != 0 {
                 continue;
             }
             match self.prepare(rules, packet, now_ns) {
@@ -199,7 +208,12 @@ impl Tracker {
             }
         }
         let changes = self.table.changes();
+        let mut short = scratch.likely.iter().peekable();
         for (asked, found) in scratch.asked.iter().zip(&scratch.found) {
+            while let Some(likely) = short.next_if(|likely| likely.at() < asked.at) {
+                let at = likely.at();
+                verdicts[at] = self.pass_alike(rules, &mut packets[at], likely, now_ns);
+            }
             let mut found = *found;
             // A packet before this one may have begun its flow, or ended it.
             if self.table.changes() != changes {
@@ -208,6 +222,10 @@ impl Tracker {
             }
             let packet = &mut packets[asked.at];
             verdicts[asked.at] = self.carry_out(rules, packet, asked, found, now_ns);
+        }
+        for likely in short {
+            let at = likely.at();
+            verdicts[at] = self.pass_alike(rules, &mut packets[at], likely, now_ns);
         }
         self.scratch = Some(scratch);
     }
@@ -341,7 +359,11 @@ impl Tracker {
             false => rules.ranges.class(leaving.dst).has(Class::OUTSIDE),
         };
         let is_hairpin = asked.settled() == Way::Out && to_outside;
-        if is_hairpin { self.once_more(rules, packet, now_ns) } else { verdict }
+        if is_hairpin {
+            return self.once_more(rules, packet, now_ns);
+        }
+        self.note_alike(asked, (id, direction));
+        verdict
     }
 }
 

@@ -233,8 +233,8 @@ impl Rig {
     /// The tuple of answers to a flow, as they arrive at the uplink.
     fn answers(&mut self, flow: &Flow) -> Tuple {
         let sessions = self.sessions();
-        let own = |session: &&Session| session.original == flow.tuple();
-        let translated = sessions.iter().find(own).map(|session| session.translated);
+        let own = |session: &&Session| session.original() == flow.tuple();
+        let translated = sessions.iter().find(own).map(|session| session.translated());
         translated.unwrap_or(flow.tuple()).reversed()
     }
 

@@ -63,7 +63,7 @@ impl FlowTable {
 
     fn tuples(&self, id: SessionId) -> (u64, u64) {
         let session = &self.slab.0[id.0 as usize];
-        let reply = session.translated.reversed();
-        (self.hash(Key::Tuple, &session.original), self.hash(Key::Tuple, &reply))
+        let reply = session.translated().reversed();
+        (self.hash(Key::Tuple, &session.original()), self.hash(Key::Tuple, &reply))
     }
 }

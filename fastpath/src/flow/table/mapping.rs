@@ -13,11 +13,13 @@ use crate::flow::wheel::Links;
 
 /// The inside endpoint of a session, as a tuple to nowhere.
 fn inside(session: &Session) -> Tuple {
-    to_nowhere(session.original.src, session.original.src_port, session.original.protocol)
+    let Tuple { src, src_port, protocol, .. } = session.original();
+    to_nowhere(src, src_port, protocol)
 }
 
 fn outside(session: &Session) -> Tuple {
-    to_nowhere(session.translated.src, session.translated.src_port, session.translated.protocol)
+    let Tuple { src, src_port, protocol, .. } = session.translated();
+    to_nowhere(src, src_port, protocol)
 }
 
 fn to_nowhere(src: Address, src_port: u16, protocol: u8) -> Tuple {
@@ -66,7 +68,7 @@ impl FlowTable {
         let mut at = Some(id.0);
         std::iter::from_fn(move || {
             let session = self.slot(at?)?;
-            let next = session.ring.next;
+            let next = session.lists.ring.next;
             at = (session.has_mapping() && next != id.0).then_some(next);
             Some(session)
         })
@@ -84,18 +86,18 @@ impl FlowTable {
         }
         let session = &mut self.slab.0[id.0 as usize];
         session.place = Place::Mapping;
-        session.ring = Links { next: id.0, previous: id.0 };
+        session.lists.ring = Links { next: id.0, previous: id.0 };
         true
     }
 
     /// Lets a new session have the mapping of `with`.
     pub fn share_mapping(&mut self, id: SessionId, with: SessionId) {
-        let next = self.slab.0[with.0 as usize].ring.next;
+        let next = self.slab.0[with.0 as usize].lists.ring.next;
         let session = &mut self.slab.0[id.0 as usize];
         session.place = Place::Sharing;
-        session.ring = Links { next, previous: with.0 };
-        self.slab.0[with.0 as usize].ring.next = id.0;
-        self.slab.0[next as usize].ring.previous = id.0;
+        session.lists.ring = Links { next, previous: with.0 };
+        self.slab.0[with.0 as usize].lists.ring.next = id.0;
+        self.slab.0[next as usize].lists.ring.previous = id.0;
     }
 
     /// Says of a new session that its first packet came from outside.
@@ -114,7 +116,7 @@ impl FlowTable {
     pub(super) fn leave_mapping(&mut self, id: SessionId) -> bool {
         let (place, Links { next, previous }) = {
             let session = &self.slab.0[id.0 as usize];
-            (session.place, session.ring)
+            (session.place, session.lists.ring)
         };
         if !matches!(place, Place::Sharing | Place::Mapping) {
             return false;
@@ -131,8 +133,8 @@ impl FlowTable {
                 self.slab.0[next as usize].place = Place::Mapping;
             }
         }
-        self.slab.0[next as usize].ring.previous = previous;
-        self.slab.0[previous as usize].ring.next = next;
+        self.slab.0[next as usize].lists.ring.previous = previous;
+        self.slab.0[previous as usize].lists.ring.next = next;
         last
     }
 }

@@ -31,7 +31,7 @@ impl Session {
     /// True when ordinary packets of this direction (no SYN, FIN or RST) only count: TCP that is
     /// established, UDP whose next packet makes no stream of it.
     pub fn is_steady(&self, direction: Direction) -> bool {
-        let signal = match (self.original.protocol, self.state) {
+        let signal = match (self.protocol, self.state) {
             (number::TCP, State::TcpEstablished) => Signal::Tcp(tcp::ACK),
             (number::UDP, _) => Signal::Udp,
             _ => return false,
@@ -57,7 +57,7 @@ impl FlowTable {
         for _ in 0..budget {
             let Some(id) = self.wheel.due(now_s) else { return true };
             // Its neighbour in the list is looked at next.
-            self.prefetch_slot(self.slab.0[id as usize].wheel.next);
+            self.prefetch_slot(self.slab.0[id as usize].lists.wheel.next);
             let id = SessionId(id);
             let session = &self.slab.0[id.0 as usize];
             if session.is_offloaded()

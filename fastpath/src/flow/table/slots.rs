@@ -47,7 +47,7 @@ impl FlowTable {
             return SessionId(self.slab.0.len() as u32 - 1);
         }
         let id = self.free;
-        self.free = std::mem::replace(&mut self.slab.0[id as usize], session).ring.next;
+        self.free = std::mem::replace(&mut self.slab.0[id as usize], session).lists.ring.next;
         self.prefetch_slot(self.free);
         SessionId(id)
     }
@@ -58,7 +58,7 @@ impl FlowTable {
         let slot = &mut self.slab.0[id.0 as usize];
         let session = slot.clone();
         slot.place = Place::Free;
-        slot.ring = Links { next: self.free, previous: NONE };
+        slot.lists.ring = Links { next: self.free, previous: NONE };
         self.free = id.0;
         session
     }

@@ -104,7 +104,7 @@ impl Tracker {
     ) -> Result<SessionId, Verdict> {
         let tuple = asked.tuple;
         if let Some(with) = self.table.mapping_of(tuple.src, tuple.src_port, tuple.protocol) {
-            let Some(known) = self.table.get(with).map(|session| session.translated) else {
+            let Some(known) = self.table.get(with).map(|session| session.translated()) else {
                 return Err(refused(Refused::Invalid));
             };
             let translated = Tuple { src: known.src, src_port: known.src_port, ..tuple };
@@ -145,7 +145,7 @@ impl Tracker {
         translated: &Tuple,
     ) -> Result<SessionId, Verdict> {
         let tuple = match self.table.get(id) {
-            Some(session) => session.original,
+            Some(session) => session.original(),
             None => return Err(refused(Refused::Invalid)),
         };
         match self.table.mapping_of(tuple.src, tuple.src_port, tuple.protocol) {
@@ -227,7 +227,7 @@ impl Tracker {
     /// An ended session's port is free again once nobody else has its mapping.
     pub(super) fn forget(&mut self, removed: &Removed) {
         self.claims.release(removed.id);
-        let Tuple { src, src_port, protocol, .. } = removed.session.translated;
+        let Tuple { src, src_port, protocol, .. } = removed.session.translated();
         if removed.ends_mapping {
             self.give_port(src, protocol, src_port);
         }
@@ -263,7 +263,7 @@ impl Tracker {
         let Some(with) = with.filter(|_| asked.signal.begins().is_some()) else {
             return Err(unsolicited(asked));
         };
-        let Some(inside) = self.table.get(with).map(|session| session.original) else {
+        let Some(inside) = self.table.get(with).map(|session| session.original()) else {
             return Err(unsolicited(asked));
         };
         let original = Tuple { dst: src, dst_port: src_port, ..inside };
@@ -288,7 +288,7 @@ impl Tracker {
                 .table
                 .mapped_with(with)
                 .take(FILTER_TRIES)
-                .any(|session| session.original.dst == stranger),
+                .any(|session| session.original().dst == stranger),
         }
     }
 }

@@ -37,9 +37,9 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Another snapshot, or none.
+    /// Another snapshot, or none; true when it is another than before.
     #[inline]
-    pub(super) fn follow(&mut self, policy: Option<&Arc<Policy>>) {
+    pub(super) fn follow(&mut self, policy: Option<&Arc<Policy>>) -> bool {
         let same = match (&self.policy, policy) {
             (Some(own), Some(other)) => own.generation() == other.generation(),
             (None, None) => true,
@@ -49,6 +49,7 @@ impl Guard {
             self.file();
             self.policy = policy.cloned();
         }
+        !same
     }
 
     /// Whether a packet may have to do with an endpoint that is not open. What margay makes itself
@@ -202,12 +203,6 @@ impl Tracker {
     pub fn with_flow_log(mut self, log: Arc<FlowLog>) -> Tracker {
         self.guard.log = log;
         self
-    }
-
-    /// The policy in force from now on.
-    #[inline]
-    pub fn follow_policy(&mut self, policy: Option<&Arc<Policy>>) {
-        self.guard.follow(policy);
     }
 
     /// How often rules have decided about first packets.

@@ -46,12 +46,12 @@ impl Tracker {
 
     /// The tuple that a session began with.
     pub(crate) fn original(&self, id: SessionId) -> Option<Tuple> {
-        self.table.get(id).map(|session| session.original)
+        self.table.get(id).map(|session| session.original())
     }
 
     /// A session, if its number is still this one's.
     pub(crate) fn session(&self, id: SessionId, original: &Tuple) -> Option<&Session> {
-        self.table.get(id).filter(|session| session.original == *original)
+        self.table.get(id).filter(|session| session.original() == *original)
     }
 
     /// A session whose packets must not be carried any more.

@@ -10,6 +10,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+mod alike;
 mod connections;
 mod fragments;
 mod hosts;

@@ -39,10 +39,10 @@ impl MadeFor {
 
 /// A flow of datagrams to an endpoint of a service that is none any more.
 fn is_left_alone(rules: &Rules, session: &Session) -> bool {
-    let Tuple { dst, dst_port, protocol, .. } = session.translated;
+    let Tuple { dst, dst_port, protocol, .. } = session.translated();
     let endpoint = Endpoint { address: dst, port: dst_port, protocol };
     let is_datagrams = protocol == margay_tunnels::wire::protocol::UDP;
-    let is_service = session.original.dst != dst || session.original.dst_port != dst_port;
+    let is_service = session.original().dst != dst || session.original().dst_port != dst_port;
     let is_endpoint = |services: &Services| services.is_endpoint(&endpoint);
     is_datagrams && is_service && !rules.services.as_ref().is_some_and(is_endpoint)
 }
@@ -114,7 +114,7 @@ impl Tracker {
             return;
         }
         self.end_all(|session| {
-            let (was, is) = (session.original.src, session.translated.src);
+            let (was, is) = (session.original().src, session.translated().src);
             was != is && !rules.is_outside(is)
         });
         // Sets are made anew with the new range; what mappings have is taken in them.
@@ -123,7 +123,7 @@ impl Tracker {
             .table
             .iter()
             .filter(|(_, session)| session.has_mapping())
-            .map(|(_, session)| session.translated)
+            .map(|(_, session)| session.translated())
             .collect();
         for tuple in mapped {
             self.port_set(rules, tuple.src, tuple.protocol).take(tuple.src_port);
@@ -138,7 +138,7 @@ impl Tracker {
 
     /// Ends a flow if its number is still this one's.
     pub fn end_if(&mut self, id: SessionId, original: &Tuple) -> bool {
-        let same = self.table.get(id).is_some_and(|session| session.original == *original);
+        let same = self.table.get(id).is_some_and(|session| session.original() == *original);
         if same {
             self.end(id);
         }

@@ -204,7 +204,7 @@ fn ended_flows_and_other_policy_take_effect_at_once() {
         rig.offload(&TCP4);
         let tracker = rig.pipeline.tracker().unwrap();
         let mut ids = Vec::new();
-        tracker.list(0, 100, |id, session, _| ids.push((id, session.original)));
+        tracker.list(0, 100, |id, session, _| ids.push((id, session.original())));
         for (id, original) in ids {
             assert!(rig.pipeline.end_flow(id, &original));
         }

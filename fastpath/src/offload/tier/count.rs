@@ -75,7 +75,7 @@ impl Tier {
         let mut sum = Carried::default();
         for row in rows.into_iter().filter(|row| *row != 0) {
             let is_its =
-                |row: &Row| row.session.is_some_and(|(_, tuple, _)| tuple == session.original);
+                |row: &Row| row.session.is_some_and(|(_, tuple, _)| tuple == session.original());
             if self.row(row).is_some_and(is_its)
                 && let Some(carried) = self.count(row, counters)
             {

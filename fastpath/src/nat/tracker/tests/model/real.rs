@@ -22,10 +22,10 @@ impl Real<'_> {
     pub(super) fn shown(&self, original: &Tuple) -> Option<Shown> {
         let mut flows = self.0.iter().filter_map(|tracker| {
             let (id, _) = tracker.table.find(original)?;
-            tracker.table.get(id).filter(|flow| flow.original == *original)
+            tracker.table.get(id).filter(|flow| flow.original() == *original)
         });
         flows.next().map(|flow| Shown {
-            translated: flow.translated,
+            translated: flow.translated(),
             mapped: flow.has_mapping(),
             assured: flow.is_assured(),
             state: flow.state(),
