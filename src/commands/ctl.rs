@@ -1,9 +1,9 @@
 //! `margay ctl`: calicoctl, also when the binary is called so.
 //!
 //! Verbs, kinds, columns and texts are calicoctl's. Errors go to standard error, with exit status 1
-//! for all of them. Not there yet: `convert`, `node run` and `diags`, `cluster diags`, `ipam
-//! split`, and output by Go's templates.
+//! for all of them. Not there: `node run` (the daemon is `margay run`), `cluster diags`.
 
+mod convert;
 mod datastore;
 mod get;
 mod ipam;
@@ -12,6 +12,7 @@ mod node;
 mod patch;
 mod source;
 mod table;
+mod template;
 mod version;
 mod write;
 
@@ -59,6 +60,8 @@ enum Verb {
     Label(write::Label),
     /// Check resources without a store
     Validate(write::Files),
+    /// Turn resources of the API v1 into those of v3
+    Convert(convert::Convert),
     /// Addresses: who has which
     #[command(subcommand)]
     Ipam(ipam::Ipam),
@@ -115,6 +118,7 @@ impl Ctl {
     async fn run(self) -> Result<ExitCode> {
         match &self.verb {
             Verb::Validate(files) => return files.validate(),
+            Verb::Convert(convert) => return convert.execute(),
             Verb::Node(node) => return node.execute(),
             Verb::Version(version) if version.client => {
                 return version::Version::print_client().map(|()| ExitCode::SUCCESS);
@@ -134,7 +138,7 @@ impl Ctl {
             Verb::Ipam(ipam) => ipam.execute(&store).await,
             Verb::Datastore(verb) => verb.execute(&store).await,
             Verb::Version(version) => version.execute(&store).await,
-            Verb::Validate(_) | Verb::Node(_) => Ok(ExitCode::SUCCESS),
+            Verb::Validate(_) | Verb::Convert(_) | Verb::Node(_) => Ok(ExitCode::SUCCESS),
         }
     }
 }

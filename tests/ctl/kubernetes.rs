@@ -66,6 +66,17 @@ fn resources_are_in_the_api_server() {
     let profiles = run(&["get", "profiles"], "").unwrap();
     assert!(profiles.contains("kns.default"), "{profiles}");
 
+    // Policies of Kubernetes are shown, and are Kubernetes' to write.
+    let policy = json!({"metadata": {"name": "db", "namespace": "default"},
+        "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]}});
+    state.put_kind("NetworkPolicy", policy);
+    let table = run(&["get", "networkpolicy"], "").unwrap();
+    assert!(table.contains("knp.default.db"), "{table}");
+    let shown = get("networkpolicy", "knp.default.db");
+    assert_eq!(shown["spec"]["selector"], "projectcalico.org/orchestrator == 'k8s' && app == 'db'");
+    let refused = run(&["delete", "networkpolicy", "knp.default.db"], "").unwrap_err();
+    assert!(refused.contains("managed through the kubernetes API"), "{refused}");
+
     // Labels of Calico's Node alone do not touch those of Kubernetes'.
     run(&["label", "node", "edge-1", "rack=b"], "").unwrap();
     let labels = get("node", "edge-1")["metadata"]["labels"].clone();

@@ -4,7 +4,9 @@
 
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
+mod kinds;
 mod kubernetes;
+mod verbs;
 
 use serde_json::{Value, json};
 use std::io::Write;

@@ -44,6 +44,8 @@ pub(super) struct List {
     pub(super) items: Option<Vec<Spanned<serde_json::Value>>>,
 }
 
+/// Levels of a resource in which a field is looked for.
+const DEPTH_MAX: usize = 16;
 const SYNTAX_MEND: &str = "the file's last good content stays in force until it parses";
 
 /// Reads a file's text; an error is one of syntax, and nothing of the text counts then.
@@ -224,11 +226,55 @@ pub(crate) fn resource(
     value: &serde_json::Value,
 ) -> Result<Resource, (String, String)> {
     typed(kind, &Source::Item { value, line: 0 }).map_err(|failure| match failure {
-        Failure::Shape(_, what) => (what, "see Calico's reference".to_owned()),
+        Failure::Shape(_, what) => {
+            let field = culprit(kind, value, &what);
+            let what = if field.is_empty() { what } else { format!("{field}: {what}") };
+            (what, "see Calico's reference".to_owned())
+        }
         Failure::Value(invalid) => {
             (format!("{}: {}", invalid.field, invalid.what), invalid.mend.to_owned())
         }
     })
+}
+
+/// The field that an error of shape is about: the innermost one without which it is not made.
+fn culprit(kind: &str, value: &serde_json::Value, what: &str) -> String {
+    let is_same = |value: &serde_json::Value| {
+        let outcome = typed(kind, &Source::Item { value, line: 0 });
+        matches!(outcome, Err(Failure::Shape(_, same)) if same == what)
+    };
+    let (mut field, mut pointer) = (String::new(), String::new());
+    for _ in 0..DEPTH_MAX {
+        let steps: Vec<(String, String)> = match value.pointer(&pointer) {
+            Some(serde_json::Value::Object(object)) => object
+                .keys()
+                .map(|name| (name.replace('~', "~0").replace('/', "~1"), format!(".{name}")))
+                .collect(),
+            Some(serde_json::Value::Array(items)) => {
+                (0..items.len()).map(|at| (at.to_string(), format!("[{at}]"))).collect()
+            }
+            _ => break,
+        };
+        let without = |step: &str| {
+            let mut rest = value.clone();
+            match rest.pointer_mut(&pointer) {
+                Some(serde_json::Value::Object(object)) => {
+                    drop(object.remove(&step.replace("~1", "/").replace("~0", "~")));
+                }
+                Some(serde_json::Value::Array(items)) => {
+                    drop(step.parse().map(|at: usize| items.remove(at)));
+                }
+                _ => {}
+            }
+            rest
+        };
+        let Some((step, shown)) = steps.iter().find(|(step, _)| !is_same(&without(step))) else {
+            break;
+        };
+        pointer = format!("{pointer}/{step}");
+        field.push_str(shown);
+    }
+    field.trim_start_matches('.').to_owned()
 }
 
 /// Limits of one document, instead of the parser's smaller ones: a list may hold a cluster.

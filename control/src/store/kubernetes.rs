@@ -14,6 +14,7 @@ mod dial;
 mod exec;
 mod follow;
 mod kind;
+mod knp;
 mod node;
 mod pod;
 mod profile;
@@ -266,15 +267,19 @@ impl Server {
 
 impl Datastore for Kubernetes {
     async fn list(&self, kind: &str) -> Result<Listing, StoreError> {
-        if kind == "Profile" {
-            return self.list_profiles().await;
+        match kind {
+            "Profile" => self.list_profiles().await,
+            "NetworkPolicy" => self.list_policies().await,
+            _ => self.list_placed(kind).await,
         }
-        self.list_placed(kind).await
     }
 
     async fn get(&self, key: &Key) -> Result<Document, StoreError> {
         if key.kind == "Profile" {
             return self.get_profile(key).await;
+        }
+        if let Some(name) = knp::name_of(key) {
+            return self.get_knp(key, name).await;
         }
         self.get_placed(key).await
     }

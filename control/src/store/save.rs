@@ -5,7 +5,7 @@
 //! selectors expect. What is invalid is refused with the field's name.
 
 use super::datastore::{Datastore, Document, StoreError};
-use super::{Fault, text};
+use super::{Fault, document, text};
 use crate::ipam::time;
 use crate::random;
 use serde_json::{Map, Value, json};
@@ -13,10 +13,9 @@ use serde_json::{Map, Value, json};
 /// Tries of a write that others are first with.
 const TRIES: usize = 100;
 
-/// The resources of a text, lists taken apart. `name` stands in faults.
+/// The resources of a text, Lists and arrays taken apart. `name` stands in faults.
 pub fn parse(name: &str, content: &str) -> Result<Vec<Document>, Fault> {
-    let values = text::values(name, content)?;
-    let document = |(_, value)| {
+    let document = |value| {
         Document::new(value).map_err(|error| Fault {
             file: name.to_owned(),
             line: 0,
@@ -24,11 +23,16 @@ pub fn parse(name: &str, content: &str) -> Result<Vec<Document>, Fault> {
             mend: "a resource with kind, apiVersion, metadata and spec".to_owned(),
         })
     };
-    values.into_iter().map(document).collect()
+    values(name, content)?.into_iter().map(document).collect()
 }
 
 /// The values of a text, lists taken apart, whatever they are.
 pub fn values(name: &str, content: &str) -> Result<Vec<Value>, Fault> {
+    // As calicoctl prints several resources.
+    let begin = content.trim_start();
+    if begin.starts_with('[') || begin.starts_with("- ") {
+        return document::parse(content).map_err(|e| document::syntax_fault(name, 0, &e));
+    }
     Ok(text::values(name, content)?.into_iter().map(|(_, value)| value).collect())
 }
 

@@ -5,7 +5,7 @@
 //! is left locked, so that nothing runs on half of it; nodes of both stores hold still meanwhile.
 
 use super::kinds::Kind;
-use super::write::out;
+use super::write::{KUBERNETES, out};
 use anyhow::{Context, Result, bail};
 use margay_control::startup::cluster;
 use margay_control::store::Store;
@@ -96,7 +96,11 @@ async fn export(store: &Store) -> Result<()> {
         if let Some(fault) = listing.faults.first() {
             bail!("{fault}\nhint: an export leaves nothing out: mend or delete it first");
         }
-        for document in listing.documents {
+        // Kubernetes' own policies go with Kubernetes.
+        let own = |one: &Document| {
+            one.key.kind != "NetworkPolicy" || !one.key.name.starts_with(KUBERNETES)
+        };
+        for document in listing.documents.into_iter().filter(own) {
             out(&format!("---\n{}", save::yaml(&Value::Object(document.value))))?;
         }
     }

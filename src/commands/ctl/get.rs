@@ -1,8 +1,8 @@
 //! `margay ctl get`.
 
 use super::kinds::Kind;
-use super::{Input, Scope, kind_named, table};
-use anyhow::{Result, bail};
+use super::{Input, Scope, kind_named, table, template};
+use anyhow::{Context, Result, bail};
 use margay_control::store::Store;
 use margay_control::store::datastore::{Datastore, Document, Revision, StoreError};
 use margay_control::store::save;
@@ -20,7 +20,8 @@ pub(super) struct Get {
     input: Input,
     #[command(flatten)]
     scope: Scope,
-    /// ps, wide, yaml, json, name, or custom-columns=HEADING,...
+    /// ps, wide, yaml, json, name, custom-columns=HEADING,..., go-template=TEMPLATE, or
+    /// go-template-file=FILE
     #[arg(short, long, default_value = "ps")]
     output: String,
     /// Resources of all namespaces
@@ -87,6 +88,11 @@ impl Get {
     }
 
     fn print(&self, groups: Vec<(&'static Kind, List)>, listed: bool) -> Result<()> {
+        if let Some((form, text)) = self.output.split_once('=')
+            && let "go-template" | "go-template-file" = form
+        {
+            return self.print_template(form, text, groups, listed);
+        }
         let text = match self.output.as_str() {
             "json" => format!("{:#}\n", self.value(groups, listed)),
             "yaml" => save::yaml(&self.value(groups, listed)),
@@ -96,11 +102,36 @@ impl Get {
             other => match other.strip_prefix("custom-columns=") {
                 Some(headings) => self.tables(&groups, true, Some(headings)),
                 None => bail!(
-                    "unrecognized output format '{other}'\nhint: ps, wide, yaml, json, name or \
-                     custom-columns=HEADING,..."
+                    "unrecognized output format '{other}'\nhint: ps, wide, yaml, json, name, \
+                     custom-columns=HEADING,..., go-template=TEMPLATE or go-template-file=FILE"
                 ),
             },
         };
+        super::write::out(&text)
+    }
+
+    /// By a template of Go's, which is handed the list of what was read.
+    fn print_template(
+        &self,
+        form: &str,
+        text: &str,
+        groups: Vec<(&'static Kind, List)>,
+        listed: bool,
+    ) -> Result<()> {
+        if text.is_empty() {
+            let what = if form == "go-template" { "template" } else { "template file" };
+            bail!("need to specify a {what}");
+        }
+        let template = match form {
+            "go-template" => text.to_owned(),
+            _ => std::fs::read_to_string(text).with_context(|| text.to_owned())?,
+        };
+        let dot = match self.value(groups, listed) {
+            Value::Array(all) => Value::Array(all),
+            one => json!([one]),
+        };
+        let text = template::render(&template, &dot)
+            .map_err(|error| anyhow::anyhow!("template: {error}"))?;
         super::write::out(&text)
     }
 

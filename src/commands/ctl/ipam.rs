@@ -1,4 +1,7 @@
-//! `margay ctl ipam`: who has which address, whether all fits together, and taking one back.
+//! `margay ctl ipam`: who has which address, whether all fits together, taking one back, and
+//! cutting a pool into smaller ones.
+
+mod split;
 
 use super::table::boxed;
 use super::write::out;
@@ -25,6 +28,8 @@ pub(super) enum Ipam {
     Release(ReleaseArguments),
     /// Change settings
     Configure(Configure),
+    /// Cut a pool into smaller ones
+    Split(split::Split),
 }
 
 /// How full the pools are, or whose an address is.
@@ -108,6 +113,7 @@ impl Ipam {
             Ipam::Check(check) => check.execute(&ipam).await,
             Ipam::Release(release) => release.execute(&ipam).await,
             Ipam::Configure(configure) => configure.execute(&ipam).await,
+            Ipam::Split(split) => split.execute(store).await,
         }
     }
 }

@@ -1,4 +1,7 @@
-//! `margay ctl node`: BGP of this node's daemon, and whether the machine can run one.
+//! `margay ctl node`: BGP of this node's daemon, whether the machine can run one, and what helps to
+//! find a fault.
+
+mod diags;
 
 use super::table::boxed;
 use super::write::out;
@@ -23,6 +26,18 @@ pub(super) enum Node {
     },
     /// Whether this machine can run a node
     Checksystem,
+    /// Collect what helps to find a fault
+    Diags {
+        /// Folder of logs
+        #[arg(long, value_name = "DIR", default_value = "/var/log/calico")]
+        log_dir: PathBuf,
+        /// Socket of the daemon
+        #[arg(long, value_name = "PATH", default_value = SOCKET)]
+        socket: PathBuf,
+        /// Where the archive goes [default: the system's folder for temporary files]
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
 }
 
 impl Node {
@@ -30,6 +45,9 @@ impl Node {
         match self {
             Node::Status { socket } => status(socket),
             Node::Checksystem => check_system(),
+            Node::Diags { log_dir, socket, directory } => {
+                diags::collect(log_dir, socket, directory.as_deref())
+            }
         }
     }
 }

@@ -48,6 +48,19 @@ struct ApiSpec {
     k8s_insecure_skip_tls_verify: bool,
     #[serde(rename = "calicoAPIGroup")]
     calico_api_group: String,
+    /// How fast Kubernetes may be asked: nothing here asks it that fast.
+    #[serde(rename = "k8sClientQPS")]
+    _k8s_client_qps: Option<f64>,
+    #[serde(rename = "k8sClientBurst")]
+    _k8s_client_burst: Option<u32>,
+    // Not supported: an error says so.
+    etcd_discovery_srv: String,
+    etcd_key: String,
+    etcd_cert: String,
+    #[serde(rename = "etcdCACert")]
+    etcd_ca_cert: String,
+    #[serde(rename = "usePodCIDR", alias = "usePodCidr")]
+    use_pod_cidr: bool,
 }
 
 /// The datastore: a flag, else calicoctl's file or the daemon's, and Calico's variables over it.
@@ -75,6 +88,17 @@ fn read(file: &Path) -> Result<StoreConfig> {
         bail!("{}: its kind is '{}', not CalicoAPIConfig", file.display(), config.kind);
     }
     let spec = config.spec;
+    for (name, is_set) in [
+        ("etcdDiscoverySrv", !spec.etcd_discovery_srv.is_empty()),
+        ("etcdKey", !spec.etcd_key.is_empty()),
+        ("etcdCert", !spec.etcd_cert.is_empty()),
+        ("etcdCACert", !spec.etcd_ca_cert.is_empty()),
+        ("usePodCIDR", spec.use_pod_cidr),
+    ] {
+        if is_set {
+            bail!("{}: spec.{name} is not supported", file.display());
+        }
+    }
     let kind = match spec.datastore_type.as_deref() {
         Some("etcdv3") => StoreKind::Etcd,
         Some("kubernetes") => StoreKind::Kubernetes,

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
+/// Before the names of policies that are Kubernetes' own.
+pub(super) const KUBERNETES: &str = "knp.default.";
+
 /// What is done to resources of files.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Action {
@@ -29,6 +32,15 @@ impl Action {
     }
 
     async fn run(self, store: &Store, document: Document) -> Result<(), StoreError> {
+        if document.key.kind == "NetworkPolicy" && document.key.name.starts_with(KUBERNETES) {
+            let what = format!(
+                "operation {} is not supported on {}: kubernetes network policies must be managed \
+                 through the kubernetes API",
+                self.words().0,
+                document.key
+            );
+            return Err(StoreError::Refused(what));
+        }
         match self {
             Action::Apply => save::apply(store, document).await.map(drop),
             Action::Replace => save::replace(store, document).await.map(drop),
