@@ -150,6 +150,8 @@ impl Sets {
             for item in self.index.picks(number).collect::<Vec<_>>() {
                 self.count_services(services, item, true);
             }
+            // The only code that has it is in the making.
+            self.stirred.remove(&services);
         }
         Hold::Services(services)
     }
@@ -274,6 +276,8 @@ impl Sets {
                 let number = self.services.insert(services);
                 self.by_source.insert(source, number);
                 self.count_told(number, true);
+                // The only code that has it is in the making.
+                self.stirred.remove(&number);
                 number
             }
         };

@@ -2,6 +2,8 @@
 //! same state is reached in other ways. The pools of names and addresses are small, so that
 //! things meet.
 
+mod again;
+
 use super::*;
 use crate::classifier::Question;
 use crate::model::*;
