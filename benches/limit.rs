@@ -1,15 +1,18 @@
 //! Cost of limits: a policer among 10,000, with one worker and with a second one that takes from
-//! the same buckets, by packets at random and by bursts as the pipeline has them; a shaper's
-//! booking with its wheel; and a packet's way through the queues of a congested port.
+//! the same buckets, by packets at random and by bursts as the pipeline has them; what a worker
+//! does about such a burst in all; a shaper's booking with its wheel; and a packet's way through
+//! the queues of a congested port.
 
 #[path = "acl/random.rs"]
 mod random;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use margay_acl::Direction;
 use margay_fastpath::limit::{
-    Booking, Cost, Entry, FairQueue, Lease, Leases, Policer, Rate, Rates, SHAPER_DELAY_NS, Shaper,
-    Wheel,
+    Booking, Cost, EndpointLimits, Entry, FairQueue, Lease, Leases, OwnLimits, Policer, Rate, Rates,
+    SHAPER_DELAY_NS, Shaper, Wanted, WayLimits, Wheel,
 };
+use margay_fastpath::port::PortId;
 use random::Random;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,6 +89,38 @@ fn bursts(criterion: &mut Criterion, name: &str, all: &[Policer], packets: &[(us
     });
 }
 
+/// Bursts as a worker asks about them: endpoint, direction and generation are looked at too.
+fn admissions(criterion: &mut Criterion) {
+    let packets = packets();
+    for (name, workers) in [("one worker", 1), ("two workers", 2)] {
+        let limits: Vec<EndpointLimits> = (0..LIMITERS)
+            .map(|at| {
+                let way = WayLimits { rates: rates(at), shaped: false };
+                EndpointLimits::new(Wanted { ways: [way; 2], dscp: None }, 1, workers)
+            })
+            .collect();
+        let mut own = OwnLimits::default();
+        let (mut at, mut now_ns) = (0, 1_000_000_000);
+        let name = format!("a worker's limits of 10,000 endpoints, bursts of 64, {name}");
+        criterion.bench_function(&name, |bencher| {
+            bencher.iter_custom(|count| {
+                let begin = std::time::Instant::now();
+                for _ in 0..count.div_ceil(BURST as u64) {
+                    at = (at + BURST) % (PACKETS - BURST);
+                    now_ns += STEP_NS * BURST as u64;
+                    let port = packets[at].0;
+                    let place = (PortId(port as u16), Direction::Egress);
+                    for (_, bytes) in &packets[at..at + BURST] {
+                        let cost = Cost::packet(*bytes);
+                        black_box(own.admit(place, &limits[port], now_ns, cost)).ok();
+                    }
+                }
+                begin.elapsed().mul_f64(count as f64 / count.next_multiple_of(BURST as u64) as f64)
+            });
+        });
+    }
+}
+
 /// A packet into the queues of a congested port, and another one out of them.
 fn queues(criterion: &mut Criterion) {
     let packets = packets();
@@ -147,5 +182,5 @@ fn shapers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, policers, shapers, queues);
+criterion_group!(benches, policers, admissions, shapers, queues);
 criterion_main!(benches);

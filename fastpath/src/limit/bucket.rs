@@ -4,7 +4,9 @@
 //! passes has a place of its own on that line of time, not before the clock and not farther ahead
 //! of it than the burst; so no interval passes more than rate x time + burst, however packets are
 //! split over workers. A worker takes whole nanoseconds, each worth `rate` billionths of a bit,
-//! and keeps what is left of them until the clock has passed them. Nothing is rounded.
+//! and keeps what is left of them until the clock has passed them: in its lease, or, if it is
+//! alone, beside the arrival, so that one line of the cache is all there is. Nothing is rounded,
+//! and nothing divided: a product with the reciprocal of the rate, and a correction, is exact.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Most that a rate can be, a second.
 pub const RATE_MAX: u64 = 1_000_000_000_000_000;
 /// Most that a worker leases beyond what it needs at once, in nanoseconds of the rate.
-pub const LEASE_NS: u64 = 100_000;
+pub const LEASE_NS: u64 = 10_000_000;
 /// The smallest unit is a billionth of a bit or packet.
 const UNITS: u64 = 1_000_000_000;
 /// Part of a burst that the leases of all workers together may hold: one in this many.
@@ -29,19 +31,25 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// A rate as workers share it: half a line of the cache.
+/// A rate as workers share it: less than a line of the cache.
 #[derive(Debug)]
 pub struct Bucket {
     per_second: NonZeroU64,
+    /// 2^64 by the rate.
+    reciprocal: u64,
     burst: u64,
+    /// Whole nanoseconds of the rate that the burst is worth.
+    burst_ns: u64,
     lease_ns: u32,
     /// One worker only: nobody else writes the arrival.
     is_alone: bool,
     /// When everything that was taken will have arrived at the rate.
     arrival_ns: AtomicU64,
+    /// What a worker that is alone has left of the last nanosecond before the arrival, in units.
+    spare: AtomicU64,
 }
 
-const _: () = assert!(size_of::<Option<Bucket>>() == 32);
+const _: () = assert!(size_of::<Option<Bucket>>() == 56);
 
 /// What a worker has of a bucket: what is left of an older piece of time, and of the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,29 +71,42 @@ impl Piece {
     }
 }
 
+/// What a cost makes of the line of time.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Where the nanoseconds end that bear it.
+    end_ns: u64,
+    /// What it leaves of the last one, in units.
+    left: u64,
+}
+
 impl Bucket {
     /// A full bucket for so many workers. Leases are small beside the burst.
     pub fn new(rate: Rate, workers: usize) -> Bucket {
         let per_second = rate.per_second.clamp(1, RATE_MAX);
-        let burst_units = u128::from(rate.burst) * u128::from(UNITS);
-        let burst_ns = burst_units / u128::from(per_second);
+        let burst_ns = u128::from(rate.burst) * u128::from(UNITS) / u128::from(per_second);
         let share = burst_ns / u128::from(LEASED_PART) / workers.max(1) as u128;
         let most = LEASE_NS.min(LEASE_UNITS / per_second);
         let lease_ns = u64::try_from(share).map_or(most, |share| share.min(most));
         Bucket {
             per_second: NonZeroU64::new(per_second).unwrap_or(NonZeroU64::MIN),
+            reciprocal: u64::MAX / per_second,
             burst: rate.burst,
+            burst_ns: u64::try_from(burst_ns).unwrap_or(u64::MAX),
             lease_ns: lease_ns as u32,
             is_alone: workers <= 1,
             arrival_ns: AtomicU64::new(0),
+            spare: AtomicU64::new(0),
         }
     }
 
     /// A bucket of another rate that has as many bits or packets still to arrive as this one.
     pub fn changed(&self, rate: Rate, workers: usize, now_ns: u64) -> Bucket {
         let bucket = Bucket::new(rate, workers);
-        let owed = self.owed(self.arrival_ns.load(Ordering::Relaxed), now_ns);
-        let owed = owed.min(bucket.burst_units()).div_ceil(u128::from(bucket.rate().per_second));
+        let ahead_ns = self.arrival_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
+        let owed = u128::from(ahead_ns) * u128::from(self.per_second.get());
+        let owed = owed.min(u128::from(bucket.burst) * u128::from(UNITS));
+        let owed = owed.div_ceil(u128::from(bucket.per_second.get()));
         let owed = u64::try_from(owed).unwrap_or(u64::MAX);
         bucket.arrival_ns.store(now_ns.saturating_add(owed), Ordering::Relaxed);
         bucket
@@ -97,15 +118,91 @@ impl Bucket {
         Rate { per_second: self.per_second.get(), burst: self.burst }
     }
 
+    /// Lets a cost of bits or packets pass, or not.
     #[inline]
-    fn burst_units(&self) -> u128 {
-        u128::from(self.burst) * u128::from(UNITS)
+    pub fn pass(&self, lease: &mut Lease, now_ns: u64, cost: u32) -> bool {
+        if self.is_alone {
+            let (place, fits) = self.place_alone(now_ns, cost);
+            // Two stores of what is chosen, and no branch: nobody can foretell who passes.
+            let (arrival, spare) = (self.arrival_ns.load(Ordering::Relaxed), &self.spare);
+            let left = spare.load(Ordering::Relaxed);
+            self.arrival_ns.store(if fits { place.end_ns } else { arrival }, Ordering::Relaxed);
+            spare.store(if fits { place.left } else { left }, Ordering::Relaxed);
+            return fits;
+        }
+        let spent = self.spend(lease, now_ns, cost);
+        *lease = spent.unwrap_or(*lease);
+        spent.is_some()
     }
 
     /// What a lease is after a cost of bits or packets; `None` when the cost may not pass. Nothing
-    /// is spent unless the caller takes that lease for its own.
+    /// is spent unless the caller gives it to [`Bucket::keep`].
     #[inline]
     pub fn spend(&self, lease: &mut Lease, now_ns: u64, cost: u32) -> Option<Lease> {
+        if self.is_alone {
+            let (Place { end_ns, left: units }, fits) = self.place_alone(now_ns, cost);
+            return fits.then_some(Lease([Piece::default(), Piece { end_ns, units }]));
+        }
+        let [old, last] = lease.0;
+        let valid = last.valid(now_ns, self.per_second.get());
+        let ahead_ns = last.end_ns.saturating_sub(now_ns);
+        match valid.units.checked_sub(u64::from(cost) * UNITS) {
+            Some(units) if ahead_ns <= self.burst_ns => Some(Lease([old, Piece { units, ..last }])),
+            _ => self.spend_more(lease, now_ns, cost),
+        }
+    }
+
+    /// Spends what [`Bucket::spend`] said.
+    #[inline]
+    pub fn keep(&self, lease: &mut Lease, spent: Lease) {
+        let Piece { end_ns, units } = spent.0[1];
+        if self.is_alone {
+            self.arrival_ns.store(end_ns, Ordering::Relaxed);
+            return self.spare.store(units, Ordering::Relaxed);
+        }
+        *lease = spent;
+    }
+
+    /// Where a cost comes if one worker has it all, and whether it may.
+    #[inline]
+    fn place_alone(&self, now_ns: u64, cost: u32) -> (Place, bool) {
+        let arrival = self.arrival_ns.load(Ordering::Relaxed);
+        let spare = self.spare.load(Ordering::Relaxed);
+        let spare = if arrival > now_ns { spare } else { 0 };
+        let cost = u64::from(cost) * UNITS;
+        let (need_ns, left) = self.time_of(cost.saturating_sub(spare));
+        let end_ns = arrival.max(now_ns).saturating_add(need_ns);
+        let place = Place { end_ns, left: left + spare.saturating_sub(cost) };
+        (place, self.fits(place, now_ns))
+    }
+
+    /// Whole nanoseconds that are worth so many units, less than 2^62, and what is left of the last
+    /// one.
+    #[inline]
+    fn time_of(&self, units: u64) -> (u64, u64) {
+        let rate = self.per_second.get();
+        // The quotient, or one less: the product is short of it by less than units / 2^64.
+        let below = ((u128::from(units) * u128::from(self.reciprocal)) >> 64) as u64;
+        let rest = units - below * rate;
+        let more = u64::from(rest > 0) + u64::from(rest > rate);
+        (below + more, more * rate - rest)
+    }
+
+    /// True for a place that is not farther ahead of the clock than the burst.
+    #[inline]
+    fn fits(&self, Place { end_ns, left }: Place, now_ns: u64) -> bool {
+        let ahead_ns = end_ns - now_ns;
+        let rate = self.per_second.get();
+        // The units of the burst beyond its whole nanoseconds: fewer than those of one, so that the
+        // difference is right although its terms may not be.
+        let beyond = self.burst.wrapping_mul(UNITS).wrapping_sub(self.burst_ns.wrapping_mul(rate));
+        let is_next = ahead_ns.wrapping_sub(self.burst_ns) == 1;
+        (ahead_ns <= self.burst_ns) | (is_next & (beyond.saturating_add(left) >= rate))
+    }
+
+    /// Spends what the lease has not.
+    #[inline(never)]
+    fn spend_more(&self, lease: &mut Lease, now_ns: u64, cost: u32) -> Option<Lease> {
         let [old, last] = lease.0;
         if cost == 0 || old.end_ns.max(last.end_ns) > now_ns {
             return match self.plan(*lease, now_ns, cost) {
@@ -121,30 +218,24 @@ impl Bucket {
         Some(Lease([Piece::default(), left]))
     }
 
-    /// Units from the clock to a place on the line.
-    #[inline]
-    fn owed(&self, place_ns: u64, now_ns: u64) -> u128 {
-        u128::from(place_ns.saturating_sub(now_ns)) * u128::from(self.per_second.get())
-    }
-
     /// The lease after a cost that it can bear.
     #[inline]
     fn plan(&self, lease: Lease, now_ns: u64, cost: u32) -> Option<Lease> {
         let cost = u64::from(cost) * UNITS;
-        let [old, last] = lease.0.map(|piece| piece.valid(now_ns, self.per_second.get()));
+        let rate = self.per_second.get();
+        let [old, last] = lease.0.map(|piece| piece.valid(now_ns, rate));
         let from_old = cost.min(old.units);
         let left = last.units.checked_sub(cost - from_old)?;
         let old = Piece { units: old.units - from_old, ..old };
-        let place = match from_old == cost {
-            true => self.owed(old.end_ns, now_ns).saturating_sub(u128::from(old.units)),
-            false => self.owed(last.end_ns, now_ns).saturating_sub(u128::from(left)),
-        };
         let last = Piece { units: left, ..last };
-        (place <= self.burst_units()).then_some(Lease([old, last]))
+        let bears = if from_old == cost { old } else { last };
+        // The last unit of the cost is before those that are left.
+        let (whole, part) = (bears.units / rate, bears.units % rate);
+        let end_ns = bears.end_ns.saturating_sub(whole).max(now_ns);
+        self.fits(Place { end_ns, left: part }, now_ns).then_some(Lease([old, last]))
     }
 
     /// Takes what a cost needs beyond the lease, and more if there is enough.
-    #[inline(never)]
     fn refill(&self, lease: &mut Lease, now_ns: u64, cost: u32) -> bool {
         let [old, last] = lease.0.map(|piece| piece.valid(now_ns, self.per_second.get()));
         // Of two pieces the older one is lost; there are two only after a cost that was not spent.
@@ -167,32 +258,38 @@ impl Bucket {
     /// begin, and what they are worth until their end.
     #[inline]
     fn take(&self, now_ns: u64, missing: u64) -> Option<(u64, Piece)> {
-        let (rate, burst) = (self.per_second.get(), self.burst_units());
-        let need = missing.div_ceil(rate).max(1);
+        let rate = self.per_second.get();
+        let (need_ns, left) = self.time_of(missing);
+        let lease_ns = u64::from(self.lease_ns);
         let mut arrival = self.arrival_ns.load(Ordering::Relaxed);
         loop {
             let from = arrival.max(now_ns);
-            let owed = self.owed(from, now_ns);
-            if owed + u128::from(missing) > burst {
+            let end_ns = from.checked_add(need_ns)?;
+            if !self.fits(Place { end_ns, left }, now_ns) {
                 return None;
             }
             // Near the end of the burst a lease is what is needed, and no more.
-            let lease_ns = u64::from(self.lease_ns);
-            let is_far = owed + u128::from(lease_ns * rate) <= burst;
-            let taken = if is_far { need.max(lease_ns) } else { need };
+            let is_far = from - now_ns + lease_ns <= self.burst_ns;
+            let taken = if is_far { need_ns.max(lease_ns) } else { need_ns };
             let end_ns = from.checked_add(taken)?;
             let piece = Piece { end_ns, units: taken * rate };
-            // One word is all that workers share, so no order with other memory is asked for.
-            let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-            if self.is_alone {
-                self.arrival_ns.store(end_ns, set);
-                return Some((from, piece));
-            }
-            match self.arrival_ns.compare_exchange_weak(arrival, end_ns, set, fetch) {
-                Ok(_) => return Some((from, piece)),
+            match self.move_arrival(arrival, end_ns) {
+                Ok(()) => return Some((from, piece)),
                 Err(other) => arrival = other,
             }
         }
+    }
+
+    /// Sets the arrival, unless another worker has: to what, then.
+    #[inline]
+    fn move_arrival(&self, from_ns: u64, to_ns: u64) -> Result<(), u64> {
+        // One word is all that workers share, so no order with other memory is asked for.
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.is_alone {
+            self.arrival_ns.store(to_ns, set);
+            return Ok(());
+        }
+        self.arrival_ns.compare_exchange(from_ns, to_ns, set, fetch).map(drop)
     }
 
     /// Books a cost, whenever it may go: the earliest departure time. `None`, with nothing booked,
@@ -202,9 +299,8 @@ impl Bucket {
         let kept = lease.0[1].valid(now_ns, rate);
         let cost = u64::from(cost) * UNITS;
         // The last place that the cost may have is the burst after its departure.
-        let tolerance_ns = u64::try_from(self.burst_units() / u128::from(rate)).unwrap_or(u64::MAX);
         let departure = |end_ns: u64| {
-            let departure = end_ns.saturating_sub(tolerance_ns).max(now_ns);
+            let departure = end_ns.saturating_sub(self.burst_ns).max(now_ns);
             (departure <= latest_ns).then_some(departure)
         };
         if let Some(units) = kept.units.checked_sub(cost) {
@@ -212,16 +308,13 @@ impl Bucket {
             *lease = Lease([Piece::default(), Piece { units, ..kept }]);
             return Some(departure);
         }
-        let missing = cost - kept.units;
-        let need = missing.div_ceil(rate);
+        let (need_ns, units) = self.time_of(cost - kept.units);
         let mut arrival = self.arrival_ns.load(Ordering::Relaxed);
         loop {
-            let end_ns = arrival.max(now_ns).checked_add(need)?;
+            let end_ns = arrival.max(now_ns).checked_add(need_ns)?;
             let departure = departure(end_ns)?;
-            let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-            match self.arrival_ns.compare_exchange_weak(arrival, end_ns, set, fetch) {
-                Ok(_) => {
-                    let units = need * rate - missing;
+            match self.move_arrival(arrival, end_ns) {
+                Ok(()) => {
                     *lease = Lease([Piece::default(), Piece { end_ns, units }]);
                     return Some(departure);
                 }

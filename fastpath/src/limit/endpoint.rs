@@ -61,6 +61,7 @@ pub struct Way {
 
 /// What a worker has of a direction.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
 pub struct OwnWay {
     leases: Leases,
     bits: Lease,

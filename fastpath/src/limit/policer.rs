@@ -29,7 +29,6 @@ struct More {
 
 /// What a worker has of a policer's rates, that of bits first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[repr(align(64))]
 pub struct Leases([Lease; 3]);
 
 /// The rates of a policer; without one there is no limit.
@@ -77,26 +76,45 @@ impl Policer {
     /// Lets a packet of this cost pass, or says what it is beyond.
     #[inline]
     pub fn pass(&self, leases: &mut Leases, now_ns: u64, cost: Cost) -> Result<(), Excess> {
+        if let Some(more) = &self.more {
+            return self.pass_all(more, leases, now_ns, cost);
+        }
+        let Some(bits) = &self.bits else { return Ok(()) };
+        match bits.pass(&mut leases.0[0], now_ns, cost.bits()) {
+            true => Ok(()),
+            false => Err(Excess::Bandwidth),
+        }
+    }
+
+    /// None of the rates counts a packet that another one refuses.
+    fn pass_all(
+        &self,
+        more: &More,
+        Leases([of_bits, of_peak, of_packets]): &mut Leases,
+        now_ns: u64,
+        cost: Cost,
+    ) -> Result<(), Excess> {
         let bits = cost.bits();
-        let Some(more) = &self.more else {
-            leases.0[0] =
-                spend(&self.bits, &mut leases.0[0], now_ns, bits).ok_or(Excess::Bandwidth)?;
-            return Ok(());
-        };
-        let [of_bits, of_peak, of_packets] = &mut leases.0;
         let packets = spend(&more.packets, of_packets, now_ns, cost.packets);
         let packets = packets.ok_or(Excess::PacketRate)?;
         let peak = spend(&more.peak, of_peak, now_ns, bits).ok_or(Excess::Bandwidth)?;
         let all = spend(&self.bits, of_bits, now_ns, bits).ok_or(Excess::Bandwidth)?;
-        *leases = Leases([all, peak, packets]);
+        keep(&self.bits, of_bits, all);
+        keep(&more.peak, of_peak, peak);
+        keep(&more.packets, of_packets, packets);
         Ok(())
     }
 }
 
-#[inline]
 fn spend(bucket: &Option<Bucket>, lease: &mut Lease, now_ns: u64, cost: u32) -> Option<Lease> {
     match bucket {
         None => Some(*lease),
         Some(bucket) => bucket.spend(lease, now_ns, cost),
+    }
+}
+
+fn keep(bucket: &Option<Bucket>, lease: &mut Lease, spent: Lease) {
+    if let Some(bucket) = bucket {
+        bucket.keep(lease, spent);
     }
 }

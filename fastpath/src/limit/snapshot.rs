@@ -131,13 +131,15 @@ impl Waiting {
     }
 }
 
+/// All that a limit of bits alone needs comes first, in one line of the cache.
 #[derive(Debug, Clone, Copy, Default)]
+#[repr(C, align(64))]
 struct Own {
     /// Of the limits that the leases are of.
     generation: u64,
-    way: OwnWay,
-    waiting: u32,
     last_ns: u64,
+    waiting: u32,
+    way: OwnWay,
 }
 
 /// What one worker keeps.
