@@ -9,8 +9,8 @@ mod random;
 use criterion::{Criterion, criterion_group, criterion_main};
 use margay_acl::Direction;
 use margay_fastpath::limit::{
-    Booking, Cost, EndpointLimits, Entry, FairQueue, Lease, Leases, OwnLimits, Policer, Rate, Rates,
-    SHAPER_DELAY_NS, Shaper, Wanted, WayLimits, Wheel,
+    Booking, Cost, EndpointLimits, Entry, FairQueue, Lease, Leases, OwnLimits, Policer, Rate,
+    Rates, SHAPER_DELAY_NS, Shaper, Wanted, WayLimits, Wheel,
 };
 use margay_fastpath::port::PortId;
 use random::Random;
