@@ -14,7 +14,7 @@ use crate::kernel::{NextHop, RouteKind};
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
 use ipnet::IpNet;
 use margay_fastpath::proxy_neighbor::GATEWAY_V4;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut Wanted) {
@@ -38,12 +38,17 @@ pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut 
             wanted.kernel_routes.entry(*block).or_insert(kernel);
         }
     }
+    // Most clusters have blocks of one size, and most endpoints addresses of their nodes' blocks.
+    let lengths = lengths(&owners);
     for endpoint in inputs.model.endpoints.values().filter(|other| other.node != inputs.node) {
         for address in &endpoint.addresses {
             let prefix = host_prefix(*address);
-            let borrowed = owner_of(&owners, *address) != Some(endpoint.node.as_str())
+            let borrowed = owner_of(&owners, &lengths, *address) != Some(endpoint.node.as_str())
                 && !is_told_by_bgp(inputs, &endpoint.node, &prefix);
-            let found = to_node(inputs, base, &endpoint.node, &prefix).filter(|_| borrowed);
+            if !borrowed {
+                continue;
+            }
+            let found = to_node(inputs, base, &endpoint.node, &prefix);
             if found.is_some() {
                 remote(prefix, found, table, wanted);
             }
@@ -142,12 +147,23 @@ fn is_told_by_bgp(inputs: Inputs, node: &str, prefix: &IpNet) -> bool {
         .is_some_and(|found| !found.ipip)
 }
 
+/// Lengths of blocks that there are, the longest first, IPv4 and IPv6.
+fn lengths(owners: &BTreeMap<IpNet, &str>) -> [Vec<u8>; 2] {
+    let mut lengths = [BTreeSet::new(), BTreeSet::new()];
+    for block in owners.keys() {
+        lengths[usize::from(block.addr().is_ipv6())].insert(block.prefix_len());
+    }
+    lengths.map(|lengths| lengths.into_iter().rev().collect())
+}
+
 /// The node of the longest block around an address.
-fn owner_of<'a>(owners: &BTreeMap<IpNet, &'a str>, address: IpAddr) -> Option<&'a str> {
-    // Blocks have 20 to 32, or 116 to 128 bits.
-    let lengths = if address.is_ipv4() { 20..=32 } else { 116..=128 };
-    lengths.rev().find_map(|length| {
-        let block = IpNet::new(address, length).ok()?.trunc();
+fn owner_of<'a>(
+    owners: &BTreeMap<IpNet, &'a str>,
+    lengths: &[Vec<u8>; 2],
+    address: IpAddr,
+) -> Option<&'a str> {
+    lengths[usize::from(address.is_ipv6())].iter().find_map(|length| {
+        let block = IpNet::new(address, *length).ok()?.trunc();
         owners.get(&block).copied()
     })
 }
