@@ -202,11 +202,12 @@ impl Tracker {
             *tuple = asked.tuple;
         }
         self.table.find_batch(&scratch.tuples[..count], &mut scratch.found[..count]);
-        for (asked, found) in scratch.asked.iter().zip(&scratch.found) {
-            if found.is_none() && asked.settled() == Way::Out {
-                self.prefetch_new(rules, &asked.tuple);
-            }
-        }
+        let new = || {
+            let all = scratch.asked.iter().zip(&scratch.found);
+            all.filter(|(asked, found)| found.is_none() && asked.settled() == Way::Out)
+        };
+        new().for_each(|(asked, _)| self.prefetch_new(rules, &asked.tuple));
+        new().for_each(|(asked, _)| self.table.prefetch_mapping(&asked.tuple));
         let changes = self.table.changes();
         let mut short = scratch.likely.iter().peekable();
         for (asked, found) in scratch.asked.iter().zip(&scratch.found) {

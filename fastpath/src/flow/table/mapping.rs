@@ -39,6 +39,15 @@ impl FlowTable {
         }
     }
 
+    /// After that, and with other work between: fetches the sessions whose mapping the new one will
+    /// share, if there is one.
+    pub fn prefetch_mapping(&self, original: &Tuple) {
+        let inside = to_nowhere(original.src, original.src_port, original.protocol);
+        if let Some(number) = self.index.hint(self.hash(Key::Inside, &inside)) {
+            self.prefetch_slot(number & NUMBER);
+        }
+    }
+
     /// A session of the mapping of this inside endpoint.
     pub fn mapping_of(&self, address: Address, port: u16, protocol: u8) -> Option<SessionId> {
         let wanted = to_nowhere(address, port, protocol);
