@@ -18,7 +18,7 @@ const ROUNDS: usize = 200;
 const UPLINK: [&str; 2] = ["172.31.1.1", "fd31:1::1"];
 
 /// What the daemon holds on to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Held {
     descriptors: usize,
     threads: usize,
@@ -89,9 +89,14 @@ fn two_hundred_pods_come_and_go_and_links_flap() {
     assert!(traffic.count() > ROUNDS, "only {} answers in {ROUNDS} rounds", traffic.count());
 
     let daemon = network.nodes[0].daemon().unwrap();
-    process::wait_for("descriptors and threads to be as before", Duration::from_secs(10), || {
-        Ok((held(daemon) == before).then_some(()))
-    })
+    // Threads of the runtime that have nothing to do end after a while.
+    let no_more =
+        |now: Held| now.descriptors <= before.descriptors && now.threads <= before.threads;
+    process::wait_for(
+        "no more descriptors and threads than before",
+        Duration::from_secs(10),
+        || Ok(no_more(held(daemon)).then_some(())),
+    )
     .unwrap_or_else(|error| panic!("{error}: {before:?}, now {:?}", held(daemon)));
     frames::demand_all(daemon);
 }
