@@ -38,11 +38,11 @@ fn a_change_leaves_programs_with_named_ports_alone() {
     let before = compiler.snapshot().clone();
     compiler.apply(Update::Endpoint("e".to_owned(), Some(Arc::new(endpoint("2"))))).unwrap();
     compiler.commit().unwrap();
-    let programs = before.programs.iter().zip(&compiler.snapshot().programs);
+    let mut programs = before.programs.iter().zip(&compiler.snapshot().programs);
     let is_same = |pair: (&Option<Arc<_>>, &Option<Arc<_>>)| match pair {
         (Some(before), Some(after)) => Arc::ptr_eq(before, after),
         (before, after) => before.is_none() && after.is_none(),
     };
     assert!(before.programs.iter().any(Option::is_some));
-    assert!(programs.map(is_same).all(|is_same| is_same));
+    assert!(programs.all(is_same));
 }
