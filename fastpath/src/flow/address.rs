@@ -148,6 +148,7 @@ impl TupleV4 {
 }
 
 impl From<TupleV4> for Tuple {
+    #[inline]
     fn from(tuple: TupleV4) -> Tuple {
         let TupleV4 { src, dst, src_port, dst_port, protocol } = tuple;
         Tuple { src: Address::of_v4(src), dst: Address::of_v4(dst), src_port, dst_port, protocol }

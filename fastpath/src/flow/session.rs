@@ -123,44 +123,35 @@ impl Session {
         }
     }
 
-    #[inline]
-    fn address(&self, at: usize) -> Address {
-        let low = self.low[at];
-        if self.is_v4 {
-            return Address::of_v4(low);
-        }
-        let [a, b, c] = self.lists.high[at];
-        Address::of_words([a, b, c, low])
-    }
-
     /// As the one who began sends.
     #[inline]
     pub fn original(&self) -> Tuple {
-        Tuple {
-            src: self.address(0),
-            dst: self.address(1),
-            src_port: self.ports[0],
-            dst_port: self.ports[1],
-            protocol: self.protocol,
-        }
+        self.tuple(0)
     }
 
     /// As the one who answers receives it; equal to the original unless it is translated.
     #[inline]
     pub fn translated(&self) -> Tuple {
-        Tuple {
-            src: self.address(2),
-            dst: self.address(3),
-            src_port: self.ports[2],
-            dst_port: self.ports[3],
-            protocol: self.protocol,
-        }
+        self.tuple(2)
     }
 
-    /// The original tuple's words, or the translated one's.
+    /// The tuple whose source is at `at`.
     #[inline]
-    fn words(&self, translated: bool) -> TupleV4 {
-        let at = if translated { 2 } else { 0 };
+    fn tuple(&self, at: usize) -> Tuple {
+        let words = self.words(at);
+        if self.is_v4 {
+            return words.into();
+        }
+        let TupleV4 { src, dst, src_port, dst_port, protocol } = words;
+        let address = |[a, b, c]: [u32; 3], low| Address::of_words([a, b, c, low]);
+        let [src_high, dst_high] = [self.lists.high[at], self.lists.high[at + 1]];
+        let (src, dst) = (address(src_high, src), address(dst_high, dst));
+        Tuple { src, dst, src_port, dst_port, protocol }
+    }
+
+    /// The last words of that tuple: all of it for IPv4.
+    #[inline]
+    fn words(&self, at: usize) -> TupleV4 {
         TupleV4 {
             src: self.low[at],
             dst: self.low[at + 1],
@@ -173,7 +164,7 @@ impl Session {
     /// [`Session::arriving`] and [`Session::leaving`] of a session of IPv4.
     #[inline]
     pub(super) fn of_v4(&self, direction: Direction) -> (TupleV4, TupleV4) {
-        let (original, translated) = (self.words(false), self.words(true));
+        let (original, translated) = (self.words(0), self.words(2));
         match direction {
             Direction::Original => (original, translated),
             Direction::Reply => (translated.reversed(), original.reversed()),

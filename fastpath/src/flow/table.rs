@@ -6,7 +6,7 @@
 //! are assured never do. Memory: 128 bytes a session, and 64 for every ten keys at 4 to 8 tenths
 //! of load.
 
-use super::address::{Address, Tuple};
+use super::address::{Address, Tuple, TupleV4};
 use super::index::Index;
 use super::protocol::Signal;
 use super::session::{Direction, Place, Session, SessionId};
@@ -350,17 +350,32 @@ impl FlowTable {
 
     #[inline]
     fn hash(&self, key: Key, tuple: &Tuple) -> u64 {
+        let Tuple { src, dst, src_port, dst_port, protocol } = *tuple;
+        let low = TupleV4 { src: src.v4_bits(), dst: dst.v4_bits(), src_port, dst_port, protocol };
+        if src.is_v4() {
+            return self.hash_v4(key, &low);
+        }
+        let mut hasher = self.hasher_of(key, &low);
+        hasher.write_u128(src.bits());
+        hasher.write_u128(dst.bits());
+        hasher.finish()
+    }
+
+    /// [`FlowTable::hash`] of a tuple of IPv4.
+    #[inline]
+    fn hash_v4(&self, key: Key, tuple: &TupleV4) -> u64 {
+        let mut hasher = self.hasher_of(key, tuple);
+        hasher.write_u64(u64::from(tuple.src) << 32 | u64::from(tuple.dst));
+        hasher.finish()
+    }
+
+    /// With all but the addresses.
+    #[inline]
+    fn hasher_of(&self, key: Key, tuple: &TupleV4) -> impl Hasher + use<> {
         let mut hasher = self.hasher.build_hasher();
         let ports = u64::from(tuple.src_port) << 32 | u64::from(tuple.dst_port) << 16;
         hasher.write_u64(ports | u64::from(tuple.protocol) << 8 | key as u64);
-        if tuple.src.is_v4() {
-            let (src, dst) = (tuple.src.v4_bits(), tuple.dst.v4_bits());
-            hasher.write_u64(u64::from(src) << 32 | u64::from(dst));
-        } else {
-            hasher.write_u128(tuple.src.bits());
-            hasher.write_u128(tuple.dst.bits());
-        }
-        hasher.finish()
+        hasher
     }
 
     #[cfg(test)]

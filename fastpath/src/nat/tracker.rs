@@ -120,8 +120,6 @@ pub struct Tracker {
     scratch: Option<Box<Scratch>>,
     /// Number of the rules and the policy in force, see [`alike`].
     epoch: u32,
-    /// False makes all packets go the whole way, for tests.
-    goes_short: bool,
     /// Flows of this burst whose way out is to be asked about.
     pub begun: Vec<hosts::Begun>,
     /// Fragments whose first one has come: to be tracked and routed after the burst.
@@ -160,7 +158,6 @@ impl Tracker {
                 found: [None; BATCH],
             })),
             epoch: 1,
-            goes_short: true,
             begun: Vec::new(),
             released: Vec::new(),
             expired: Vec::new(),
@@ -173,8 +170,8 @@ impl Tracker {
         Tracker { clients, ..self }
     }
 
-    /// Tracks and rewrites up to [`BATCH`] parsed packets; `skip` tells which are none of its
-    /// business. `verdicts` has one for each.
+    /// Tracks and rewrites up to [`BATCH`] parsed packets whose verdict is [`Verdict::Go`]; others
+    /// are none of its business. `verdicts` has one for each.
     pub fn track(
         &mut self,
         rules: &Rules,
@@ -211,10 +208,7 @@ impl Tracker {
         let changes = self.table.changes();
         let mut short = scratch.likely.iter().peekable();
         for (asked, found) in scratch.asked.iter().zip(&scratch.found) {
-            while let Some(likely) = short.next_if(|likely| likely.at() < asked.at) {
-                let at = likely.at();
-                verdicts[at] = self.pass_alike(rules, &mut packets[at], likely, now_ns);
-            }
+            self.pass_before(asked.at, &mut short, (rules, now_ns), (packets, verdicts));
             let mut found = *found;
             // A packet before this one may have begun its flow, or ended it.
             if self.table.changes() != changes {
@@ -224,10 +218,7 @@ impl Tracker {
             let packet = &mut packets[asked.at];
             verdicts[asked.at] = self.carry_out(rules, packet, asked, found, now_ns);
         }
-        for likely in short {
-            let at = likely.at();
-            verdicts[at] = self.pass_alike(rules, &mut packets[at], likely, now_ns);
-        }
+        self.pass_before(BATCH, &mut short, (rules, now_ns), (packets, verdicts));
         self.scratch = Some(scratch);
     }
 

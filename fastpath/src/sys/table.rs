@@ -1,8 +1,10 @@
-//! Large tables of 32-bit words that one writer changes under readers: the memory of the FIB.
+//! Large tables of 32-bit words that one writer changes under readers: the memory of the FIB, and
+//! of the index of flows.
 //!
 //! The mapping begins as zeros that no page stands behind: an untouched word costs nothing, and
 //! reading it costs no memory either. [`WordTable::promote`] asks for huge pages once a table has
-//! grown so far that misses in the TLB cost more than half-used pages.
+//! grown so far that misses in the TLB cost more than half-used pages; who may not stop for that
+//! asks with [`WordTable::prefer_huge_pages`] while it is empty.
 
 use std::ops::Deref;
 use std::ptr::NonNull;

@@ -9,7 +9,6 @@ use crate::flow::protocol::{Signal, State};
 use crate::flow::session::{Direction, Place, Session, SessionId};
 use crate::port::PortId;
 use crate::sys::table::prefetch;
-use std::hash::{BuildHasher, Hasher};
 
 /// What makes packets of a session and direction fare alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +28,7 @@ impl FlowTable {
     /// First of three steps: fetches the line of the index. The hash that the next one wants.
     #[inline]
     pub fn seek_v4(&self, tuple: &TupleV4) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        let ports = u64::from(tuple.src_port) << 32 | u64::from(tuple.dst_port) << 16;
-        hasher.write_u64(ports | u64::from(tuple.protocol) << 8 | Key::Tuple as u64);
-        hasher.write_u64(u64::from(tuple.src) << 32 | u64::from(tuple.dst));
-        let hash = hasher.finish();
+        let hash = self.hash_v4(Key::Tuple, tuple);
         self.index.prefetch(hash);
         hash
     }

@@ -13,24 +13,18 @@ use crate::packet::Packet;
 use crate::policy::Policy;
 use crate::port::PortId;
 use margay_tunnels::wire::protocol;
+use std::iter::Peekable;
 use std::sync::Arc;
 
 /// A packet that may go the short way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Likely {
-    at: usize,
+    /// Its place in the burst.
+    pub(super) at: usize,
     tuple: TupleV4,
     signal: Signal,
     hash: u64,
     number: u32,
-}
-
-impl Likely {
-    /// Its place in the burst.
-    #[inline]
-    pub(super) fn at(&self) -> usize {
-        self.at
-    }
 }
 
 impl Tracker {
@@ -42,7 +36,7 @@ impl Tracker {
         likely: &mut Vec<Likely>,
     ) -> u64 {
         likely.clear();
-        if self.table.is_empty() || !self.goes_short {
+        if self.table.is_empty() {
             return 0;
         }
         for (at, (packet, verdict)) in packets.iter().zip(verdicts).enumerate().take(BATCH) {
@@ -71,9 +65,24 @@ impl Tracker {
         Alike { epoch: self.epoch, in_port }
     }
 
+    /// Lets packets go the short way that come before place `end` of the burst.
+    #[inline]
+    pub(super) fn pass_before<'a>(
+        &mut self,
+        end: usize,
+        likely: &mut Peekable<impl Iterator<Item = &'a Likely>>,
+        (rules, now_ns): (&Rules, u64),
+        (packets, verdicts): (&mut [Packet], &mut [Verdict]),
+    ) {
+        while let Some(likely) = likely.next_if(|likely| likely.at < end) {
+            let packet = &mut packets[likely.at];
+            verdicts[likely.at] = self.pass_alike(rules, packet, likely, now_ns);
+        }
+    }
+
     /// Lets a packet go the short way, if those before it have not changed that.
     #[inline]
-    pub(super) fn pass_alike(
+    fn pass_alike(
         &mut self,
         rules: &Rules,
         packet: &mut Packet,

@@ -106,8 +106,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Pair {
-        let mut benches = [0, 1].map(|_| Bench::new(some_rules(0, 1)));
-        benches[1].workers[0].goes_short = false;
+        let benches = [0, 1].map(|_| Bench::new(some_rules(0, 1)));
         Pair { benches, known: Vec::new(), generation: 1, short: 0 }
     }
 
@@ -132,6 +131,8 @@ impl Pair {
     fn burst(&mut self, picks: &[Pick]) {
         let made: Vec<_> = picks.iter().map(|pick| packet(*pick, &self.known)).collect();
         let [short, whole] = &mut self.benches;
+        // What it knows of flows is of other rules, each time.
+        whole.workers[0].begin_epoch();
         let mut outcomes = [short, whole].map(|bench| {
             let Bench { pool, rules, workers, now_ns, .. } = bench;
             let mut burst: Vec<Packet> = Vec::new();
@@ -151,6 +152,7 @@ impl Pair {
             (verdicts, out, alike)
         });
         self.short += outcomes[0].2.count_ones();
+        assert_eq!(outcomes[1].2, 0, "all go the whole way");
         assert_eq!((&outcomes[0].0, &outcomes[0].1), (&outcomes[1].0, &outcomes[1].1));
         for (verdict, out) in outcomes[0].0.drain(..).zip(&outcomes[0].1) {
             if matches!(verdict, Verdict::Go | Verdict::Rewritten) {
