@@ -34,6 +34,17 @@ pub struct Key {
     pub name: String,
 }
 
+impl Key {
+    /// Before the names of NetworkPolicies of Kubernetes, as Calico shows them.
+    pub const OF_KUBERNETES: &str = "knp.default.";
+
+    /// The name in Kubernetes of a policy that is its own; `None` for all other resources.
+    pub fn kubernetes_policy(&self) -> Option<&str> {
+        let name = self.name.strip_prefix(Self::OF_KUBERNETES);
+        name.filter(|_| self.kind == "NetworkPolicy")
+    }
+}
+
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.namespace.is_empty() {

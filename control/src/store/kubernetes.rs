@@ -278,7 +278,7 @@ impl Datastore for Kubernetes {
         if key.kind == "Profile" {
             return self.get_profile(key).await;
         }
-        if let Some(name) = knp::name_of(key) {
+        if let Some(name) = key.kubernetes_policy() {
             return self.get_knp(key, name).await;
         }
         self.get_placed(key).await

@@ -1,13 +1,13 @@
 //! `margay ctl convert`: resources of Calico's API v1 in the form of v3.
 
+use super::source;
 use super::write::out;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use margay_control::resource::v1;
 use margay_control::store::datastore::Document;
 use margay_control::store::save;
 use serde_json::Value;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Turn resources of the API v1 into those of v3.
@@ -27,13 +27,7 @@ pub(super) struct Convert {
 impl Convert {
     pub(super) fn execute(&self) -> Result<ExitCode> {
         let name = self.filename.display().to_string();
-        let mut content = String::new();
-        match self.filename == Path::new("-") {
-            true => std::io::stdin().read_to_string(&mut content).map(drop)?,
-            false => {
-                content = std::fs::read_to_string(&self.filename).with_context(|| name.clone())?;
-            }
-        }
+        let content = source::text(&self.filename)?;
         let values = save::values(&name, &content).map_err(|fault| anyhow::anyhow!("{fault}"))?;
         if values.is_empty() {
             bail!("Failed to execute command: {name}: no resources specified");

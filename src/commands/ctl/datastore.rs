@@ -5,14 +5,14 @@
 //! is left locked, so that nothing runs on half of it; nodes of both stores hold still meanwhile.
 
 use super::kinds::Kind;
-use super::write::{KUBERNETES, out};
-use anyhow::{Context, Result, bail};
+use super::source;
+use super::write::out;
+use anyhow::{Result, bail};
 use margay_control::startup::cluster;
 use margay_control::store::Store;
 use margay_control::store::datastore::{Datastore, Document};
 use margay_control::store::save;
 use serde_json::{Value, json};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -97,9 +97,7 @@ async fn export(store: &Store) -> Result<()> {
             bail!("{fault}\nhint: an export leaves nothing out: mend or delete it first");
         }
         // Kubernetes' own policies go with Kubernetes.
-        let own = |one: &Document| {
-            one.key.kind != "NetworkPolicy" || !one.key.name.starts_with(KUBERNETES)
-        };
+        let own = |one: &Document| one.key.kubernetes_policy().is_none();
         for document in listing.documents.into_iter().filter(own) {
             out(&format!("---\n{}", save::yaml(&Value::Object(document.value))))?;
         }
@@ -108,13 +106,7 @@ async fn export(store: &Store) -> Result<()> {
 }
 
 async fn import(store: &Store, file: &Path) -> Result<()> {
-    let mut text = String::new();
-    match file == Path::new("-") {
-        true => std::io::stdin().read_to_string(&mut text).map(drop)?,
-        false => {
-            text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?
-        }
-    }
+    let text = source::text(file)?;
     let documents = save::parse(&file.display().to_string(), &text)
         .map_err(|fault| anyhow::anyhow!("{fault}"))?;
     if !documents.iter().any(|document| document.key.kind == CLUSTER) {

@@ -8,7 +8,6 @@ use margay_control::store::datastore::Document;
 use margay_control::store::save;
 use serde::Deserialize;
 use serde_json::json;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Where calicoctl has its settings.
@@ -134,24 +133,27 @@ fn read(file: &Path) -> Result<StoreConfig> {
     })
 }
 
+/// What a file says, or for `-` standard input.
+pub(super) fn text(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        return Ok(std::io::read_to_string(std::io::stdin())?);
+    }
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
 impl Input {
     /// The resources in the files, each of a kind that is known, in their namespaces.
     pub(super) fn documents(&self, scope: &Scope) -> Result<Vec<Document>> {
         let Some(path) = &self.filename else { bail!("no resources: name a file with -f") };
         let mut found = Vec::new();
-        if path == Path::new("-") {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            found = parse("-", &text)?;
-        } else if path.is_dir() {
-            for file in files(path, self.recursive)? {
-                let text = std::fs::read_to_string(&file)?;
-                found.extend(parse(&file.display().to_string(), &text)?);
+        match path != Path::new("-") && path.is_dir() {
+            true => {
+                for file in files(path, self.recursive)? {
+                    let text = std::fs::read_to_string(&file)?;
+                    found.extend(parse(&file.display().to_string(), &text)?);
+                }
             }
-        } else {
-            let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
-            found = parse(&name, &text)?;
+            false => found = parse(&path.display().to_string(), &text(path)?)?,
         }
         if found.is_empty() && !self.skip_empty {
             bail!("no resources specified in file {}", path.display());

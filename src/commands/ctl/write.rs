@@ -9,9 +9,6 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
-/// Before the names of policies that are Kubernetes' own.
-pub(super) const KUBERNETES: &str = "knp.default.";
-
 /// What is done to resources of files.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Action {
@@ -32,7 +29,7 @@ impl Action {
     }
 
     async fn run(self, store: &Store, document: Document) -> Result<(), StoreError> {
-        if document.key.kind == "NetworkPolicy" && document.key.name.starts_with(KUBERNETES) {
+        if document.key.kubernetes_policy().is_some() {
             let what = format!(
                 "operation {} is not supported on {}: kubernetes network policies must be managed \
                  through the kubernetes API",

@@ -7,8 +7,6 @@ use crate::resource::Key;
 use crate::store::datastore::{Document, Listing, StoreError};
 use serde_json::{Map, Value, json};
 
-/// Before the name of a policy of Kubernetes.
-const PREFIX: &str = "knp.default.";
 /// The kind of policies in Kubernetes' own form.
 const STORED: &str = "KubernetesNetworkPolicy";
 /// Order of all of them.
@@ -39,11 +37,6 @@ impl Kubernetes {
     }
 }
 
-/// The name in Kubernetes of a policy that is its own.
-pub(super) fn name_of(key: &Key) -> Option<&str> {
-    (key.kind == "NetworkPolicy").then(|| key.name.strip_prefix(PREFIX)).flatten()
-}
-
 /// Calico's form of a policy.
 fn policy(found: &Document) -> Result<Document, StoreError> {
     let spec = found.spec();
@@ -62,7 +55,7 @@ fn policy(found: &Document) -> Result<Document, StoreError> {
             shown[direction] = Value::Array(rules);
         }
     }
-    let mut metadata = json!({"name": format!("{PREFIX}{}", found.key.name),
+    let mut metadata = json!({"name": format!("{}{}", Key::OF_KUBERNETES, found.key.name),
         "namespace": found.key.namespace});
     for field in ["uid", "creationTimestamp"] {
         if let Some(value) = found.value.get("metadata").and_then(|metadata| metadata.get(field)) {
