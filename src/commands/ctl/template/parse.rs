@@ -258,18 +258,18 @@ fn commands(tokens: &[Token], at: &mut usize, depth: usize) -> Result<Pipeline, 
     if depth > DEPTH_MAX {
         return Err(format!("more than {DEPTH_MAX} brackets inside of each other"));
     }
-    let mut commands = vec![Vec::new()];
+    let mut found = vec![Vec::new()];
     while let Some(token) = tokens.get(*at) {
         let operand = match token {
             Token::Close(_) => break,
             Token::Sign("|") => {
                 *at += 1;
-                commands.push(Vec::new());
+                found.push(Vec::new());
                 continue;
             }
             Token::Sign("(") => {
                 *at += 1;
-                let inner = commands_in(tokens, at, depth)?;
+                let inner = commands(tokens, at, depth + 1)?;
                 let Some(Token::Close(fields)) = tokens.get(*at) else {
                     return Err("a bracket is not closed".to_owned());
                 };
@@ -282,16 +282,12 @@ fn commands(tokens: &[Token], at: &mut usize, depth: usize) -> Result<Pipeline, 
             Token::Literal(value) => Operand::Literal(value.clone()),
         };
         *at += 1;
-        commands.last_mut().into_iter().for_each(|command| command.push(operand.clone()));
+        found.last_mut().into_iter().for_each(|command| command.push(operand.clone()));
     }
-    match commands.iter().any(Vec::is_empty) {
+    match found.iter().any(Vec::is_empty) {
         true => Err("a command is missing".to_owned()),
-        false => Ok(Pipeline { commands, ..Pipeline::default() }),
+        false => Ok(Pipeline { commands: found, ..Pipeline::default() }),
     }
-}
-
-fn commands_in(tokens: &[Token], at: &mut usize, depth: usize) -> Result<Pipeline, String> {
-    commands(tokens, at, depth + 1)
 }
 
 fn tokens(text: &str) -> Result<Vec<Token>, String> {
