@@ -62,26 +62,34 @@ fn policers(criterion: &mut Criterion) {
                     ))
                 });
             });
-            bursts(criterion, name, &policers, &packets);
+            let mut leases = vec![Leases::default(); LIMITERS];
+            let name = format!("policer of 10,000, bursts of 64, {name}");
+            bursts(criterion, &name, &packets, |at, now_ns, cost| {
+                black_box(policers[at].pass(&mut leases[at], now_ns, cost)).ok();
+            });
             done.store(true, Ordering::Relaxed);
         });
     }
 }
 
-/// Bursts of one endpoint each, the endpoints at random; the time is of a packet.
-fn bursts(criterion: &mut Criterion, name: &str, all: &[Policer], packets: &[(usize, u32)]) {
-    let mut leases = vec![Leases::default(); LIMITERS];
+/// Bursts of one endpoint each, the endpoints at random: `ask` is asked about each packet, by its
+/// endpoint, the clock and its cost. The time is of a packet.
+fn bursts(
+    criterion: &mut Criterion,
+    name: &str,
+    packets: &[(usize, u32)],
+    mut ask: impl FnMut(usize, u64, Cost),
+) {
     let (mut at, mut now_ns) = (0, 1_000_000_000);
-    criterion.bench_function(&format!("policer of 10,000, bursts of 64, {name}"), |bencher| {
+    criterion.bench_function(name, |bencher| {
         bencher.iter_custom(|count| {
             let begin = std::time::Instant::now();
             for _ in 0..count.div_ceil(BURST as u64) {
                 at = (at + BURST) % (PACKETS - BURST);
                 now_ns += STEP_NS * BURST as u64;
-                let policer = packets[at].0;
+                let endpoint = packets[at].0;
                 for (_, bytes) in &packets[at..at + BURST] {
-                    let cost = Cost::packet(*bytes);
-                    black_box(all[policer].pass(&mut leases[policer], now_ns, cost)).ok();
+                    ask(endpoint, now_ns, Cost::packet(*bytes));
                 }
             }
             begin.elapsed().mul_f64(count as f64 / count.next_multiple_of(BURST as u64) as f64)
@@ -100,23 +108,10 @@ fn admissions(criterion: &mut Criterion) {
             })
             .collect();
         let mut own = OwnLimits::default();
-        let (mut at, mut now_ns) = (0, 1_000_000_000);
         let name = format!("a worker's limits of 10,000 endpoints, bursts of 64, {name}");
-        criterion.bench_function(&name, |bencher| {
-            bencher.iter_custom(|count| {
-                let begin = std::time::Instant::now();
-                for _ in 0..count.div_ceil(BURST as u64) {
-                    at = (at + BURST) % (PACKETS - BURST);
-                    now_ns += STEP_NS * BURST as u64;
-                    let port = packets[at].0;
-                    let place = (PortId(port as u16), Direction::Egress);
-                    for (_, bytes) in &packets[at..at + BURST] {
-                        let cost = Cost::packet(*bytes);
-                        black_box(own.admit(place, &limits[port], now_ns, cost)).ok();
-                    }
-                }
-                begin.elapsed().mul_f64(count as f64 / count.next_multiple_of(BURST as u64) as f64)
-            });
+        bursts(criterion, &name, &packets, |endpoint, now_ns, cost| {
+            let place = (PortId(endpoint as u16), Direction::Egress);
+            black_box(own.admit(place, &limits[endpoint], now_ns, cost)).ok();
         });
     }
 }

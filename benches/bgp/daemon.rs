@@ -47,11 +47,9 @@ impl Running {
         ensure!(!matches!(fields.first(), Some(&"Z" | &"X")), "the daemon has ended");
         let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok());
         let cpu = ticks(11).zip(ticks(12)).context("/proc/PID/stat")?;
-        let status = fs::read_to_string(folder.join("status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = peak.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
+        let peak = process::proc_field(&format!("/proc/{}/status", self.process.pid()), "VmHWM:")?;
         let hertz = 100.0;
-        Ok(((cpu.0 + cpu.1) / hertz, peak.context("VmHWM")? / 1024.0))
+        Ok(((cpu.0 + cpu.1) / hertz, peak / 1024.0))
     }
 
     /// The last lines that it has printed, as one.

@@ -8,7 +8,7 @@
 use crate::content::{self, Size};
 use anyhow::{Context, Result, ensure};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
-use margay::lab::pod::{Attachment, Pod, PodSpec};
+use margay::lab::pod::{Pod, PodSpec};
 use margay::lab::process::{self, Process, wait_for};
 use margay::lab::scope::Scope;
 use margay::lab::store::write_yaml;
@@ -75,12 +75,9 @@ impl Rig {
         far.ip("route add local 172.20.0.0/16 dev lo")?;
         for number in 0..size.pods_of(0) {
             let spec = PodSpec {
-                name: format!("pod-{number}"),
-                attachment: Attachment::Veth,
-                link: LinkSpec { mtu: 1450, queues: 1 },
-                namespace: pods.clone(),
                 device: format!("pod{number}"),
                 table: Some(1000 + number),
+                ..PodSpec::new(&format!("pod-{number}"), pods.clone(), 1450)
             };
             let v6 = format!("fd65::{number:x}").parse()?;
             let pod = Pod::new(spec, 0, number, content::address_of(0, number + 1), v6);
@@ -151,12 +148,10 @@ impl Rig {
 
     pub(crate) fn memory(&self) -> Result<Memory> {
         let pid = self.daemon.as_ref().context("no daemon")?.pid();
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let field = |name: &str| -> Result<f64> {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)).context("a field")?;
-            Ok(line.split_whitespace().next().context("a number")?.parse::<f64>()? / 1024.0)
+        let mib = |name| {
+            process::proc_field(&format!("/proc/{pid}/status"), name).map(|kib| kib / 1024.0)
         };
-        Ok(Memory { now: field("VmRSS:")?, peak: field("VmHWM:")? })
+        Ok(Memory { now: mib("VmRSS:")?, peak: mib("VmHWM:")? })
     }
 
     pub(crate) fn stop(&mut self) -> Result<()> {

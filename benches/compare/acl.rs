@@ -13,8 +13,8 @@ use crate::veth::{IN_MAC, Rig};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result, ensure};
 use margay::lab::daemon::DaemonSpec;
-use margay::lab::namespace::{LinkSpec, Namespace};
-use margay::lab::pod::{Attachment, Pod, PodSpec};
+use margay::lab::namespace::Namespace;
+use margay::lab::pod::{Pod, PodSpec};
 use margay::lab::process;
 use margay::lab::store::{Pool, write_yaml};
 use margay_fastpath::sys::bpf::generator::Generator;
@@ -104,14 +104,7 @@ pub(crate) fn port() -> u16 {
 }
 
 fn pod(namespace: Namespace) -> Result<Pod> {
-    let spec = PodSpec {
-        name: "server".to_owned(),
-        attachment: Attachment::Veth,
-        link: LinkSpec { mtu: 1500, queues: 1 },
-        namespace,
-        device: "s0".to_owned(),
-        table: None,
-    };
+    let spec = PodSpec { device: "s0".to_owned(), ..PodSpec::new("server", namespace, 1500) };
     let pod = Pod::new(spec, 1, 1, POD, "fd20::2".parse()?);
     ensure!(pod.host_device() == DEVICE, "its device is {}", pod.host_device());
     Ok(pod)

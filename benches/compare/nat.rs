@@ -2,7 +2,7 @@
 //! fast packets of all of them go through, and what a flow takes in memory.
 
 use crate::forwarder::{self, FRAME};
-use crate::machine;
+use crate::machine::{self, Setting};
 use crate::report::{Outcome, Row};
 use crate::veth::{self, IN_MAC, Rig};
 use crate::{Arguments, Measure, STEAL_LIMIT};
@@ -16,7 +16,6 @@ use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{checksum, ipv4, protocol, udp};
 use serde_json::json;
 use std::cell::RefCell;
-use std::fs;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,10 +39,9 @@ const FILL_LIMIT: Duration = Duration::from_secs(60);
 const RULES: &str = "add table ip nat\n\
     add chain ip nat out { type nat hook postrouting priority srcnat; }\n\
     add rule ip nat out ip saddr 10.10.0.0/24 oifname out0 masquerade\n";
-const CONNTRACK: [(&str, &str); 2] = [
-    ("/proc/sys/net/netfilter/nf_conntrack_max", "2097152"),
-    ("/proc/sys/net/netfilter/nf_conntrack_buckets", "1048576"),
-];
+const MAX: (&str, &str) = ("/proc/sys/net/netfilter/nf_conntrack_max", "2097152");
+/// Sets the greatest number of flows as well.
+const BUCKETS: (&str, &str) = ("/proc/sys/net/netfilter/nf_conntrack_buckets", "1048576");
 /// Bytes of a bucket of the kernel's table.
 const BUCKET: f64 = 8.0;
 
@@ -142,7 +140,9 @@ fn margay(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Resul
         "timeouts": {"nf_conntrack_udp_timeout": IDLE_S},
     });
     let daemon = veth::route_by_margay(&rig, &store, false, json!({ "nat": nat }))?;
-    let resident = |daemon: &Daemon| number(&format!("/proc/{}/status", daemon.pid()), "RssAnon:");
+    let resident = |daemon: &Daemon| {
+        process::proc_field(&format!("/proc/{}/status", daemon.pid()), "RssAnon:")
+    };
     let before = resident(&daemon)?;
     let flows = || -> Result<f64> {
         daemon.show("nat")?["flows"].as_f64().context("show nat: no number of flows")
@@ -155,19 +155,21 @@ fn margay(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Resul
 }
 
 fn linux(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Result<f64> {
-    let _conntrack = Settings::set()?;
+    // All namespaces share the table. What is set last is set back first.
+    let _max = Setting::set(MAX.0, MAX.1)?;
+    let _buckets = Setting::set(BUCKETS.0, BUCKETS.1)?;
     let rig = Rig::new()?;
     veth::route_by_kernel(&rig)?;
     rig.router.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout", &IDLE_S.to_string())])?;
     process::run_ok(rig.router.command("nft", &["-f", "-"]), RULES, FILL_LIMIT)?;
-    let before = number("/proc/meminfo", "SUnreclaim:")?;
+    let before = process::proc_field("/proc/meminfo", "SUnreclaim:")?;
     let flows = || -> Result<f64> {
         let count = rig.router.read("/proc/sys/net/netfilter/nf_conntrack_count")?;
         Ok(count.trim().parse()?)
     };
     let (rate, stolen) = fill(&rig, frames, flows)?;
     others.borrow_mut().new_flows[1].add(rate, stolen);
-    let slabs = (number("/proc/meminfo", "SUnreclaim:")? - before) * 1024.0;
+    let slabs = (process::proc_field("/proc/meminfo", "SUnreclaim:")? - before) * 1024.0;
     others.borrow_mut().bytes[1].add(slabs / f64::from(FLOWS) + BUCKET, false);
     rig.measure_frames(frames, 63, time)
 }
@@ -231,37 +233,4 @@ fn watch(flows: impl Fn() -> Result<f64>) -> Result<f64> {
         }
     }
     bail!("after {} s less than {BEGUN} of the flows have begun", FILL_LIMIT.as_secs())
-}
-
-/// A number of KiB in a file of `/proc`.
-fn number(path: &str, name: &str) -> Result<f64> {
-    let text = fs::read_to_string(path).context(path.to_owned())?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let word = line.and_then(|line| line.split_whitespace().next());
-    Ok(word.with_context(|| format!("{path}: no {name}"))?.parse()?)
-}
-
-/// The size of the kernel's table, which all namespaces share; set back when this is dropped.
-struct Settings(Vec<String>);
-
-impl Settings {
-    fn set() -> Result<Settings> {
-        let read = |(path, _): &(&str, &str)| fs::read_to_string(path).context(path.to_string());
-        let settings = Settings(CONNTRACK.iter().map(read).collect::<Result<_>>()?);
-        for (path, value) in CONNTRACK {
-            fs::write(path, value).context(path)?;
-        }
-        Ok(settings)
-    }
-}
-
-impl Drop for Settings {
-    fn drop(&mut self) {
-        // The number of buckets changes the greatest number of flows: that comes last.
-        for ((path, _), value) in CONNTRACK.iter().zip(&self.0).rev() {
-            if let Err(error) = fs::write(path, value) {
-                eprintln!("compare: {path} not set back: {error}");
-            }
-        }
-    }
 }

@@ -65,14 +65,8 @@ fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64>
         })?;
     }
     for name in ["a", "b"] {
-        node.add_pod(PodSpec {
-            name: name.to_owned(),
-            attachment,
-            link: LinkSpec { mtu: MTU, queues: 1 },
-            namespace: scope.namespace(&format!("pod-{name}"))?,
-            device: "eth0".to_owned(),
-            table: None,
-        })?;
+        let namespace = scope.namespace(&format!("pod-{name}"))?;
+        node.add_pod(PodSpec { attachment, ..PodSpec::new(name, namespace, MTU) })?;
     }
     let (client, server) = (node.pod("a")?, node.pod("b")?);
     let result = iperf(IperfSpec {

@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use super::daemon::DaemonSpec;
 use super::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use super::node::{Node, Router};
-use super::pod::{Attachment, PodSpec};
+use super::pod::PodSpec;
 use super::scope::Scope;
 use super::store::{Pool, Store};
 use super::tor::{HOST, Peer, Tor};
@@ -143,15 +143,8 @@ impl Network {
     /// with `tap`, with a narrower link when it begins with `narrow`, by veth otherwise.
     pub fn add_pod(&mut self, node: usize, name: &str) -> Result<()> {
         let narrower = if name.starts_with("narrow") { NARROW } else { self.spec.encap.overhead() };
-        let tap = name.starts_with("tap");
-        let spec = PodSpec {
-            name: name.to_owned(),
-            attachment: if tap { Attachment::Tap } else { Attachment::Veth },
-            link: LinkSpec { mtu: self.spec.mtu - narrower, queues: 1 },
-            namespace: self.scope.namespace(&format!("pod-{name}"))?,
-            device: "eth0".to_owned(),
-            table: None,
-        };
+        let namespace = self.scope.namespace(&format!("pod-{name}"))?;
+        let spec = PodSpec::new(name, namespace, self.spec.mtu - narrower);
         self.nodes[node].add_pod(spec).map(|_| ())
     }
 

@@ -32,6 +32,14 @@ pub enum Attachment {
     Tap,
 }
 
+impl Attachment {
+    /// How pods with this name hang on their nodes, unless something else is said: by TAP those
+    /// that begin with `tap`.
+    pub fn of(name: &str) -> Attachment {
+        if name.starts_with("tap") { Attachment::Tap } else { Attachment::Veth }
+    }
+}
+
 /// What a new pod is to be.
 #[derive(Debug, Clone)]
 pub struct PodSpec {
@@ -48,6 +56,21 @@ pub struct PodSpec {
     /// Routing table for what the pod sends, where several share a namespace; `None` is the main
     /// table.
     pub table: Option<u32>,
+}
+
+impl PodSpec {
+    /// A pod of this name alone in a namespace: its device is `eth0`, with one queue and an MTU of
+    /// so many bytes, and hangs on the node as [`Attachment::of`] says.
+    pub fn new(name: &str, namespace: Namespace, mtu: u32) -> PodSpec {
+        PodSpec {
+            name: name.to_owned(),
+            attachment: Attachment::of(name),
+            link: LinkSpec { mtu, queues: 1 },
+            namespace,
+            device: "eth0".to_owned(),
+            table: None,
+        }
+    }
 }
 
 /// A pod on a node.

@@ -93,6 +93,15 @@ pub struct Output {
     pub stderr: String,
 }
 
+/// The number behind a name in a file of /proc with a field a line, such as `VmRSS:` in
+/// `/proc/PID/status`; of memory it is KiB. Errors name the file and the field.
+pub fn proc_field(path: &str, name: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let word = line.and_then(|line| line.split_whitespace().next());
+    Ok(word.with_context(|| format!("{path}: no {name}"))?.parse()?)
+}
+
 /// A command line that dies with the thread that starts it.
 pub fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new("setpriv");

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use margay::lab::daemon::Daemon;
 use margay::lab::measure::{self, PingSpec};
-use margay::lab::namespace::LinkSpec;
 use margay::lab::network::Network;
-use margay::lab::pod::{Attachment, PodSpec};
+use margay::lab::pod::PodSpec;
 use margay::lab::{process, requirements};
 
 use crate::frames;
@@ -31,14 +30,7 @@ fn held(daemon: &Daemon) -> Held {
 }
 
 fn spec(network: &Network) -> PodSpec {
-    PodSpec {
-        name: "churn".to_owned(),
-        attachment: Attachment::Veth,
-        link: LinkSpec { mtu: network.spec().mtu, queues: 1 },
-        namespace: network.scope().namespace("churn").unwrap(),
-        device: "eth0".to_owned(),
-        table: None,
-    }
+    PodSpec::new("churn", network.scope().namespace("churn").unwrap(), network.spec().mtu)
 }
 
 fn answers(network: &Network, name: &str) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use margay::lab::measure::{IperfSpec, Load};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::network::Encap;
 use margay::lab::node::{Node, Router};
-use margay::lab::pod::{Attachment, Pod, PodSpec};
+use margay::lab::pod::{Pod, PodSpec};
 use margay::lab::process::wait_for;
 use margay::lab::scope::Scope;
 use margay::lab::store::{Pool, Store, write_yaml};
@@ -178,15 +178,8 @@ impl Cluster {
         let tor = start_tor(&scope, &tor);
         let mut pods = Vec::new();
         for (node, name) in [(0, "tap-a"), (1, "veth-b"), (2, "veth-c"), (2, "tap-c")] {
-            let tap = name.starts_with("tap");
-            let spec = PodSpec {
-                name: name.to_owned(),
-                attachment: if tap { Attachment::Tap } else { Attachment::Veth },
-                link: LinkSpec { mtu: LINK.mtu - Encap::Vxlan.overhead(), queues: 1 },
-                namespace: scope.namespace(&format!("pod-{name}")).unwrap(),
-                device: "eth0".to_owned(),
-                table: None,
-            };
+            let namespace = scope.namespace(&format!("pod-{name}")).unwrap();
+            let spec = PodSpec::new(name, namespace, LINK.mtu - Encap::Vxlan.overhead());
             pods.push(nodes[node].add_pod(spec).unwrap().clone());
         }
         Cluster { nodes, tor, outside, pods, encap, scope }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use margay::lab::daemon::DaemonSpec;
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::node::{Node, Router};
-use margay::lab::pod::{Attachment, PodSpec};
+use margay::lab::pod::PodSpec;
 use margay::lab::process::wait_for;
 use margay::lab::requirements::Tool;
 use margay::lab::scope::Scope;
@@ -76,14 +76,7 @@ impl Lab {
             ..DaemonSpec::new(binary, "edge1", &store, &scope)
         };
         node.start_daemon(spec).unwrap();
-        let spec = PodSpec {
-            name: "a".to_owned(),
-            attachment: Attachment::Veth,
-            link: LINK,
-            namespace: scope.namespace("pod-a").unwrap(),
-            device: "eth0".to_owned(),
-            table: None,
-        };
+        let spec = PodSpec::new("a", scope.namespace("pod-a").unwrap(), LINK.mtu);
         let pod = node.add_pod(spec).unwrap().namespace().clone();
         settle(&outside);
         settle(&pod);

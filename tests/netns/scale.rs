@@ -4,9 +4,8 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use margay::lab::namespace::LinkSpec;
 use margay::lab::network::Network;
-use margay::lab::pod::{Attachment, GATEWAY_V4, HOST_MAC, Pod, PodSpec};
+use margay::lab::pod::{GATEWAY_V4, HOST_MAC, Pod, PodSpec};
 
 const PODS: u32 = 1000;
 /// Longest time until all are attached.
@@ -34,12 +33,9 @@ fn add_pods(network: &mut Network) {
     let namespace = network.scope().namespace("pods").unwrap();
     for number in 0..PODS {
         let spec = PodSpec {
-            name: format!("many{number}"),
-            attachment: Attachment::Veth,
-            link: LinkSpec { mtu: 1500, queues: 1 },
-            namespace: namespace.clone(),
             device: format!("pod{number}"),
             table: Some(1000 + number),
+            ..PodSpec::new(&format!("many{number}"), namespace.clone(), 1500)
         };
         network.nodes[0].add_pod(spec).unwrap();
     }

@@ -16,7 +16,7 @@ use margay::lab::measure::{self, IperfSpec, Load, PingResult, PingSpec};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::network::Encap;
 use margay::lab::node::{Node, Router};
-use margay::lab::pod::{Attachment, PodSpec};
+use margay::lab::pod::PodSpec;
 use margay::lab::process::{self, Process};
 use margay::lab::requirements::{self, Tool};
 use margay::lab::scope::Scope;
@@ -81,16 +81,8 @@ impl Rig {
 
     /// A pod on the node, by TAP if its name begins so.
     fn pod(&mut self, name: &str, mtu: u32) -> Namespace {
-        let tap = name.starts_with("tap");
-        let spec = PodSpec {
-            name: name.to_owned(),
-            attachment: if tap { Attachment::Tap } else { Attachment::Veth },
-            link: LinkSpec { mtu, queues: 1 },
-            namespace: self.scope.namespace(&format!("pod-{name}")).unwrap(),
-            device: "eth0".to_owned(),
-            table: None,
-        };
-        self.node.add_pod(spec).unwrap().namespace().clone()
+        let namespace = self.scope.namespace(&format!("pod-{name}")).unwrap();
+        self.node.add_pod(PodSpec::new(name, namespace, mtu)).unwrap().namespace().clone()
     }
 
     fn addresses(&self, pod: &str) -> [IpAddr; 2] {
