@@ -70,6 +70,22 @@ impl Writer<'_> {
         gauge.encode(encoder)
     }
 
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: &[(Vec<(&str, String)>, u64)],
+    ) -> std::fmt::Result {
+        let kind = ConstGauge::new(0i64).metric_type();
+        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in rows {
+            let labels: Labels = labels;
+            let value = i64::try_from(*value).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
     fn counters(
         &mut self,
         name: &str,
@@ -186,6 +202,19 @@ impl Reader {
             "Packets sent that the XDP program of another port brought",
             &rows(|port| port.offloaded_tx_packets),
         )?;
+        let waiting = "Packets from a port that wait for ports that take no more";
+        writer.gauges("margay_port_waiting_packets", waiting, &rows(|port| port.waiting))?;
+        let dropped = open.clone().flat_map(|port| {
+            port.dropped_waiting.iter().map(|(reason, count)| {
+                let labels = vec![("port", port.name.clone()), ("reason", reason.clone())];
+                (labels, *count)
+            })
+        });
+        writer.counters(
+            "margay_port_waiting_dropped",
+            "Packets from a port that were dropped while they waited so",
+            &dropped.collect::<Vec<_>>(),
+        )?;
         writer.gauge("margay_ports_open", "Open ports", open.clone().count() as i64)?;
         writer.gauge(
             "margay_ports_waiting",
@@ -238,6 +267,23 @@ impl Reader {
         for (name, help, value) in families {
             let rows = ways.iter().map(|(one, way, of)| (labels(one, way), value(of)));
             writer.counters(&format!("margay_limit_{name}"), help, &rows.collect::<Vec<_>>())?;
+        }
+        type Level = fn(&limits::WayAnswer) -> Option<u64>;
+        let levels: [(&str, &str, Level); 5] = [
+            ("bandwidth_bits_per_second", "Bits a second that it may have", |way| way.bandwidth),
+            ("packet_rate", "Packets a second that it may have", |way| way.packet_rate),
+            ("measured_bits_per_second", "Bits a second that passed lately", |way| {
+                Some(way.bits_per_second)
+            }),
+            ("queued_packets", "Packets that wait now", |way| Some(way.queued)),
+            ("connections", "Connections that count for their limit", |way| {
+                way.max_connections.map(|_| way.connections.into())
+            }),
+        ];
+        for (name, help, value) in levels {
+            let rows =
+                ways.iter().filter_map(|(one, way, of)| Some((labels(one, way), value(of)?)));
+            writer.gauges(&format!("margay_limit_{name}"), help, &rows.collect::<Vec<_>>())?;
         }
         let mut dropped = Vec::new();
         for (one, direction, way) in ways {

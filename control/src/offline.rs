@@ -19,6 +19,7 @@ use crate::store::directory::Directory;
 use ipnet::IpNet;
 use margay_fastpath::ecmp;
 use margay_fastpath::fib::{Fib, FibError, FibWriter};
+use margay_fastpath::limit::QueueAccount;
 use margay_fastpath::port::PortId;
 use margay_fastpath::proxy_neighbor::GATEWAY_MAC;
 use margay_fastpath::sources::Sources;
@@ -210,6 +211,7 @@ fn ports(model: &Model, node: &str, names: &[Arc<str>]) -> Vec<Option<PortEntry>
             .get(&**name)
             .map(|endpoint| Sources::new(endpoint.addresses.iter().map(|own| IpNet::from(*own)))),
         up: true,
+        queue: QueueAccount::default(),
     };
     names.iter().map(|name| Some(entry(name))).collect()
 }

@@ -10,6 +10,7 @@ mod tests;
 use crate::devices::{OpenError, Opened};
 use crate::kernel::mirror::Mirror;
 use crate::resolve::ports::PortKind;
+use margay_fastpath::limit::QueueAccount;
 use margay_fastpath::port::PortId;
 use margay_tunnels::wire::ethernet::Mac;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,8 @@ pub(crate) struct Open {
     pub(crate) station: Option<Mac>,
     /// MTU of a TAP.
     pub(crate) mtu: Option<u16>,
+    /// What becomes of packets from it in the queues of congested ports.
+    pub(crate) queue: QueueAccount,
     /// Keeps what must live as long as the port.
     #[allow(dead_code)]
     pub(crate) keep: crate::devices::Keep,
@@ -270,6 +273,7 @@ impl Open {
             mac: opened.mac,
             station: opened.station,
             mtu: opened.mtu,
+            queue: QueueAccount::default(),
             keep: opened.keep,
         }
     }

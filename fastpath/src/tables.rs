@@ -4,7 +4,7 @@
 //! addresses are part of the snapshot (an [`Adjacency`] has its rewrite ready), so a resolved
 //! packet takes two table reads after the FIB.
 
-use crate::limit::{EndpointLimits, Limits, PortRate};
+use crate::limit::{EndpointLimits, Limits, PortRate, QueueAccount};
 use crate::nat::Rules;
 use crate::packet::Packet;
 use crate::policy::Policy;
@@ -92,6 +92,8 @@ pub struct PortEntry {
     pub up: bool,
     /// Sources that packets from there may have; `None` for any.
     pub sources: Option<Sources>,
+    /// What becomes of packets from there in the queues of congested ports.
+    pub queue: QueueAccount,
 }
 
 impl PortEntry {
@@ -124,6 +126,7 @@ impl PortEntry {
             icmp_source_v6: None,
             sources: None,
             up: true,
+            queue: QueueAccount::default(),
         }
     }
 }
@@ -194,5 +197,10 @@ impl Tables {
     #[inline]
     pub fn port(&self, id: PortId) -> Option<&PortEntry> {
         self.ports.get(usize::from(id.0))?.as_ref()
+    }
+
+    /// The worker that owns a port.
+    pub(crate) fn owner(&self, id: PortId) -> Option<usize> {
+        self.port(id).map(|port| usize::from(port.worker))
     }
 }

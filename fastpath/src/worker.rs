@@ -23,11 +23,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 mod backlog;
+mod handing;
 mod queue;
 mod shaped;
 mod slot;
 mod transmit;
 
+use queue::PortQueue;
 use slot::Slot;
 
 /// Turns between two looks at cold ports and commands while there is traffic.
@@ -83,6 +85,8 @@ pub(crate) struct Worker {
     /// Ports that packets wait for, and how many do.
     backlog: Vec<PortId>,
     queued: usize,
+    /// Of ports with a rate that others own.
+    handing: Vec<(PortId, Box<PortQueue>)>,
     burst: Vec<Packet>,
     ready: Vec<u16>,
     /// The clock as read in this turn.
@@ -118,6 +122,7 @@ impl Worker {
             commands,
             backlog: Vec::new(),
             queued: 0,
+            handing: Vec::new(),
             burst: Vec::with_capacity(BURST),
             ready: Vec::new(),
             now_ns: 0,
@@ -379,6 +384,7 @@ impl Worker {
         }
         self.burst.drain(..).for_each(|packet| packet.free(&mut self.pipeline.pool));
         self.released.clear(&mut self.pipeline.pool);
+        self.clear_handing();
         self.pipeline.clear();
         self.shared.published.go_offline(self.index);
     }

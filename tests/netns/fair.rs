@@ -232,6 +232,10 @@ fn nine_pods_beside_a_flood_lose_nothing(rig: &mut Rig) {
     drop(flood);
     let lost = rig.show("drops")["tx-full"].as_u64();
     assert!(lost > Some(0), "the flood has lost");
+    let device = rig.pods[0].host_device().to_owned();
+    let ports = rig.show("ports");
+    let port = ports.as_array().into_iter().flatten().find(|port| port["name"] == *device).unwrap();
+    assert!(port["droppedWaiting"]["tx-full"].as_u64() > Some(0), "by name: {port}");
 }
 
 fn floods_at_host_and_absent_neighbors_leave_forwarding_alone(rig: &mut Rig) {

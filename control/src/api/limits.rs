@@ -2,7 +2,7 @@
 
 use crate::resource::qos::Limits;
 use crate::router::limits::Limited;
-use crate::status::Status;
+use crate::status::{PortState, Status};
 use margay_acl::Direction;
 use margay_fastpath::limit::Excess;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub struct WayAnswer {
     pub dropped: BTreeMap<String, u64>,
     /// Packets of those that passed which had to wait.
     pub delayed: u64,
-    /// Packets that wait now.
+    /// Packets that wait now: for their limit, and, of what it sends, for ports that take no more.
     pub queued: u64,
 }
 
@@ -86,9 +86,22 @@ pub(crate) fn answer(status: &Status) -> Vec<LimitAnswer> {
         shaped: limited.qos.shaped,
         weight: limited.qos.weight.unwrap_or(1),
         ingress: way(limited, Direction::Ingress, now_ns),
-        egress: way(limited, Direction::Egress, now_ns),
+        egress: {
+            let egress = way(limited, Direction::Egress, now_ns);
+            with_queues(egress, snapshot.ports.get(&*limited.interface))
+        },
     };
     snapshot.limits.iter().map(answer).collect()
+}
+
+/// What an endpoint sends also waits, and is dropped, where ports take no more.
+fn with_queues(mut egress: WayAnswer, port: Option<&PortState>) -> WayAnswer {
+    if let Some((_, entry)) = port.and_then(|port| port.open.as_ref()) {
+        let totals = entry.queue.totals();
+        egress.queued += totals.waiting;
+        egress.dropped.extend(super::ports::dropped(totals));
+    }
+    egress
 }
 
 fn way(limited: &Limited, direction: Direction, now_ns: u64) -> WayAnswer {

@@ -3,6 +3,8 @@
 use crate::resolve::ports::PortKind;
 use crate::status::{PortState, Status};
 use margay_fastpath::counters::PortCounters;
+use margay_fastpath::drop_reason::DropReason;
+use margay_fastpath::limit::QueueTotals;
 use margay_fastpath::port::{PortId, PortReport};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -51,6 +53,12 @@ pub struct PortAnswer {
     /// Packets that wait until the device takes them.
     #[serde(default)]
     pub queued: u64,
+    /// Packets from it that wait for ports that take no more.
+    #[serde(default)]
+    pub waiting: u64,
+    /// Packets from it that were dropped while they waited so, by reason.
+    #[serde(default)]
+    pub dropped_waiting: BTreeMap<String, u64>,
     /// Frames that it holds in rings of the kernel.
     pub frames_held: usize,
     /// Totals of the kernel about it.
@@ -75,6 +83,13 @@ pub(crate) fn answer(status: &Status) -> Vec<PortAnswer> {
     ports
 }
 
+/// What queues have dropped, by reason, where there is any.
+pub(super) fn dropped(totals: QueueTotals) -> impl Iterator<Item = (String, u64)> {
+    let counts = [(DropReason::TxFull, totals.full), (DropReason::TxLate, totals.late)];
+    let happened = counts.into_iter().filter(|(_, count)| *count > 0);
+    happened.map(|(reason, count)| (reason.name().to_owned(), count))
+}
+
 fn of_state(name: &Arc<str>, state: &PortState) -> PortAnswer {
     let role = match state.kind {
         PortKind::Uplink => "uplink",
@@ -83,6 +98,7 @@ fn of_state(name: &Arc<str>, state: &PortState) -> PortAnswer {
         PortKind::Host => "host",
     };
     let entry = state.open.as_ref().map(|(_, entry)| entry);
+    let waited = entry.map(|entry| entry.queue.totals()).unwrap_or_default();
     PortAnswer {
         name: name.to_string(),
         role: role.to_owned(),
@@ -92,6 +108,8 @@ fn of_state(name: &Arc<str>, state: &PortState) -> PortAnswer {
         mac: entry.map(|entry| entry.mac.to_string()),
         mtu: entry.map(|entry| entry.mtu),
         up: entry.is_some_and(|entry| entry.up),
+        waiting: waited.waiting,
+        dropped_waiting: dropped(waited).collect(),
         ..PortAnswer::default()
     }
 }

@@ -75,6 +75,7 @@ fn entry(
         icmp_source_v6,
         up: !kind.is_device() || link.is_some_and(|link| link.running),
         sources: None,
+        queue: open.queue.clone(),
     }
 }
 

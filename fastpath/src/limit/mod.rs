@@ -19,6 +19,7 @@ mod fair;
 mod policer;
 mod port_rate;
 mod punt;
+mod queue_account;
 mod round;
 mod shaper;
 mod snapshot;
@@ -35,6 +36,7 @@ pub use fair::{CLASSES_MAX, Entry, FLOWS, FairQueue, QUANTUM, Refused, WEIGHT_MA
 pub use policer::{Leases, Policer, Rates};
 pub use port_rate::PortRate;
 pub use punt::{ALL_PORTS, Allowance, Cause, Punts, is_routing};
+pub use queue_account::{QueueAccount, QueueTotals};
 pub use shaper::{Booking, SHAPER_DELAY_NS, Shaper};
 pub use snapshot::{Limits, OwnLimits, WAITING_MAX, Waiting};
 pub use wheel::{HORIZON_NS, SLOT_NS, Wheel};

@@ -2,7 +2,7 @@ mod tunnels;
 
 use super::*;
 use crate::fib::FibWriter;
-use crate::limit::Cause;
+use crate::limit::{Cause, QueueAccount};
 use crate::neighbor::{HOLD_TIME_NS, MAX_PER_NEIGHBOR};
 use crate::packet::{Gso, Offload};
 use crate::proxy_neighbor;
@@ -51,6 +51,7 @@ fn port(name: &str, mtu: u16) -> Option<PortEntry> {
         icmp_source_v6: Some("fd00::1".parse().unwrap()),
         sources: None,
         up: true,
+        queue: QueueAccount::default(),
     })
 }
 

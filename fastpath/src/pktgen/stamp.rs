@@ -10,6 +10,7 @@
 //! for a stamp of zeros.
 
 use crate::sys::bpf::asm::{Alu, Assembler, Reg, Size};
+use crate::sys::clock::monotonic_ns;
 
 /// Bytes of a stamp.
 pub const LEN: usize = 18;
@@ -45,17 +46,51 @@ pub(super) fn sum_fields(
     add_halves(asm, sum, word, spare);
 }
 
+/// The stamp of a packet that is sent now by a socket.
+pub fn now(flow: u32, sequence: u32) -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    let at = |field: i16| field as usize;
+    bytes[at(FLOW)..at(SEQUENCE)].copy_from_slice(&flow.to_ne_bytes());
+    bytes[at(SEQUENCE)..at(TIME)].copy_from_slice(&sequence.to_ne_bytes());
+    bytes[at(TIME)..].copy_from_slice(&monotonic_ns().to_ne_bytes());
+    let check = !sum(&bytes) as u16;
+    bytes[..2].copy_from_slice(&check.to_ne_bytes());
+    bytes
+}
+
+/// The words, added up and folded.
+fn sum(bytes: &[u8; LEN]) -> u32 {
+    let (words, _) = bytes.as_chunks::<2>();
+    let sum: u32 = words.iter().map(|word| u32::from(u16::from_ne_bytes(*word))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16)
+}
+
 /// What the stamp of a frame says, if it has a good one at `at`: flow, sequence number,
 /// nanoseconds.
 pub fn read(frame: &[u8], at: usize) -> Option<(u32, u32, u64)> {
     let bytes = frame.get(at..)?.first_chunk::<LEN>()?;
-    let (words, _) = bytes.as_chunks::<2>();
-    let mut sum: u32 = words.iter().map(|word| u32::from(u16::from_ne_bytes(*word))).sum();
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
     let word = |at: usize| -> u32 {
         u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
     };
     let time = bytes.last_chunk::<8>().map(|bytes| u64::from_ne_bytes(*bytes))?;
-    (sum == 0xffff).then_some((word(FLOW as usize), word(SEQUENCE as usize), time))
+    (sum(bytes) == 0xffff).then_some((word(FLOW as usize), word(SEQUENCE as usize), time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_says_what_was_written() {
+        for (flow, sequence) in [(0, 0), (7, u32::MAX), (u32::MAX, 12_345_678)] {
+            let (before_ns, bytes) = (monotonic_ns(), now(flow, sequence));
+            let (seen_flow, seen_sequence, time_ns) = read(&bytes, 0).unwrap();
+            assert_eq!((seen_flow, seen_sequence), (flow, sequence));
+            assert!((before_ns..=monotonic_ns()).contains(&time_ns));
+            let mut damaged = bytes;
+            damaged[LEN - 9] ^= 4;
+            assert_eq!(read(&damaged, 0), None);
+        }
+    }
 }

@@ -49,7 +49,10 @@ impl Worker {
         };
         let Some(queue) = &mut slot.queue else { return 0 };
         let (before, pool) = (queue.len(), &mut self.pipeline.pool);
-        let sent = queue.drain(slot.port.as_mut(), self.tables.rate_of(id), now_ns, pool);
+        let (rate, port) = (self.tables.rate_of(id), &mut slot.port);
+        let sent = queue.drain(rate, (&self.tables, now_ns), pool, |pool, burst| {
+            port.tx(pool, burst);
+        });
         let after = queue.len();
         self.queued -= before - after;
         let drops = &self.pipeline.counters.drops;
@@ -67,11 +70,11 @@ impl Worker {
 
     /// Gives all ports what they take now of what waits for them; how many packets.
     pub(super) fn drain_backlog(&mut self) -> usize {
-        if self.backlog.is_empty() {
+        if self.backlog.is_empty() && self.handing.is_empty() {
             return 0;
         }
         self.pipeline.start_lap();
-        let mut sent = 0;
+        let mut sent = self.drain_all_handing();
         for at in (0..self.backlog.len()).rev() {
             let id = self.backlog[at];
             sent += self.drain_queue(id);
@@ -90,7 +93,7 @@ impl Worker {
             self.queued -= queue.len();
             let count = queue.len() as u64;
             self.pipeline.counters.drops[DropReason::PortDown as usize].add(count);
-            queue.clear(&mut self.pipeline.pool);
+            queue.clear(&self.tables, &mut self.pipeline.pool);
         }
     }
 }

@@ -6,9 +6,9 @@
 //! port that they came in by, and by flow.
 
 use crate::flow_hash;
-use crate::limit::{Entry, FairQueue, Lease, PortRate, is_routing};
+use crate::limit::{Entry, FairQueue, Lease, PortRate, QueueAccount, is_routing};
 use crate::packet::Packet;
-use crate::port::{BURST, Port, PortId};
+use crate::port::{BURST, PortId};
 use crate::sys::memory::FramePool;
 use crate::tables::Tables;
 use margay_tunnels::wire::{ethernet, ipv6, protocol};
@@ -101,9 +101,15 @@ impl PortQueue {
             if is_reserved(&packet, tables) {
                 match self.reserved.len() < RESERVED_MAX {
                     true => self.reserved.push_back(packet),
-                    false => self.lose(packet, pool),
+                    false => {
+                        self.dropped.full += 1;
+                        packet.free(pool);
+                    }
                 }
                 continue;
+            }
+            if let Some(account) = account(tables, &packet) {
+                account.enter();
             }
             let entry = Entry {
                 class: usize::from(packet.in_port.0),
@@ -113,39 +119,43 @@ impl PortQueue {
                 now_ns,
             };
             if let Some(refused) = self.fair.push(entry, packet) {
-                self.lose(refused.packet, pool);
+                self.lose(refused.packet, tables, pool);
             }
             if self.len() > end
                 && let Some(refused) = self.fair.drop_longest()
             {
-                self.lose(refused.packet, pool);
+                self.lose(refused.packet, tables, pool);
             }
         }
     }
 
-    fn lose(&mut self, packet: Packet, pool: &mut FramePool) {
+    /// A packet that waited, and for which there is no room any more.
+    fn lose(&mut self, packet: Packet, tables: &Tables, pool: &mut FramePool) {
         self.dropped.full += 1;
+        if let Some(account) = account(tables, &packet) {
+            account.drop_full();
+        }
         packet.free(pool);
     }
 
-    /// Gives the port what it takes now.
+    /// Gives `tx` what it takes now; it leaves the rest.
     pub(super) fn drain(
         &mut self,
-        port: &mut dyn Port,
         rate: Option<&PortRate>,
-        now_ns: u64,
+        (tables, now_ns): (&Tables, u64),
         pool: &mut FramePool,
+        mut tx: impl FnMut(&mut FramePool, &mut Vec<Packet>),
     ) -> Sent {
         let mut sent = Sent::default();
         for _ in 0..BURSTS {
             let mut burst = std::mem::take(&mut self.burst);
             burst.append(&mut self.first);
             if burst.is_empty() {
-                self.fill(&mut burst, rate, now_ns, pool);
+                self.fill(&mut burst, rate, (tables, now_ns), pool);
             }
             let (packets, bytes) = (burst.len(), bytes(&burst));
             if packets > 0 {
-                port.tx(pool, &mut burst);
+                tx(pool, &mut burst);
             }
             let took = packets - burst.len();
             sent.packets += took;
@@ -161,7 +171,7 @@ impl PortQueue {
         }
         if now_ns >= self.moved_ns + STALL_NS {
             self.dropped.full += self.len() as u64;
-            self.clear(pool);
+            self.clear(tables, pool);
         }
         sent
     }
@@ -171,7 +181,7 @@ impl PortQueue {
         &mut self,
         burst: &mut Vec<Packet>,
         rate: Option<&PortRate>,
-        now_ns: u64,
+        (tables, now_ns): (&Tables, u64),
         pool: &mut FramePool,
     ) {
         match self.timed.take() {
@@ -188,12 +198,17 @@ impl PortQueue {
             let late = &mut self.dropped.late;
             let lost = |packet: Packet| {
                 *late += 1;
+                if let Some(account) = account(tables, &packet) {
+                    account.drop_late();
+                }
                 packet.free(pool);
             };
-            let Some(packet) = self.reserved.pop_front().or_else(|| self.fair.pop(now_ns, lost))
-            else {
-                break;
-            };
+            let reserved = self.reserved.pop_front();
+            let is_reserved = reserved.is_some();
+            let Some(packet) = reserved.or_else(|| self.fair.pop(now_ns, lost)) else { break };
+            if let Some(account) = account(tables, &packet).filter(|_| !is_reserved) {
+                account.leave();
+            }
             let at_ns =
                 rate.map_or(now_ns, |rate| rate.book(&mut self.lease, now_ns, packet.len() as u32));
             if at_ns > now_ns {
@@ -205,16 +220,24 @@ impl PortQueue {
     }
 
     /// Frees all that waits.
-    pub(super) fn clear(&mut self, pool: &mut FramePool) {
+    pub(super) fn clear(&mut self, tables: &Tables, pool: &mut FramePool) {
         self.first.drain(..).for_each(|packet| packet.free(pool));
         self.reserved.drain(..).for_each(|packet| packet.free(pool));
         if let Some((_, packet)) = self.timed.take() {
             packet.free(pool);
         }
         while let Some(refused) = self.fair.drop_longest() {
+            if let Some(account) = account(tables, &refused.packet) {
+                account.drop_full();
+            }
             refused.packet.free(pool);
         }
     }
+}
+
+/// The account of the endpoint that a packet came from.
+fn account<'a>(tables: &'a Tables, packet: &Packet) -> Option<&'a QueueAccount> {
+    tables.port(packet.in_port).map(|port| &port.queue)
 }
 
 fn bytes(burst: &[Packet]) -> usize {

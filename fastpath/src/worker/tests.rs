@@ -35,6 +35,9 @@ struct Far {
 /// One worker, whose port `n` leads to 10.0.n.0/24.
 struct Rig {
     worker: Worker,
+    second: Option<Second>,
+    fib: Arc<Fib>,
+    waits: Vec<WaitSet>,
     shared: Arc<Shared>,
     clock: Clock,
     far: Vec<Far>,
@@ -42,6 +45,12 @@ struct Rig {
     _events: Receiver<Event>,
     _commands: Sender<Command>,
     _writer: FibWriter,
+}
+
+/// A second worker, with a queue of its own at the uplink.
+struct Second {
+    worker: Worker,
+    uplink: Far,
 }
 
 /// A packet that has arrived.
@@ -57,7 +66,7 @@ impl Rig {
         Rig::with_workers(links, 1)
     }
 
-    /// The first of so many workers; the others do not run.
+    /// The first of so many workers; the others do not run yet.
     fn with_workers(links: &[LinkConfig], workers: usize) -> Rig {
         let (mut writer, fib) = FibWriter::new();
         for n in 0..links.len() {
@@ -69,7 +78,7 @@ impl Rig {
         let (shared, mut waits, events) = Shared::new(&config).unwrap();
         shared.published.publish(tables(links.len() as u8));
         let (commands, receiver) = crossbeam::channel::unbounded();
-        let mut worker = Worker::new(0, shared.clone(), fib, receiver, waits.remove(0));
+        let mut worker = Worker::new(0, shared.clone(), fib.clone(), receiver, waits.remove(0));
         let clock = Clock::default();
         clock.advance(1_000_000);
         let far = links.iter().enumerate().map(|(n, config)| {
@@ -82,16 +91,46 @@ impl Rig {
         worker.shared.published.catch_up(0, &mut worker.tables);
         let pool = shared.pool();
         let (_events, _commands, _writer) = (events, commands, writer);
-        Rig { worker, shared, clock, far, pool, _events, _commands, _writer }
+        let second = None;
+        Rig { worker, second, fib, waits, shared, clock, far, pool, _events, _commands, _writer }
+    }
+
+    /// Lets a second worker run, which has these pods, and a queue at the uplink as the first has.
+    fn start_second(&mut self, pods: std::ops::Range<u8>, uplink: u8) {
+        let (_, receiver) = crossbeam::channel::unbounded();
+        let wait = self.waits.remove(0);
+        let mut worker = Worker::new(1, self.shared.clone(), self.fib.clone(), receiver, wait);
+        let mut attach = |at: u8, config| {
+            let id = PortId(at.into());
+            let (near, port, link) = sim::link(config, &self.clock, (id, PortId(100)));
+            worker.attach(id, Box::new(near), Arc::default());
+            Far { port, link }
+        };
+        for at in pods.clone() {
+            self.worker.detach(PortId(at.into()));
+            let far = std::mem::replace(&mut self.far[usize::from(at)], attach(at, pod()));
+            Box::new(far.port).close(&mut self.pool);
+        }
+        let uplink = attach(uplink, LinkConfig::default());
+        worker.shared.published.catch_up(1, &mut worker.tables);
+        self.second = Some(Second { worker, uplink });
+        self.publish(|tables| {
+            for at in pods {
+                tables.ports[usize::from(at)].as_mut().unwrap().worker = 1;
+            }
+        });
     }
 
     /// Another snapshot.
     fn publish(&mut self, change: impl FnOnce(&mut Tables)) {
         let mut tables = Tables::clone(&self.worker.tables);
         change(&mut tables);
-        self.shared.published.go_offline(0);
+        (0..self.shared.workers.len()).for_each(|at| self.shared.published.go_offline(at));
         self.shared.published.publish(tables);
         self.worker.shared.published.catch_up(0, &mut self.worker.tables);
+        if let Some(Second { worker, .. }) = &mut self.second {
+            worker.shared.published.catch_up(1, &mut worker.tables);
+        }
     }
 
     /// Sends a packet from the far end of a port.
@@ -116,15 +155,21 @@ impl Rig {
         }
     }
 
-    /// The worker's next turn, and what it takes. Cold ports are seen when the worker looks.
+    /// The workers' next turns, and what the longer one takes. Cold ports are seen when a worker
+    /// looks.
     fn turn(&mut self) {
-        let moved = self.worker.turn(self.clock.now_ns());
-        self.clock.advance(TURN_NS + PACKET_NS * moved as u64);
-        if moved == 0 || self.worker.look_is_due() {
-            let ids = 0..self.far.len() as u16;
-            self.worker.ready.extend(ids);
-            self.worker.after_wait(false);
+        let mut longest = 0;
+        let second = self.second.as_mut().map(|second| &mut second.worker);
+        for worker in std::iter::once(&mut self.worker).chain(second) {
+            let moved = worker.turn(self.clock.now_ns());
+            longest = longest.max(moved);
+            if moved == 0 || worker.look_is_due() {
+                let ids = 0..worker.slots.len() as u16;
+                worker.ready.extend(ids);
+                worker.after_wait(false);
+            }
         }
+        self.clock.advance(TURN_NS + PACKET_NS * longest as u64);
     }
 
     /// Takes what has come to the far end of a port.
@@ -132,6 +177,9 @@ impl Rig {
         let (mut out, mut arrived) = (Vec::new(), Vec::new());
         loop {
             self.far[usize::from(at)].port.rx(&mut self.pool, &mut out, BURST);
+            if let Some(Second { uplink, .. }) = &mut self.second {
+                uplink.port.rx(&mut self.pool, &mut out, BURST);
+            }
             if out.is_empty() {
                 return arrived;
             }
@@ -145,9 +193,13 @@ impl Rig {
         }
     }
 
-    /// Ends the worker; every frame must be back.
+    /// Ends the workers; every frame must be back.
     fn end(mut self) {
         self.worker.close();
+        if let Some(Second { mut worker, uplink }) = self.second {
+            worker.close();
+            Box::new(uplink.port).close(&mut self.pool);
+        }
         for far in self.far {
             Box::new(far.port).close(&mut self.pool);
         }

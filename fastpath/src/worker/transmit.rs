@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 /// beside a flood.
 const KEPT: usize = HAND_OVER / 4;
 /// A burst of so many packets is short, and so many of a long one always may go.
-const SHORT: usize = 8;
+pub(super) const SHORT: usize = 8;
 
 /// How many packets of a burst, which is from one port, may be given now.
 fn may_give(peer: &Peer, count: usize) -> usize {
@@ -66,7 +66,7 @@ impl Worker {
     }
 
     /// To be called after packets were given.
-    fn wake(&self, worker: usize) {
+    pub(super) fn wake(&self, worker: usize) {
         if let Some(peer) = self.shared.workers.get(worker)
             && peer.asleep.load(Ordering::SeqCst)
         {
@@ -86,8 +86,13 @@ impl Worker {
         self.send_all(id, burst);
     }
 
-    /// Sends a burst by one port; empties it.
+    /// Sends a burst by one port; empties it. A port with a rate has one queue, at its owner: as
+    /// many queues as workers could only share the rate by worker, however many endpoints each has.
     pub(super) fn send_all(&mut self, id: PortId, burst: &mut Vec<Packet>) {
+        let is_rated = self.tables.rate_of(id).is_some();
+        if is_rated && self.tables.owner(id) != Some(self.index) {
+            return self.hand_over_fairly(id, burst);
+        }
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return self.hand_over(id, burst);
         };
@@ -99,7 +104,7 @@ impl Worker {
         let offloads = slot.port.tx_offloads();
         egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
         pipeline.end_lap(Stage::Offload, queued);
-        if slot.queued() > 0 || self.tables.rate_of(id).is_some() {
+        if slot.queued() > 0 || is_rated {
             return self.queue(id, burst);
         }
         let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
@@ -128,8 +133,7 @@ impl Worker {
 
     /// Gives packets to the worker that owns their egress port.
     fn hand_over(&mut self, id: PortId, burst: &mut Vec<Packet>) {
-        let owner = self.tables.port(id).map(|port| usize::from(port.worker));
-        let Some(owner) = owner.filter(|owner| *owner != self.index) else {
+        let Some(owner) = self.tables.owner(id).filter(|owner| *owner != self.index) else {
             for packet in burst.drain(..) {
                 self.pipeline.counters.count_drop(DropReason::PortDown);
                 packet.free(&mut self.pipeline.pool);

@@ -78,6 +78,7 @@ pub(super) fn ports(answer: &[PortAnswer], wide: bool) -> Table {
             "queued",
             "kernel",
             "offloaded",
+            "waiting",
         ]),
     };
     for port in answer {
@@ -106,6 +107,9 @@ pub(super) fn ports(answer: &[PortAnswer], wide: bool) -> Table {
             row.push(port.queued.to_string());
             row.push(totals.join(" "));
             row.push(format!("{}/{}", port.offloaded_rx_packets, port.offloaded_tx_packets));
+            let lost = port.dropped_waiting.iter();
+            let lost: String = lost.map(|(reason, count)| format!(" {reason}={count}")).collect();
+            row.push(format!("{}{lost}", port.waiting));
         }
         table.add_row(row);
     }

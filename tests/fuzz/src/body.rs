@@ -3,6 +3,7 @@
 
 use ipnet::IpNet;
 use margay_fastpath::fib::FibWriter;
+use margay_fastpath::limit::QueueAccount;
 use margay_fastpath::packet::{Gso, Offload};
 use margay_fastpath::port::PortId;
 use margay_fastpath::replay::{Fate, Replay, Sent};
@@ -69,6 +70,7 @@ fn entry(at: usize) -> PortEntry {
         icmp_source_v6: Some(Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1 + at as u16)),
         sources: None,
         up: true,
+        queue: QueueAccount::default(),
     }
 }
 

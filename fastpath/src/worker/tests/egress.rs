@@ -5,6 +5,7 @@ use crate::limit::{Limits, PortRate};
 use crate::nat::Ranges;
 use crate::worker::queue::{ALL_MAX, EACH_MAX, QUEUE_MAX, RESERVED_MAX, STALL_NS};
 use margay_tunnels::wire::tcp;
+use proptest::prelude::*;
 
 /// Of ten pods and more.
 const UPLINK: u8 = 12;
@@ -88,6 +89,32 @@ fn weights_of_1_2_and_4_hold() {
         let bytes = shares(&mut rig, &[FULL; 3], SECOND_NS / 5);
         println!("rate {rate:?}: {bytes:?}");
         assert_shares(&bytes, &[1, 2, 4], 0.05);
+        rig.end();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2, ..ProptestConfig::default() })]
+
+    /// Of pods that flood one uplink each worker has some, as uneven as it comes.
+    #[test]
+    fn workers_share_an_uplink_among_all_their_endpoints(
+        weights in prop::collection::vec(1u32..4, 4..=8),
+        on_second in 0usize..8,
+        lens in prop::collection::vec(800usize..1514, 10),
+    ) {
+        // More than a burst a turn of one endpoint would be asked for at a rate that is higher.
+        let (pods, rate) = (weights.len(), GIGABIT / 4);
+        let mut rig = Rig::with_workers(&vec![pod(); usize::from(UPLINK) + 1], 2);
+        limit(&mut rig, Some(rate), &weights);
+        rig.start_second((pods - on_second.min(pods)) as u8..pods as u8, UPLINK);
+        let bytes = shares(&mut rig, &lens[..pods], SECOND_NS / 10);
+        let (all, total): (u32, u64) = (weights.iter().sum(), bytes.iter().sum());
+        for (bytes, weight) in bytes.iter().zip(&weights) {
+            let share = *bytes as f64 * f64::from(all) / (total * u64::from(*weight)) as f64;
+            prop_assert!((0.95..1.05).contains(&share), "{:?} of {:?}", bytes, weights);
+        }
+        prop_assert!(total.abs_diff(rate / 80) * 100 <= rate / 80, "{} bytes", total);
         rig.end();
     }
 }
