@@ -66,6 +66,35 @@ pub(crate) fn stolen_since(before: (u64, u64)) -> f64 {
     (now.0 - before.0) as f64 / (now.1 - before.1).max(1) as f64
 }
 
+/// What a core has done until a moment, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CoreTime {
+    core: usize,
+    idle: u64,
+    all: u64,
+}
+
+impl CoreTime {
+    pub(crate) fn of(core: usize) -> Result<CoreTime> {
+        let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        let name = format!("cpu{core} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        let line = line.with_context(|| format!("/proc/stat has no {name}"))?;
+        // Time of guests is in that of users already.
+        let fields = line.split_whitespace().filter_map(|field| field.parse().ok());
+        let ticks: Vec<u64> = fields.take(8).collect();
+        let idle = ticks.iter().skip(3).take(2).sum();
+        Ok(CoreTime { core, idle, all: ticks.iter().sum() })
+    }
+
+    /// The part of the time since then in which it was not idle.
+    pub(crate) fn busy_since(&self) -> Result<f64> {
+        let now = CoreTime::of(self.core)?;
+        let all = (now.all - self.all).max(1);
+        Ok(1.0 - (now.idle - self.idle) as f64 / all as f64)
+    }
+}
+
 /// Huge pages of 2 MiB and a mount of them; both go when this is dropped.
 #[derive(Debug)]
 pub(crate) struct HugePages {

@@ -1,8 +1,8 @@
 //! Runs margay and its peers side by side on this machine, and prints what each does.
 //!
 //! ```text
-//! cargo bench --bench compare -- [--only veth,memory,tcp,nat,acl] [--repeats N] [--seconds S]
-//!     [--save NAME]
+//! cargo bench --bench compare -- [--only veth,memory,tcp,nat,acl,tc,floods,share]
+//!     [--repeats N] [--seconds S] [--rates MBIT,...] [--save NAME]
 //! ```
 //!
 //! All peers of a section get the same packets, the same sink and the same core for the router, in
@@ -11,12 +11,15 @@
 
 mod acl;
 mod felix;
+mod floods;
 mod forwarder;
 mod l3fwd;
 mod machine;
 mod memory;
 mod nat;
 mod report;
+mod share;
+mod tc;
 mod tcp;
 mod testpmd;
 mod veth;
@@ -35,7 +38,8 @@ const STEAL_LIMIT: f64 = 0.01;
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The sections to run.
-    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp", "nat", "acl"])]
+    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp", "nat", "acl", "tc",
+        "floods", "share"])]
     only: Vec<Section>,
     /// Runs of each peer.
     #[arg(long, default_value_t = 5)]
@@ -43,6 +47,9 @@ struct Arguments {
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// The limits of the section tc, in Mbit/s.
+    #[arg(long, value_delimiter = ',', default_values = ["1", "10", "100", "1000", "5000"])]
+    rates: Vec<u64>,
     /// Write the results to benches/results/NAME.md and .json.
     #[arg(long)]
     save: Option<String>,
@@ -63,6 +70,12 @@ enum Section {
     Nat,
     /// New flows to a pod with policy.
     Acl,
+    /// A pod's bandwidth limit.
+    Tc,
+    /// A pod that floods, beside others.
+    Floods,
+    /// Greedy TCP on a congested uplink.
+    Share,
 }
 
 /// One measurement of one peer, in the section's unit.
@@ -110,6 +123,13 @@ fn main() -> Result<()> {
             Section::Tcp => report.add(tcp::run(&arguments)),
             Section::Nat => nat::run(&arguments).into_iter().for_each(|found| report.add(found)),
             Section::Acl => acl::run(&arguments).into_iter().for_each(|found| report.add(found)),
+            Section::Tc => tc::run(&arguments).into_iter().for_each(|found| report.add(found)),
+            Section::Floods => {
+                floods::run(&arguments).into_iter().for_each(|found| report.add(found));
+            }
+            Section::Share => {
+                share::run(&arguments).into_iter().for_each(|found| report.add(found))
+            }
         }
     }
     print!("{}", report.text());

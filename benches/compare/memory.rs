@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         row.skipped = Some(format!("{error:#}"));
         vec![row]
     });
-    Outcome { title: "In memory", unit: "Mpps", notes, rows }
+    Outcome { title: "In memory".to_owned(), unit: "Mpps", notes, rows }
 }
 
 fn rows(arguments: &Arguments) -> Result<Vec<Row>> {

@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
     );
     [
         Outcome {
-            title: "NAT: new flows",
+            title: "NAT: new flows".to_owned(),
             unit: "million a second",
             notes: vec![
                 setting,
@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
             rows: others.new_flows,
         },
         Outcome {
-            title: "NAT: 1,048,576 flows, packets of all in turn",
+            title: "NAT: 1,048,576 flows, packets of all in turn".to_owned(),
             unit: "Mpps",
             notes: vec![
                 "margay: one worker, flows 2^21; Linux: nf_conntrack_buckets 2^20, nftables"
@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
             rows: steady,
         },
         Outcome {
-            title: "NAT: memory of a flow",
+            title: "NAT: memory of a flow".to_owned(),
             unit: "bytes",
             notes: vec![
                 "margay: what the process has more than before the first flow; Linux: what the \

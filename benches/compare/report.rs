@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// One peer's figures.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     values: Vec<f64>,
@@ -50,7 +50,7 @@ impl Row {
 /// What one section found.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) title: &'static str,
+    pub(crate) title: String,
     pub(crate) unit: &'static str,
     /// What must be known to read the figures.
     pub(crate) notes: Vec<String>,

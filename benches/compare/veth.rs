@@ -42,7 +42,7 @@ type Make = fn(&[Vec<u8>], u32) -> Result<Generator, GeneratorError>;
 
 /// The three namespaces with their links. The router's end of each has its address.
 pub(crate) struct Rig {
-    generator: Namespace,
+    pub(crate) generator: Namespace,
     pub(crate) router: Namespace,
     pub(crate) sink: Namespace,
     pub(crate) scope: Scope,
@@ -75,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             .to_owned(),
     ];
     let rows = crate::run_all(&mut peers, arguments);
-    Outcome { title: "veth to veth, 64 bytes", unit: "Mpps", notes, rows }
+    Outcome { title: "veth to veth, 64 bytes".to_owned(), unit: "Mpps", notes, rows }
 }
 
 impl Rig {
@@ -85,11 +85,16 @@ impl Rig {
 
     /// The device towards the sink has this name.
     pub(crate) fn with_egress(egress: &str) -> Result<Rig> {
+        Rig::with_queues(egress, 1)
+    }
+
+    /// The same with so many queues of each device.
+    pub(crate) fn with_queues(egress: &str, queues: u32) -> Result<Rig> {
         let scope = Scope::new()?;
         let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
         let [generator, router, sink] = namespaces;
         let rig = Rig { generator: generator?, router: router?, sink: sink?, scope };
-        let spec = LinkSpec { mtu: 1500, queues: 1 };
+        let spec = LinkSpec { mtu: 1500, queues };
         let (in_mac, out_mac) = (IN_MAC.to_string(), OUT_MAC.to_string());
         let sink_mac = SINK_MAC.to_string();
         let end = |namespace, device, mac, address: &str| -> Result<LinkEnd<'_>> {
@@ -230,7 +235,7 @@ fn count(sink: &Sink, time: Duration) -> Result<((u64, u64), Duration)> {
     Ok(((after.packets - before.packets, after.good - before.good), elapsed))
 }
 
-fn pin(core: usize) {
+pub(crate) fn pin(core: usize) {
     let mut set = nix::sched::CpuSet::new();
     // A machine of one core runs everything on it.
     if set.set(core).is_ok() {
@@ -296,14 +301,21 @@ impl Rig {
     pub(crate) fn daemon(&self, spec: DaemonSpec, settings: Value) -> Result<Daemon> {
         let mut daemon = Daemon::start_with(spec, &self.router, settings)?;
         daemon.wait_ready()?;
-        let tasks = format!("/proc/{}/task", daemon.pid());
-        for task in fs::read_dir(&tasks).context(tasks)?.flatten() {
-            let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            if name.starts_with("worker-") {
-                let thread = task.file_name().to_string_lossy().into_owned();
-                self.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), &thread])?;
-            }
-        }
+        pin_workers(&daemon)?;
         Ok(daemon)
     }
+}
+
+/// Pins a daemon's workers to the router's core.
+pub(crate) fn pin_workers(daemon: &Daemon) -> Result<()> {
+    let tasks = format!("/proc/{}/task", daemon.pid());
+    for task in fs::read_dir(&tasks).context(tasks)?.flatten() {
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.starts_with("worker-") {
+            let (core, thread) = (ROUTER_CORE.to_string(), task.file_name());
+            let args = ["-p", "-c", &core, &thread.to_string_lossy()];
+            process::run_ok(process::command("taskset", &args), "", COMMAND_LIMIT)?;
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,260 @@
+//! A bandwidth limit end to end: margay's, policing and shaping, and Linux's token bucket filter,
+//! at five rates. UDP from veth to veth at more than the rate, and one TCP stream between two pods.
+//!
+//! Margay limits what goes to a pod, and `tc tbf` what goes out by the same device, as Kubernetes'
+//! bandwidth plugin has it; both count whole frames.
+
+use crate::machine::{self, CoreTime};
+use crate::report::{Outcome, Row};
+use crate::tcp;
+use crate::veth::{IN_MAC, Rig, pin};
+use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
+use anyhow::{Context, Result, anyhow, ensure};
+use margay::lab::daemon::{Daemon, DaemonSpec};
+use margay::lab::measure::Load;
+use margay::lab::namespace::{LinkSpec, Namespace};
+use margay::lab::node::Router;
+use margay::lab::pod::{Attachment, Pod, PodSpec};
+use margay::lab::process::{self, pause};
+use margay::lab::store::Pool;
+use margay_fastpath::pktgen::{Frames, Pace, Protocol, Receiver, Sender, Template};
+use margay_fastpath::sys::bpf::AttachMode;
+use margay_tunnels::wire::ethernet::Mac;
+use nix::net::if_::if_nametoindex;
+use serde_json::{Value, json};
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
+const DEVICE: &str = "cali0100000001";
+const WARM_UP: Duration = Duration::from_secs(1);
+const WAIT: Duration = Duration::from_secs(20);
+const LINE: Duration = Duration::from_secs(60);
+/// A full frame with its check sequence, as the generator counts, and without, as limits do.
+const LENGTH: usize = 1518;
+const FRAME_BITS: u64 = 1514 * 8;
+/// Of a full frame, what TCP with timestamps carries.
+const TCP_PART: f64 = 1448.0 / 1514.0;
+/// A burst is what a fiftieth of a second brings, and two frames at least.
+const BURSTS: u64 = 50;
+
+/// How a limit is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Policed,
+    PolicedByTwo,
+    Shaped,
+    Tbf,
+}
+
+const KINDS: [(&str, Kind); 4] = [
+    ("margay, shaping", Kind::Shaped),
+    ("margay, policing", Kind::Policed),
+    ("margay, policing, two workers", Kind::PolicedByTwo),
+    ("Linux ip_forward, tc tbf", Kind::Tbf),
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
+    let rates = arguments.rates.iter().copied();
+    let udp = rates.clone().flat_map(|mbits| of_udp(mbits, arguments));
+    let mut found: Vec<Outcome> = udp.collect();
+    found.extend(rates.map(|mbits| of_tcp(mbits, arguments)));
+    found
+}
+
+fn burst(rate: u64) -> u64 {
+    (rate / BURSTS).max(2 * FRAME_BITS)
+}
+
+fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
+    let rate = mbits * 1_000_000;
+    let busy = RefCell::new(KINDS.map(|(name, _)| Row::new(name)).to_vec());
+    let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
+    for (at, (name, kind)) in KINDS.into_iter().enumerate() {
+        let busy = &busy;
+        peers.push((
+            name,
+            Box::new(move |time| {
+                let stolen = machine::steal();
+                let (share, core) = udp(kind, rate, time)?;
+                let is_disturbed = machine::stolen_since(stolen) > crate::STEAL_LIMIT;
+                busy.borrow_mut()[at].add(core * 100.0, is_disturbed);
+                Ok(share * 100.0)
+            }),
+        ));
+    }
+    let rows = crate::run_all(&mut peers, arguments);
+    drop(peers);
+    let mut busy = busy.into_inner();
+    busy.iter_mut().zip(&rows).for_each(|(busy, row)| busy.skipped.clone_from(&row.skipped));
+    let notes = vec![
+        format!(
+            "UDP in frames of 1514 bytes, half as much again as the limit, generator on CPU \
+             {GENERATOR_CORE}, router and sink on CPU {ROUTER_CORE}; bytes of frames as the sink \
+             counted after a second of warm-up, burst of 20 ms"
+        ),
+        "two workers: one uplink and one pod with two queues each, both workers on the router's \
+         core, generators on both"
+            .to_owned(),
+    ];
+    let of_core = vec![format!(
+        "how much of CPU {ROUTER_CORE} was not idle; the kernel's receive runs there for all \
+         (threaded NAPI), and so does the sink; a worker with traffic polls"
+    )];
+    [
+        Outcome { title: format!("limit of {mbits} Mbit/s, UDP"), unit: "% of it", notes, rows },
+        Outcome {
+            title: format!("limit of {mbits} Mbit/s, UDP, the router's core"),
+            unit: "% busy",
+            notes: of_core,
+            rows: busy,
+        },
+    ]
+}
+
+/// The part of its rate that comes through, and the part of the router's core that this took.
+fn udp(kind: Kind, rate: u64, time: Duration) -> Result<(f64, f64)> {
+    let queues = if kind == Kind::PolicedByTwo { 2 } else { 1 };
+    let rig = Rig::with_queues(DEVICE, queues)?;
+    let _daemon = match kind {
+        Kind::Tbf => {
+            rig.router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+            filter(&rig.router, DEVICE, rate)?;
+            None
+        }
+        _ => Some(limited(&rig, kind, rate, queues)?),
+    };
+    rig.pin_receive()?;
+    let attach = || Ok(Receiver::attach(if_nametoindex("s0")?, 1, AttachMode::Native)?);
+    let receiver = rig.sink.enter(attach)?;
+    let cores: &[usize] =
+        if queues == 2 { &[GENERATOR_CORE, ROUTER_CORE] } else { &[GENERATOR_CORE] };
+    let stop = AtomicBool::new(false);
+    let per_second = (rate * 3 / 2 / FRAME_BITS / cores.len() as u64).max(1);
+    let send = |core: usize| {
+        rig.generator.enter(|| {
+            pin(core);
+            let pace = Pace { per_second: Some(per_second), limit: None };
+            let sender = Sender::new(&frames(core)?, rig.egress()?, pace)?;
+            Ok(sender.send(LINE, || stop.load(Ordering::Relaxed))?)
+        })
+    };
+    std::thread::scope(|scope| {
+        let send = &send;
+        let senders: Vec<_> = cores.iter().map(|core| scope.spawn(move || send(*core))).collect();
+        let found = pause(WARM_UP).and_then(|()| watch(&receiver, time));
+        stop.store(true, Ordering::Relaxed);
+        for sender in senders {
+            let sent = sender.join().map_err(|_| anyhow!("the generator panicked"))??;
+            ensure!(sent > 0, "nothing was sent");
+        }
+        let (bits_per_s, core) = found?;
+        Ok((bits_per_s / rate as f64, core))
+    })
+}
+
+/// Bits a second that come in, and the part of the router's core that is not idle.
+fn watch(receiver: &Receiver, time: Duration) -> Result<(f64, f64)> {
+    let (before, start) = (receiver.counts()?, Instant::now());
+    let core = CoreTime::of(ROUTER_CORE)?;
+    pause(time)?;
+    let (after, elapsed) = (receiver.counts()?, start.elapsed());
+    let busy = core.busy_since()?;
+    ensure!(after.packets > before.packets, "nothing arrived");
+    Ok(((after.bytes - before.bytes) as f64 * 8.0 / elapsed.as_secs_f64(), busy))
+}
+
+fn frames(core: usize) -> Result<Frames> {
+    let template = Template {
+        macs: [IN_MAC, Mac([2, 0, 0, 0, 0, 2])],
+        src: Ipv4Addr::new(10, 10, 0, 2).into(),
+        dst: POD.into(),
+        destinations: 1,
+        protocol: Protocol::Udp,
+        ports: [2000 + core as u16, 9],
+        flows: 1,
+        lengths: vec![LENGTH],
+    };
+    Ok(Frames::stamped(&template)?)
+}
+
+/// Linux's limit.
+fn filter(router: &Namespace, device: &str, rate: u64) -> Result<()> {
+    let (rate_text, burst) = (format!("{rate}bit"), format!("{}b", burst(rate) / 8));
+    let args = ["qdisc", "add", "dev", device, "root", "tbf", "rate", &rate_text, "burst", &burst];
+    let args = [&args[..], &["latency", "25ms"]].concat();
+    process::run_ok(router.command("tc", &args), "", WAIT)?;
+    Ok(())
+}
+
+fn controls(rate: u64) -> Value {
+    json!({ "ingressBandwidth": rate, "ingressBurst": burst(rate) })
+}
+
+/// Margay's: the sink is a pod.
+fn limited(rig: &Rig, kind: Kind, rate: u64, queues: u32) -> Result<Daemon> {
+    let spec = PodSpec {
+        name: "server".to_owned(),
+        attachment: Attachment::Veth,
+        link: LinkSpec { mtu: 1500, queues },
+        namespace: rig.sink.clone(),
+        device: "s0".to_owned(),
+        table: None,
+    };
+    let pod = Pod::new(spec, 1, 1, POD, "fd20::2".parse()?);
+    ensure!(pod.host_device() == DEVICE, "its device is {}", pod.host_device());
+    let store = rig.store()?;
+    store.put_pool("pods", Pool::new("10.20.0.0/24".parse()?))?;
+    store.put_limited_endpoint("edge1", &pod, &controls(rate), kind == Kind::Shaped)?;
+    let spec = DaemonSpec {
+        uplinks: vec!["in0".to_owned()],
+        workers: queues,
+        ..DaemonSpec::new(env!("CARGO_BIN_EXE_margay"), "edge1", &store, &rig.scope)
+    };
+    let daemon = rig.daemon(spec, Value::Null)?;
+    in_force(&daemon, rate)?;
+    Ok(daemon)
+}
+
+fn in_force(daemon: &Daemon, rate: u64) -> Result<()> {
+    process::wait_for("the limit to be in force", WAIT, || {
+        Ok((daemon.show("limits")?[0]["ingress"]["bandwidth"] == rate).then_some(()))
+    })
+}
+
+fn of_tcp(mbits: u64, arguments: &Arguments) -> Outcome {
+    let rate = mbits * 1_000_000;
+    let kinds = KINDS.into_iter().filter(|(_, kind)| *kind != Kind::PolicedByTwo);
+    let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
+    for (name, kind) in kinds {
+        peers.push((name, Box::new(move |time| stream(kind, rate, time))));
+    }
+    let notes = vec![
+        "one iperf3 stream from pod to pod, MTU 1500, both ends and the router on the same two \
+         cores; payload as the receiver counted, beside what frames of 1514 bytes at the limit can \
+         carry"
+            .to_owned(),
+    ];
+    let rows = crate::run_all(&mut peers, arguments);
+    Outcome { title: format!("limit of {mbits} Mbit/s, TCP goodput"), unit: "% of it", notes, rows }
+}
+
+fn stream(kind: Kind, rate: u64, time: Duration) -> Result<f64> {
+    let router = match kind {
+        Kind::Tbf => Router::Kernel,
+        _ => Router::Margay(env!("CARGO_BIN_EXE_margay").into()),
+    };
+    let mut pods = tcp::Pods::new(router, Attachment::Veth)?;
+    let server = pods.node.pod("b")?.clone();
+    if kind == Kind::Tbf {
+        filter(pods.node.namespace(), server.host_device(), rate)?;
+    } else {
+        let is_shaped = kind == Kind::Shaped;
+        pods.store.put_limited_endpoint("edge1", &server, &controls(rate), is_shaped)?;
+        in_force(pods.node.daemon()?, rate)?;
+    }
+    let bits_per_s = pods.measure(Load::Tcp, time).context("iperf3")?;
+    Ok(bits_per_s / (rate as f64 * TCP_PART) * 100.0)
+}
