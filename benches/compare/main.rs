@@ -35,11 +35,12 @@ const ROUTER_CORE: usize = 1;
 /// Steal time above which a figure is marked, in hundredths.
 const STEAL_LIMIT: f64 = 0.01;
 
+const SECTIONS: [&str; 8] = ["memory", "veth", "tcp", "nat", "acl", "tc", "floods", "share"];
+
 #[derive(Debug, Parser)]
 struct Arguments {
     /// The sections to run.
-    #[arg(long, value_delimiter = ',', default_values = ["memory", "veth", "tcp", "nat", "acl", "tc",
-        "floods", "share"])]
+    #[arg(long, value_delimiter = ',', default_values = SECTIONS)]
     only: Vec<Section>,
     /// Runs of each peer.
     #[arg(long, default_value_t = 5)]

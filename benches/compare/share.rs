@@ -54,7 +54,7 @@ fn of_rate(rate: u64, arguments: &Arguments) -> Outcome {
         }
     }
     let notes = vec![
-        "one TCP stream from each pod on a veth to a host beyond the uplink (uplinkBandwidth), what \
+        "a TCP stream from each pod on a veth to a host beyond the uplink (uplinkBandwidth): what \
          applications read there after a warm-up of three seconds; the pod that is farthest off"
             .to_owned(),
     ];
