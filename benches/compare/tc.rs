@@ -1,5 +1,6 @@
 //! A bandwidth limit end to end: margay's, policing and shaping, and Linux's token bucket filter,
-//! at five rates. UDP from veth to veth at more than the rate, and one TCP stream between two pods.
+//! at five rates. UDP from veth to veth at more than the rate, and between two pods in super-packets
+//! where the rate is more than one core has of packets; and one TCP stream between two pods.
 //!
 //! Margay limits what goes to a pod, and `tc tbf` what goes out by the same device, as Kubernetes'
 //! bandwidth plugin has it; both count whole frames.
@@ -21,9 +22,10 @@ use margay_fastpath::pktgen::{Frames, Pace, Protocol, Receiver, Sender, Template
 use margay_fastpath::sys::bpf::AttachMode;
 use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,12 @@ const LENGTH: usize = 1518;
 const FRAME_BITS: u64 = 1514 * 8;
 /// Of a full frame, what TCP with timestamps carries.
 const TCP_PART: f64 = 1448.0 / 1514.0;
+/// Of a super-packet: what a full frame carries of UDP, and so many of those.
+const DATAGRAM: u16 = 1472;
+const DATAGRAMS: usize = 40;
+/// Rates from which UDP is sent so as well, in Mbit/s.
+const FAST: u64 = 1_000;
+const PORT: u16 = 5300;
 /// A burst is what a fiftieth of a second brings, and two frames at least.
 const BURSTS: u64 = 50;
 
@@ -60,6 +68,8 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let rates = arguments.rates.iter().copied();
     let udp = rates.clone().flat_map(|mbits| of_udp(mbits, arguments));
     let mut found: Vec<Outcome> = udp.collect();
+    let fast = rates.clone().filter(|mbits| *mbits >= FAST);
+    found.extend(fast.map(|mbits| of_super_packets(mbits, arguments)));
     found.extend(rates.map(|mbits| of_tcp(mbits, arguments)));
     found
 }
@@ -196,12 +206,9 @@ fn controls(rate: u64) -> Value {
 /// Margay's: the sink is a pod.
 fn limited(rig: &Rig, kind: Kind, rate: u64, queues: u32) -> Result<Daemon> {
     let spec = PodSpec {
-        name: "server".to_owned(),
-        attachment: Attachment::Veth,
         link: LinkSpec { mtu: 1500, queues },
-        namespace: rig.sink.clone(),
         device: "s0".to_owned(),
-        table: None,
+        ..PodSpec::new("server", rig.sink.clone(), 1500)
     };
     let pod = Pod::new(spec, 1, 1, POD, "fd20::2".parse()?);
     ensure!(pod.host_device() == DEVICE, "its device is {}", pod.host_device());
@@ -224,29 +231,105 @@ fn in_force(daemon: &Daemon, rate: u64) -> Result<()> {
     })
 }
 
+fn of_super_packets(mbits: u64, arguments: &Arguments) -> Outcome {
+    let rate = mbits * 1_000_000;
+    let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
+    for (name, kind) in kinds_of_one_worker() {
+        peers.push((name, Box::new(move |time| super_packets(kind, rate, time))));
+    }
+    let notes = vec![format!(
+        "UDP_SEGMENT, {DATAGRAMS} datagrams of {DATAGRAM} bytes at once, a quarter more than the \
+         limit, from pod to pod (margay: on TAPs; Linux: on veths); frames of 1514 bytes as the \
+         receiver counted them after a second of warm-up, burst of 20 ms; both ends and the router \
+         on the same two cores"
+    )];
+    let rows = crate::run_all(&mut peers, arguments);
+    let title = format!("limit of {mbits} Mbit/s, UDP in super-packets");
+    Outcome { title, unit: "% of it", notes, rows }
+}
+
+/// The part of its rate that comes through.
+fn super_packets(kind: Kind, rate: u64, time: Duration) -> Result<f64> {
+    let pods = limited_pods(kind, Attachment::Tap, rate)?;
+    let (client, server) = (pods.node.pod("a")?, pods.node.pod("b")?);
+    let to = SocketAddr::new(server.v4(), PORT);
+    let receiver = server.namespace().enter(|| Ok(UdpSocket::bind(to)?))?;
+    setsockopt(&receiver, sockopt::UdpGroSegment, &true)?;
+    setsockopt(&receiver, sockopt::RcvBufForce, &(64 << 20))?;
+    receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let sender = client.namespace().enter(|| Ok(UdpSocket::bind(("0.0.0.0", 0))?))?;
+    setsockopt(&sender, sockopt::UdpGsoSegment, &i32::from(DATAGRAM))?;
+    sender.connect(to)?;
+    let stop = AtomicBool::new(false);
+    let per_second = (rate * 5 / 4 / FRAME_BITS / DATAGRAMS as u64).max(1);
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| send_super_packets(&sender, per_second, &stop));
+        let found = receive(&receiver, WARM_UP).and_then(|_| receive(&receiver, time));
+        stop.store(true, Ordering::Relaxed);
+        sending.join().map_err(|_| anyhow!("the sender panicked"))?;
+        let frames = found? / f64::from(DATAGRAM);
+        ensure!(frames > 0.0, "nothing arrived");
+        Ok(frames * FRAME_BITS as f64 / rate as f64 * 100.0)
+    })
+}
+
+fn send_super_packets(socket: &UdpSocket, per_second: u64, stop: &AtomicBool) {
+    let (bytes, begin, mut sent) = (vec![0; DATAGRAMS * usize::from(DATAGRAM)], Instant::now(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let due = begin.elapsed().as_micros() as u64 * per_second / 1_000_000;
+        // What could not be sent in time is not made good.
+        sent = sent.max(due.saturating_sub(per_second / 100));
+        while sent < due {
+            socket.send(&bytes).ok();
+            sent += 1;
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+/// Bytes of payload a second.
+fn receive(socket: &UdpSocket, time: Duration) -> Result<f64> {
+    let (begin, mut bytes, mut buffer) = (Instant::now(), 0, vec![0; 1 << 16]);
+    while begin.elapsed() < time {
+        bytes += socket.recv(&mut buffer).unwrap_or(0);
+    }
+    Ok(bytes as f64 / begin.elapsed().as_secs_f64())
+}
+
+fn kinds_of_one_worker() -> impl Iterator<Item = (&'static str, Kind)> {
+    KINDS.into_iter().filter(|(_, kind)| *kind != Kind::PolicedByTwo)
+}
+
 fn of_tcp(mbits: u64, arguments: &Arguments) -> Outcome {
     let rate = mbits * 1_000_000;
-    let kinds = KINDS.into_iter().filter(|(_, kind)| *kind != Kind::PolicedByTwo);
     let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
-    for (name, kind) in kinds {
+    for (name, kind) in kinds_of_one_worker() {
         peers.push((name, Box::new(move |time| stream(kind, rate, time))));
     }
-    let notes = vec![
+    let notes = vec![format!(
         "one iperf3 stream from pod to pod, MTU 1500, both ends and the router on the same two \
-         cores; payload as the receiver counted, beside what frames of 1514 bytes at the limit can \
-         carry"
-            .to_owned(),
-    ];
+             cores; payload as the receiver counted, beside what frames of 1514 bytes at the limit \
+             can carry; from {FAST} Mbit/s on margay has the pods on TAPs, below on veths as Linux"
+    )];
     let rows = crate::run_all(&mut peers, arguments);
     Outcome { title: format!("limit of {mbits} Mbit/s, TCP goodput"), unit: "% of it", notes, rows }
 }
 
 fn stream(kind: Kind, rate: u64, time: Duration) -> Result<f64> {
-    let router = match kind {
-        Kind::Tbf => Router::Kernel,
-        _ => Router::Margay(env!("CARGO_BIN_EXE_margay").into()),
+    let is_fast = rate >= FAST * 1_000_000;
+    let attachment = if is_fast { Attachment::Tap } else { Attachment::Veth };
+    let pods = limited_pods(kind, attachment, rate)?;
+    let bits_per_s = pods.measure(Load::Tcp, time).context("iperf3")?;
+    Ok(bits_per_s / (rate as f64 * TCP_PART) * 100.0)
+}
+
+/// Two pods, the second of which has a limit; the kernel has both on veths.
+fn limited_pods(kind: Kind, attachment: Attachment, rate: u64) -> Result<tcp::Pods> {
+    let (router, attachment) = match kind {
+        Kind::Tbf => (Router::Kernel, Attachment::Veth),
+        _ => (Router::Margay(env!("CARGO_BIN_EXE_margay").into()), attachment),
     };
-    let mut pods = tcp::Pods::new(router, Attachment::Veth)?;
+    let mut pods = tcp::Pods::new(router, attachment)?;
     let server = pods.node.pod("b")?.clone();
     if kind == Kind::Tbf {
         filter(pods.node.namespace(), server.host_device(), rate)?;
@@ -255,6 +338,5 @@ fn stream(kind: Kind, rate: u64, time: Duration) -> Result<f64> {
         pods.store.put_limited_endpoint("edge1", &server, &controls(rate), is_shaped)?;
         in_force(pods.node.daemon()?, rate)?;
     }
-    let bits_per_s = pods.measure(Load::Tcp, time).context("iperf3")?;
-    Ok(bits_per_s / (rate as f64 * TCP_PART) * 100.0)
+    Ok(pods)
 }
