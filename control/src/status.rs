@@ -5,6 +5,7 @@
 
 use crate::bgp::Handle;
 use crate::config::Config;
+use crate::host_policy::HostEndpoints;
 use crate::kernel::{Neighbor, export};
 use crate::policy::Policies;
 use crate::resolve::Route;
@@ -45,7 +46,11 @@ pub(crate) struct Snapshot {
     pub(crate) ports: BTreeMap<Arc<str>, PortState>,
     /// This node's endpoints by namespace and name.
     pub(crate) endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
-    /// Those of them that are limited.
+    /// Its host endpoints with their devices.
+    pub(crate) host_endpoints: HostEndpoints,
+    /// Pods may send nothing to the host.
+    pub(crate) closed_to_pods: bool,
+    /// Those of its endpoints that are limited.
     pub(crate) limits: BTreeMap<(String, String), Limited>,
     /// Tunnels to other nodes.
     pub(crate) tunnels: TunnelPlan,

@@ -25,6 +25,31 @@ pub(crate) enum Device {
     EveryOther,
 }
 
+/// Host endpoints of a node with their devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct HostEndpoints {
+    /// The endpoints, those of single devices first.
+    pub(crate) assigned: Vec<Assigned>,
+    /// Addresses of the node with their devices; none without endpoints.
+    pub(crate) addresses: Vec<(String, IpAddr)>,
+}
+
+impl HostEndpoints {
+    /// Addresses of the devices that an endpoint has.
+    pub(crate) fn addresses_of(&self, endpoint: &str) -> Vec<IpAddr> {
+        let own = self.assigned.iter().filter(|one| one.endpoint == endpoint);
+        let devices: Vec<&Device> = own.map(|one| &one.device).collect();
+        let is_its = |device: &String| {
+            devices.iter().any(|one| match one {
+                Device::Named(name) => name == device,
+                Device::EveryOther => device != "lo",
+            })
+        };
+        let of = self.addresses.iter().filter(|(device, _)| is_its(device));
+        of.map(|(_, address)| *address).collect()
+    }
+}
+
 /// The devices of a node's host endpoints, of which `addresses` are known.
 pub(crate) fn assign<'a>(
     endpoints: impl Iterator<Item = (&'a String, &'a HostEndpoint)>,

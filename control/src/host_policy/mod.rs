@@ -19,7 +19,7 @@ mod stages;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use assign::{Assigned, Device, assign};
+pub(crate) use assign::{Assigned, Device, HostEndpoints, assign};
 
 use crate::kernel::nft::{Act, Chain, Hook, Match, Members, Rule, Ruleset, state};
 use margay_acl::model::Model;

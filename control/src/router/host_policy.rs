@@ -2,7 +2,7 @@
 
 use super::Router;
 use super::policy::lock;
-use crate::host_policy::{Assigned, Device, Inputs, Pod, assign, ruleset};
+use crate::host_policy::{Assigned, Device, HostEndpoints, Inputs, Pod, assign, ruleset};
 use crate::kernel::nft::{self, Ruleset, Stamp};
 use crate::policy::Policies;
 use margay_acl::{Direction, Stage, reference};
@@ -165,15 +165,24 @@ impl Router {
     }
 
     /// This node's host endpoints with their devices.
-    fn host_endpoints(&self) -> Vec<Assigned> {
+    pub(super) fn host_endpoints(&self) -> HostEndpoints {
         let node = &self.config.node_name;
         let own = self.model.host_endpoints.iter().filter(|(_, one)| one.node == *node);
+        let own: Vec<_> = own.collect();
+        if own.is_empty() {
+            return HostEndpoints::default();
+        }
         let mut addresses: Vec<(String, IpAddr)> = Vec::new();
         for (device, net) in self.mirror.addresses() {
             let link = self.mirror.link_by_index(device);
             addresses.extend(link.map(|link| (link.name.clone(), net.addr())));
         }
-        assign(own, &addresses)
+        HostEndpoints { assigned: assign(own.into_iter(), &addresses), addresses }
+    }
+
+    /// Whether pods may send nothing to the host.
+    pub(super) fn is_closed_to_pods(&self) -> bool {
+        ToHost::from(self.config.policy.default_endpoint_to_host_action) == ToHost::Drop
     }
 
     /// What host endpoints have to say of forwarded traffic: by their devices, of which `ports` are
@@ -185,7 +194,7 @@ impl Router {
         endpoints: &mut Vec<Endpoint>,
     ) -> HostGuards {
         let mut guards = HostGuards::default();
-        let assigned = self.host_endpoints();
+        let assigned = self.host_endpoints().assigned;
         let is_named = |port: &str| {
             assigned.iter().any(|one| matches!(&one.device, Device::Named(name) if name == port))
         };
@@ -214,7 +223,7 @@ impl Router {
 
     /// What the rules are made of, now.
     fn host_facts(&self) -> Facts {
-        let endpoints = self.host_endpoints();
+        let endpoints = self.host_endpoints().assigned;
         let policies = lock(&self.policies);
         let local = self.model.local_endpoints(&self.config.node_name);
         let pods = local.map(|((namespace, name), pod)| {
@@ -222,13 +231,12 @@ impl Router {
             let rules = egress_rules(&policies, &endpoint);
             Pod { endpoint, device: pod.interface.clone(), rules }
         });
-        let to_host = ToHost::from(self.config.policy.default_endpoint_to_host_action);
         Facts {
             pods: pods.collect(),
             endpoints,
             prefix: self.config.interface_prefix.clone(),
             host_device: self.config.host_device.clone(),
-            closed_to_pods: to_host == ToHost::Drop,
+            closed_to_pods: self.is_closed_to_pods(),
             model: policies.model().clone(),
         }
     }

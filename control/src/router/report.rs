@@ -23,6 +23,8 @@ impl Router {
             store: self.store.clone(),
             ports: ports.collect(),
             endpoints: endpoints.map(|(key, endpoint)| (key.clone(), endpoint.clone())).collect(),
+            host_endpoints: self.host_endpoints(),
+            closed_to_pods: self.is_closed_to_pods(),
             limits: self.limits.endpoints.clone(),
             tunnels: self.tunnels.clone(),
             routes: self.publisher.routes().clone(),

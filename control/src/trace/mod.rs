@@ -6,12 +6,14 @@
 //! further devices) is missing offline, and said to be assumed.
 
 mod answer;
+mod hosts;
 pub(crate) mod live;
 mod names;
 mod route;
 mod service;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 pub use answer::{Answer, EncapAnswer, Rewrite, RuleAnswer, StageAnswer, Staged};
 
@@ -19,11 +21,9 @@ use crate::config::Config;
 use crate::model::Model;
 use crate::offline::{self, OfflineError};
 use crate::policy::Policies;
-use crate::resolve::tunnels::TunnelPlan;
-use margay_acl::origin::Origin;
 use margay_acl::packet::{Packet, Transport, protocol};
 use margay_acl::reference;
-use margay_acl::{Direction, Stage, Verdict};
+use margay_acl::{Direction, Stage};
 use names::{Names, Place};
 use route::Network;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use walk::Node;
 
 /// Port of the sender where none is said.
 const USUAL_PORT: u16 = 40_000;
@@ -102,6 +103,10 @@ struct Case {
     packet: Packet,
     /// The node whose routes count.
     node: String,
+    /// The port that it comes in by, if it was named.
+    in_port: Option<String>,
+    /// The source is an address of the node's own.
+    from_host: bool,
 }
 
 impl Tracer {
@@ -156,7 +161,8 @@ impl Tracer {
         let to = self.names.find("to", &question.to)?;
         let packet = packet(question, &from, &to)?;
         let node = self.node_of(&from, &to, question.in_port.as_deref())?;
-        Ok(Case { packet, from, to, node })
+        let in_port = question.in_port.clone();
+        Ok(Case { packet, from, to, node, in_port, from_host: false })
     }
 
     /// The node whose routes count: the one named, that of the interface, the sender's, the
@@ -185,19 +191,20 @@ impl Tracer {
     /// Takes the packet through all stages; an error is the reason why it falls.
     fn walk(&self, case: Case, answer: &mut Answer) -> Result<&'static str, &'static str> {
         let network = self.network(&case.node);
-        leave(&case, &network.plan, answer)?;
-        let case = match &network.services {
-            Some(services) => {
-                let services = (services, &network.clients);
-                service::translate(services, &self.names, case, answer)?
-            }
-            None => case,
+        let node = Node {
+            policies: &self.policies,
+            names: &self.names,
+            plan: &network.plan,
+            services: network.services.as_ref().map(|services| (services, &network.clients)),
+            guards: &network.guards,
+            closed_to_pods: false,
         };
-        police(&self.policies, &case.from, Direction::Egress, &case, answer)?;
-        let delivered = network.route(&case, answer)?;
-        police(&self.policies, &case.to, Direction::Ingress, &case, answer)?;
+        let (from_host, back) = network.way_back(case.packet.source);
+        let entered = node.enter(Case { from_host, ..case }, back, answer)?;
+        let delivered = network.route(&entered.case, answer)?;
+        node.go_on(&entered, delivered, answer)?;
         if !delivered {
-            network.translate_source(&self.model, &case, answer);
+            network.translate_source(&self.model, &entered.case, answer);
         }
         Ok(if delivered { "deliver" } else { "forward" })
     }
@@ -222,78 +229,6 @@ fn packet(question: &Question, from: &Place, to: &Place) -> Result<Packet, Strin
         Transport::Absent
     };
     Ok(Packet { source, destination, protocol, transport })
-}
-
-/// What is checked of a pod's packet before policy.
-fn leave(case: &Case, plan: &TunnelPlan, answer: &mut Answer) -> Result<(), &'static str> {
-    let Some(endpoint) = case.from.endpoint.as_ref().filter(|from| !from.is_host) else {
-        return Ok(());
-    };
-    let own = endpoint.addresses.contains(&case.packet.source);
-    let spoofed = !own && !endpoint.spoofed.iter().any(|net| net.contains(&case.packet.source));
-    let port = case.packet.ports().map(|(_, port)| port);
-    let is_vxlan = plan.end.guards_vxlan
-        && case.packet.protocol == protocol::UDP
-        && port == Some(plan.end.vxlan_port);
-    let is_ipip = plan.end.guards_ipip && case.packet.protocol == protocol::IPIP;
-    let (outcome, reason) = match (spoofed, is_vxlan || is_ipip) {
-        (true, _) => ("drop", Some("source-spoofed")),
-        (_, true) => ("drop", Some("tunnel-from-workload")),
-        _ => ("pass", None),
-    };
-    let detail = format!("{} at {}", endpoint.name, endpoint.interface);
-    answer.stages.push(StageAnswer::plain("anti-spoof", outcome, detail));
-    reason.map_or(Ok(()), Err)
-}
-
-/// Asks the policy of one end.
-fn police(
-    policies: &Policies,
-    place: &Place,
-    direction: Direction,
-    case: &Case,
-    answer: &mut Answer,
-) -> Result<(), &'static str> {
-    let Some(endpoint) = &place.endpoint else { return Ok(()) };
-    let name = match direction {
-        Direction::Egress => "policy-egress",
-        Direction::Ingress => "policy-ingress",
-    };
-    if policies.is_elsewhere(&endpoint.name) {
-        let detail = format!("{}: its own node asks", endpoint.name);
-        answer.stages.push(StageAnswer::plain(name, "elsewhere", detail));
-        return Ok(());
-    }
-    let Some(handle) = policies.handle(&endpoint.name) else {
-        let detail = format!("{}: policy does not know it", endpoint.name);
-        answer.stages.push(StageAnswer::plain(name, "drop", detail));
-        return Err("endpoint-unknown");
-    };
-    let early = [(Stage::Untracked, "untracked"), (Stage::PreDnat, "pre-dnat")];
-    let early = early.into_iter().filter(|_| endpoint.is_host);
-    for (stage, stage_name) in early.chain([(Stage::Normal, name)]) {
-        let classifier = policies.classifier();
-        let outcome = classifier.classify(handle, stage, direction, &case.packet);
-        let origin = classifier.origin(&outcome);
-        if stage != Stage::Normal && *origin == Origin::EndOfStage {
-            continue;
-        }
-        let reasons = reference::reasons(policies.model(), origin, direction, &case.packet);
-        let sets = reasons.iter().map(ToString::to_string).collect();
-        answer.stages.push(StageAnswer {
-            stage: stage_name.to_owned(),
-            outcome: answer::word(outcome.verdict).to_owned(),
-            detail: format!("{}: {origin}", endpoint.name),
-            rule: RuleAnswer::of(origin, sets),
-            node: endpoint.node.clone(),
-        });
-        match outcome.verdict {
-            Verdict::Deny => return Err(name),
-            Verdict::Allow => return Ok(()),
-            Verdict::Continue => {}
-        }
-    }
-    Ok(())
 }
 
 /// The way back: the answer's question.

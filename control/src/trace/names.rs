@@ -1,6 +1,9 @@
 //! Who is meant by a name: pods by namespace and name, endpoints by theirs, and addresses.
 
+use super::hosts::{Guards, Way, addresses as addresses_of};
+use crate::host_policy::HostEndpoints;
 use crate::model::Model;
+use crate::offline::UPLINK;
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use ipnet::IpNet;
 use margay_acl::model as acl;
@@ -64,11 +67,28 @@ impl Names {
                 name: name.clone(),
                 node: endpoint.node.clone(),
                 interface: endpoint.interface.clone(),
-                addresses: endpoint.expected_ips.clone(),
+                addresses: match endpoint.expected_ips[..] {
+                    [] => addresses_of(model, &endpoint.node),
+                    _ => endpoint.expected_ips.clone(),
+                },
                 spoofed: Vec::new(),
                 is_host: true,
             });
+            for address in &endpoint.expected_ips {
+                names.by_address.entry(*address).or_insert_with(|| end.clone());
+            }
             names.call(name.clone(), &end);
+        }
+        // A node's address is that of the host endpoint that guards its uplink.
+        for node in model.nodes.keys() {
+            let guards = Guards::of(model, node);
+            let uplink = guards.on(&Way::Device(UPLINK.to_owned()));
+            let Some(Some(end)) = uplink.and_then(|name| names.by_name.get(name)).cloned() else {
+                continue;
+            };
+            for address in addresses_of(model, node) {
+                names.by_address.entry(address).or_insert_with(|| end.clone());
+            }
         }
         names
     }
@@ -76,20 +96,25 @@ impl Names {
     /// Those that policy knows on a running node, whose own pods have names too.
     pub(super) fn live(
         model: &acl::Model,
-        local: &BTreeMap<(String, String), WorkloadEndpoint>,
+        (local, hosts): (&BTreeMap<(String, String), WorkloadEndpoint>, &HostEndpoints),
         node: &str,
     ) -> Names {
         let mut names = Names::default();
         for (name, endpoint) in &model.endpoints {
             let key = name.split_once('/').map(|(at, name)| (at.to_owned(), name.to_owned()));
             let own = key.as_ref().and_then(|key| local.get(key));
+            let is_host = matches!(endpoint.place, acl::Place::Host { .. });
+            let is_here = is_host || own.is_some();
             let end = Arc::new(End {
                 name: name.clone(),
-                node: own.map_or_else(String::new, |_| node.to_owned()),
+                node: if is_here { node.to_owned() } else { String::new() },
                 interface: own.map_or_else(String::new, |own| own.interface.clone()),
-                addresses: endpoint.addresses.clone(),
+                addresses: match endpoint.addresses[..] {
+                    [] if is_host => hosts.addresses_of(name),
+                    _ => endpoint.addresses.clone(),
+                },
                 spoofed: Vec::new(),
-                is_host: matches!(endpoint.place, acl::Place::Host { .. }),
+                is_host,
             });
             for address in &endpoint.addresses {
                 names.by_address.entry(*address).or_insert_with(|| end.clone());

@@ -3,6 +3,7 @@
 
 use super::Case;
 use super::answer::{Answer, EncapAnswer, Rewrite, StageAnswer};
+use super::hosts::{Guards, Way, addresses};
 use crate::model::Model;
 use crate::offline::{Plan, UPLINK};
 use crate::resolve::services::{ServiceInputs, services};
@@ -22,6 +23,8 @@ pub(super) struct Network {
     pub(super) services: Option<Services>,
     /// Who has had which endpoint.
     pub(super) clients: Clients,
+    /// Its host endpoints.
+    pub(super) guards: Guards,
     /// The node's own address, IPv4 and IPv6.
     own: [Option<IpAddr>; 2],
 }
@@ -29,12 +32,9 @@ pub(super) struct Network {
 impl Network {
     pub(super) fn of(model: &Model, node: &str) -> Network {
         let Plan { wanted, tunnels, .. } = Plan::of(model, node);
-        let resource = model.nodes.get(node).cloned().unwrap_or_default();
-        let own: [Option<IpAddr>; 2] = [
-            resource.ipv4.map(|net| net.addr().into()),
-            resource.ipv6.map(|net| net.addr().into()),
-        ];
-        let node_addresses: Vec<IpAddr> = own.into_iter().flatten().collect();
+        let node_addresses = addresses(model, node);
+        let of = |v6| node_addresses.iter().copied().find(|own| own.is_ipv6() == v6);
+        let own = [of(false), of(true)];
         let inputs = ServiceInputs { node, node_addresses: &node_addresses, before: None };
         Network {
             node: node.to_owned(),
@@ -42,6 +42,7 @@ impl Network {
             plan: tunnels,
             services: services(inputs, model).map(|(services, _)| services),
             clients: Clients::default(),
+            guards: Guards::of(model, node),
             own,
         }
     }
@@ -63,6 +64,12 @@ impl Network {
             return Ok(false);
         }
         follow(&self.node, found, case, answer)
+    }
+
+    /// Whether a source is the host's own, and the way that leads back to others.
+    pub(super) fn way_back(&self, source: IpAddr) -> (bool, Option<Way>) {
+        let found = self.table.lookup(source).map(|entry| &entry.route.target);
+        (found == Some(&Target::Local), Way::of(found))
     }
 
     /// NAT-outgoing, as IPPools ask for it: from a pool that has it, to no pool.

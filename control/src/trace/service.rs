@@ -25,7 +25,11 @@ pub(super) fn translate(
         protocol: case.packet.protocol,
     };
     let frontend = format!("{destination} port {dst_port}");
-    let asker = Asker { is_pod: case.from.endpoint.is_some(), clients, now_s: 0 };
+    let asker = Asker {
+        is_pod: case.from.endpoint.as_ref().is_some_and(|from| !from.is_host),
+        clients,
+        now_s: 0,
+    };
     match services.choose(&tuple, asker) {
         None => Ok(case),
         Some(Choice::NoEndpoint) => {

@@ -3,6 +3,8 @@
 use super::*;
 use crate::scratch;
 
+mod hosts;
+
 const STORE: &str = "
 {kind: Node, metadata: {name: a}, spec: {bgp: {ipv4Address: 172.16.0.1/24}}}
 ---
@@ -45,8 +47,12 @@ const STORE: &str = "
 ";
 
 fn tracer(node: Option<&str>) -> Tracer {
+    tracer_of(STORE, node)
+}
+
+fn tracer_of(store: &str, node: Option<&str>) -> Tracer {
     let folder = scratch::Directory::new("trace");
-    folder.write("a.yaml", STORE);
+    folder.write("a.yaml", store);
     Tracer::new(folder.path(), node).unwrap()
 }
 

@@ -65,7 +65,7 @@ impl Daemon {
         Daemon { folder: folder.to_owned(), stop: Some(stop), thread }
     }
 
-    fn ask<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
+    pub(crate) fn ask<T: serde::de::DeserializeOwned>(&self, path: &str) -> T {
         client::get(&self.folder.join("margay.sock"), path).unwrap()
     }
 

@@ -4,6 +4,7 @@
 use crate::daemon::{Daemon, STORE, machine_can};
 use crate::{in_namespace, sh};
 use margay_control::kernel::nft;
+use margay_control::trace::Answer;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -176,7 +177,7 @@ fn host_endpoints_are_enforced() {
         std::fs::write(store.join("all.yaml"), format!("{STORE}{POLICY}")).unwrap();
         let daemon = Daemon::start(&folder, false);
         daemon.until("ready", |status| status.ready);
-        enforced(&far, &pod);
+        enforced(&daemon, &far, &pod);
         let status = daemon.until("an answer", |_| true);
         assert_eq!(status.errors, Vec::<String>::new());
         strangers_are_not_heard();
@@ -202,7 +203,15 @@ fn host_endpoints_are_enforced() {
     });
 }
 
-fn enforced(far: &Place, pod: &Place) {
+/// What `margay trace` says of a connection; a host endpoint's name is that of its host.
+fn is_let_through(daemon: &Daemon, from: &str, (to, port): (&str, u16)) -> bool {
+    let question = format!("{{\"from\":\"{from}\",\"to\":\"{to}\",\"port\":{port}}}");
+    let encoded: String = question.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let answer: Answer = daemon.ask(&format!("/v1/trace?question={encoded}"));
+    answer.verdict != "drop"
+}
+
+fn enforced(daemon: &Daemon, far: &Place, pod: &Place) {
     let v6 = "2001:db8::1";
     let checks = [
         ("allowed", Some(far), (NODE, 80), true),
@@ -229,6 +238,21 @@ fn enforced(far: &Place, pod: &Place) {
     ];
     far.run(|| sh("ip route add 10.65.0.0/26 via 192.0.2.1"));
     assert_eq!(wrong(&checks), Vec::<String>::new());
+    for (what, from, to, expected) in checks {
+        let v6 = to.0.contains(':');
+        let from = match from {
+            None => "up",
+            Some(from) if from.thread == pod.thread => POD,
+            Some(_) => {
+                if v6 {
+                    "2001:db8::2"
+                } else {
+                    FAR
+                }
+            }
+        };
+        assert_eq!(is_let_through(daemon, from, to), expected, "trace: {what} {to:?}");
+    }
 }
 
 /// A device with the name of a pod's, and no endpoint for it.
