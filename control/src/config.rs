@@ -10,6 +10,7 @@ mod bgp;
 mod environment;
 mod failsafe;
 mod flow_logs;
+mod log_action;
 mod nat;
 mod policy;
 mod startup;
@@ -22,6 +23,7 @@ pub use bandwidth::{BANDWIDTH_MIN, BitsPerSecond};
 pub use bgp::{BgpSettings, RouterId, Switch};
 pub use failsafe::{FailsafePort, FailsafeProtocol};
 pub use flow_logs::{FlowLogSettings, LINES_MAX};
+pub use log_action::{BURST_MAX, LogAction, LogRate, Logger, PREFIX_MAX};
 pub use nat::{DEFAULT_PORTS, Exclusions, Filter, NatSettings, Ports};
 pub use policy::{EndpointToHost, PolicySettings, SourceSpoofing};
 pub use startup::{DefaultPool, NODENAME_FILE, OwnAddress, StartupSettings};
@@ -314,6 +316,7 @@ impl Config {
         self.nat.check()?;
         self.startup.check()?;
         self.flow_logs.check()?;
+        self.policy.check()?;
         self.store.check()?;
         self.static_routes.iter().enumerate().try_for_each(|(at, route)| route.check(at))
     }

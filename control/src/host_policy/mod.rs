@@ -9,8 +9,9 @@
 //! here, then `defaultEndpointToHostAction`. What comes from a device with the prefix of pods' that
 //! no endpoint names is dropped.
 //!
-//! Left out: forwarded traffic, which workers judge (`margay_fastpath::policy`), and rules with
-//! action Log.
+//! Rules with action Log write to the kernel's log.
+//!
+//! Left out: forwarded traffic, which workers judge (`margay_fastpath::policy`).
 
 mod assign;
 mod rules;
@@ -21,6 +22,7 @@ mod tests;
 
 pub(crate) use assign::{Assigned, Device, HostEndpoints, assign};
 
+use crate::config::LogAction;
 use crate::kernel::nft::{Act, Chain, Hook, Match, Members, Rule, Ruleset, state};
 use margay_acl::model::Model;
 use margay_acl::{Direction, Stage};
@@ -53,6 +55,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) pods: &'a [Pod],
     /// Pods may send nothing to the host.
     pub(crate) closed_to_pods: bool,
+    /// What rules with action Log do.
+    pub(crate) log: &'a LogAction,
 }
 
 /// A pod with its device.
@@ -68,7 +72,8 @@ pub(crate) struct Pod {
 
 /// All rules that there should be.
 pub(crate) fn ruleset(inputs: Inputs<'_>) -> Ruleset {
-    let mut stages = Stages { sets: Sets::new(inputs.model), chains: Vec::new() };
+    let sets = Sets::new(inputs.model);
+    let mut stages = Stages { sets, chains: Vec::new(), log: inputs.log };
     let unknown = unknown_pods(inputs, &mut stages.sets);
     let mut bases = vec![base("unknown-pods", (Hook::Prerouting, RAW - 1), unknown)];
     let asks_pods = inputs.closed_to_pods || inputs.pods.iter().any(|pod| pod.rules.is_some());

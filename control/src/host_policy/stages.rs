@@ -4,6 +4,7 @@
 use super::ACCEPTED;
 use super::rules::render;
 use super::sets::Sets;
+use crate::config::{LogAction, LogRate, Logger};
 use crate::kernel::nft::{Act, Chain, Match, Rule, Side, state};
 use margay_acl::model::{Action, Endpoint, Failsafe, Family, Place, TierAction};
 use margay_acl::reference;
@@ -13,6 +14,7 @@ use margay_acl::{Direction, Stage};
 pub(super) struct Stages<'a> {
     pub(super) sets: Sets<'a>,
     pub(super) chains: Vec<Chain>,
+    pub(super) log: &'a LogAction,
 }
 
 impl Stages<'_> {
@@ -40,12 +42,16 @@ impl Stages<'_> {
         if stage == Stage::Normal {
             rules.push(Rule::new(vec![Match::State(state::INVALID)], Act::Drop));
         }
-        for (at, (_, default, policies)) in tiers.into_iter().enumerate() {
-            let of_policy = policies.into_iter().flat_map(|(_, policy)| match direction {
-                Direction::Ingress => policy.ingress.iter().flatten(),
-                Direction::Egress => policy.egress.iter().flatten(),
+        for (at, (tier, default, policies)) in tiers.into_iter().enumerate() {
+            let of_policy = policies.into_iter().flat_map(|(key, policy)| {
+                let rules = match direction {
+                    Direction::Ingress => &policy.ingress,
+                    Direction::Egress => &policy.egress,
+                };
+                rules.iter().flatten().map(move |rule| (rule, Logger::Policy(tier, key)))
             });
-            let mut own: Vec<Rule> = of_policy.flat_map(|rule| self.rule(rule, stage)).collect();
+            let mut own: Vec<Rule> =
+                of_policy.flat_map(|(rule, logger)| self.rule(rule, logger, stage)).collect();
             if stage == Stage::Normal && default == TierAction::Deny {
                 own.push(Rule::new(Vec::new(), Act::Drop));
             }
@@ -60,9 +66,21 @@ impl Stages<'_> {
         Some(chain)
     }
 
-    fn rule(&mut self, rule: &margay_acl::model::Rule, stage: Stage) -> Vec<Rule> {
+    fn rule(
+        &mut self,
+        rule: &margay_acl::model::Rule,
+        logger: Logger<'_>,
+        stage: Stage,
+    ) -> Vec<Rule> {
         let acts: &[Act] = match (rule.action, stage) {
-            (Action::Log, _) => return Vec::new(),
+            (Action::Log, _) => {
+                let LogAction { rate, burst, .. } = *self.log;
+                let limit =
+                    rate.map(|LogRate { count, unit_s }| Act::Limit { count, unit_s, burst });
+                let log = Act::Log(self.log.prefix_of(logger));
+                let acts: Vec<Act> = limit.into_iter().chain([log]).collect();
+                return render(rule, &acts, &mut self.sets);
+            }
             (Action::Pass, _) => &[Act::Return],
             (Action::Deny, _) => &[Act::Drop],
             (Action::Allow, Stage::Untracked) => {
@@ -83,7 +101,8 @@ impl Stages<'_> {
                 Direction::Ingress => &profile.ingress,
                 Direction::Egress => &profile.egress,
             };
-            let own = own.iter().flat_map(|rule| self.rule(rule, Stage::Normal)).collect();
+            let logger = Logger::Profile(name);
+            let own = own.iter().flat_map(|rule| self.rule(rule, logger, Stage::Normal)).collect();
             let name = format!("{chain}-profile{at}");
             self.chains.push(Chain::regular(name.clone(), own));
             rules.push(Rule::new(Vec::new(), Act::Jump(name)));

@@ -18,6 +18,9 @@ struct Walk<'a> {
     packet: Packet,
     device: (bool, &'a str),
     mark: u32,
+    /// Lines of the log, and whether their number is limited.
+    logged: Vec<(String, bool)>,
+    limited: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ impl Walk<'_> {
                     Act::Return => return End::Back,
                     Act::SetMark(bit) => self.mark |= bit,
                     Act::Untrack => {}
+                    Act::Limit { .. } => self.limited = true,
+                    Act::Log(prefix) => self.logged.push((prefix.clone(), self.limited)),
                     Act::Jump(to) => match self.chain(to) {
                         End::Back => {}
                         end => return end,
@@ -129,7 +134,8 @@ impl Walk<'_> {
 /// What the rules make of a packet that begins a connection of the host's.
 fn by_rules(ruleset: &Ruleset, direction: Direction, device: &str, packet: Packet) -> bool {
     let out = direction == Direction::Egress;
-    let mut walk = Walk { ruleset, packet, device: (out, device), mark: 0 };
+    let (logged, limited) = (Vec::new(), false);
+    let mut walk = Walk { ruleset, packet, device: (out, device), mark: 0, logged, limited };
     match direction {
         Direction::Ingress => {
             ["unknown-pods", "raw-in", "pre-dnat", "input"].iter().all(|base| walk.base(base))
@@ -346,7 +352,8 @@ fn of_model(model: &Model, has_host_endpoints: bool) -> Ruleset {
     let (prefix, host_device) = ("cali", "margay0");
     let endpoints = if has_host_endpoints { &endpoints[..] } else { &[] };
     let closed_to_pods = false;
-    ruleset(Inputs { model, endpoints, prefix, host_device, pods: &pods, closed_to_pods })
+    let log = &LogAction::default();
+    ruleset(Inputs { model, endpoints, prefix, host_device, pods: &pods, closed_to_pods, log })
 }
 
 proptest! {
@@ -407,6 +414,7 @@ fn without_host_endpoints_only_pods_are_looked_at() {
         host_device: "margay0",
         pods: &[],
         closed_to_pods: false,
+        log: &LogAction::default(),
     };
     let plain = ruleset(inputs);
     assert_eq!((plain.chains.len(), plain.sets.len()), (1, 0));
@@ -416,4 +424,68 @@ fn without_host_endpoints_only_pods_are_looked_at() {
     let packet = Packet { source, destination, protocol: 47, transport };
     let passes = |device| by_rules(&closed, Direction::Ingress, device, packet);
     assert!(!passes("cali1") && passes("eth0") && passes("margay0"));
+}
+
+#[test]
+fn rules_with_action_log_write_a_line_and_go_on() {
+    let mut model = Model::default();
+    let labels: model::Labels = [("app".to_owned(), "a".to_owned())].into();
+    let place = Place::Host { every_interface: false };
+    let endpoint =
+        model::Endpoint { labels, addresses: vec![], ports: vec![], profiles: vec![], place };
+    model.apply(Update::Endpoint("e0".to_owned(), Some(Arc::new(endpoint)))).unwrap();
+    let on = |action, port| {
+        let mut rule = model::Rule::new(action);
+        rule.protocol = Some(protocol::TCP);
+        rule.destination.ports = vec![model::Port::Range(port, port)];
+        rule
+    };
+    let rules = vec![on(Action::Log, 80), on(Action::Allow, 80), on(Action::Log, 81)];
+    for scope in [Scope::Local, Scope::PreDnat, Scope::Untracked] {
+        let policy = model::Policy {
+            tier: "default".to_owned(),
+            order: None,
+            selector: Selector::parse("all()").unwrap(),
+            scope,
+            staged: None,
+            ingress: Some(rules.clone()),
+            egress: None,
+        };
+        let (kind, namespace) = (model::Kind::GlobalNetworkPolicy, String::new());
+        let key = PolicyKey { kind, namespace, name: "logs".to_owned() };
+        model.apply(Update::Policy(key, Some(Arc::new(policy)))).unwrap();
+        let base = match scope {
+            Scope::PreDnat => "pre-dnat",
+            Scope::Untracked => "raw-in",
+            _ => "input",
+        };
+        let rate = Some(crate::config::LogRate { count: 3, unit_s: 60 });
+        let limited = LogAction { prefix: "%k %n".to_owned(), rate, burst: 2 };
+        for (log, line) in [(LogAction::default(), "calico-packet: "), (limited, "gnp logs: ")] {
+            let device = Device::Named("eth0".to_owned());
+            let endpoints = [Assigned { endpoint: "e0".to_owned(), device }];
+            let (prefix, host_device, pods) = ("cali", "margay0", &[][..]);
+            let (log, closed_to_pods) = (&log, false);
+            let endpoints = &endpoints[..];
+            let model = &model;
+            let inputs =
+                Inputs { model, endpoints, prefix, host_device, pods, closed_to_pods, log };
+            let ruleset = ruleset(inputs);
+            let lines = |port| {
+                let transport = Transport::Ports { source: 4000, destination: port };
+                let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+                let packet = Packet { source, destination, protocol: protocol::TCP, transport };
+                let (device, logged) = ((false, "eth0"), Vec::new());
+                let (ruleset, mark, limited) = (&ruleset, 0, false);
+                let mut walk = Walk { ruleset, packet, device, mark, logged, limited };
+                let passes = walk.base(base);
+                (passes, walk.logged)
+            };
+            let once = vec![(line.to_owned(), log.rate.is_some())];
+            assert_eq!(lines(80), (true, once.clone()), "{scope:?}");
+            assert_eq!(lines(81), (scope != Scope::Local, once), "{scope:?}: Log ends nothing");
+            assert_eq!(lines(82).1, []);
+            assert!(ruleset.logs() && !ruleset.without_log().logs());
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use super::Router;
 use super::policy::lock;
+use crate::config::LogAction;
 use crate::host_policy::{Assigned, Device, HostEndpoints, Inputs, Pod, assign, ruleset};
-use crate::kernel::nft::{self, Ruleset, Stamp};
+use crate::kernel::nft::{self, NftError, Ruleset, Stamp};
 use crate::policy::Policies;
 use margay_acl::{Direction, Stage, reference};
 use margay_fastpath::policy::{Endpoint, HostGuard, ToHost};
@@ -97,10 +98,16 @@ fn attempt(facts: &Facts, before: Option<Arc<Applied>>) -> Outcome {
         return Outcome { applied: Some(applied), fault: None, took: begin.elapsed() };
     }
     let is_needed = wanted.chains.len() > 1;
-    let (applied, fault) = match nft::replace(&wanted) {
-        Ok(()) => {
-            let stamp = nft::look().ok().flatten();
-            (Some(Arc::new(Applied { ruleset: wanted, stamp })), None)
+    let in_force = |ruleset| {
+        let stamp = nft::look().ok().flatten();
+        Some(Arc::new(Applied { ruleset, stamp }))
+    };
+    let (applied, fault) = match replace(&wanted) {
+        Ok(unlogged) => {
+            let fault = unlogged.map(|error| {
+                format!("rules with action Log write nothing: {error}; is there nf_log_syslog?")
+            });
+            (in_force(wanted), fault)
         }
         Err(error) if is_needed => {
             let fault = format!(
@@ -117,6 +124,17 @@ fn attempt(facts: &Facts, before: Option<Arc<Applied>>) -> Outcome {
     Outcome { applied, fault, took: begin.elapsed() }
 }
 
+/// Puts rules in force, without what they log where the kernel has nothing to log with; then it
+/// tells why.
+fn replace(wanted: &Ruleset) -> Result<Option<NftError>, NftError> {
+    match nft::replace(wanted) {
+        Err(why @ NftError::Refused { .. }) if wanted.logs() => {
+            nft::replace(&wanted.clone().without_log()).map(|()| Some(why))
+        }
+        outcome => outcome.map(|()| None),
+    }
+}
+
 /// What rules are made of, for a thread of its own.
 struct Facts {
     model: margay_acl::model::Model,
@@ -125,6 +143,7 @@ struct Facts {
     host_device: String,
     pods: Vec<Pod>,
     closed_to_pods: bool,
+    log: LogAction,
 }
 
 impl Facts {
@@ -136,6 +155,7 @@ impl Facts {
             host_device: &self.host_device,
             pods: &self.pods,
             closed_to_pods: self.closed_to_pods,
+            log: &self.log,
         }
     }
 }
@@ -237,6 +257,7 @@ impl Router {
             prefix: self.config.interface_prefix.clone(),
             host_device: self.config.host_device.clone(),
             closed_to_pods: self.is_closed_to_pods(),
+            log: self.config.policy.log_action(),
             model: policies.model().clone(),
         }
     }

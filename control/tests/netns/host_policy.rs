@@ -3,6 +3,7 @@
 
 use crate::daemon::{Daemon, STORE, machine_can};
 use crate::{in_namespace, sh};
+use margay_control::config::{LogRate, StoreConfig};
 use margay_control::kernel::nft;
 use margay_control::trace::Answer;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -30,7 +31,8 @@ const POLICY: &str = "
 ---
 {apiVersion: projectcalico.org/v3, kind: GlobalNetworkPolicy, metadata: {name: edge}, \
   spec: {selector: role == 'edge', types: [Ingress, Egress], \
-    ingress: [{action: Allow, protocol: TCP, source: {nets: [192.0.2.0/24]}, \
+    ingress: [{action: Log, protocol: TCP, destination: {ports: [92]}}, \
+      {action: Allow, protocol: TCP, source: {nets: [192.0.2.0/24]}, \
       destination: {ports: ['80:89']}}, \
       {action: Allow, protocol: TCP, source: {nets: ['2001:db8::/64']}, \
       destination: {ports: ['80:89']}}], \
@@ -175,11 +177,21 @@ fn host_endpoints_are_enforced() {
         let store = folder.join("store");
         std::fs::create_dir(&store).unwrap();
         std::fs::write(store.join("all.yaml"), format!("{STORE}{POLICY}")).unwrap();
-        let daemon = Daemon::start(&folder, false);
+        let kept = StoreConfig { path: store.clone(), ..StoreConfig::default() };
+        let daemon = Daemon::start_with(&folder, kept, |config| {
+            config.policy.log_prefix = "me %n".to_owned();
+            config.policy.log_action_rate_limit = Some(LogRate { count: 7, unit_s: 60 });
+            config.policy.log_action_rate_limit_burst = 3;
+        });
         daemon.until("ready", |status| status.ready);
         enforced(&daemon, &far, &pod);
         let status = daemon.until("an answer", |_| true);
         assert_eq!(status.errors, Vec::<String>::new());
+        if std::process::Command::new("nft").arg("--version").output().is_ok() {
+            let listed = sh("nft list table inet margay");
+            let rule = "tcp dport 92 limit rate 7/minute burst 3 packets log prefix \"me edge: \"";
+            assert!(listed.contains(rule), "{listed}");
+        }
         strangers_are_not_heard();
         let text = POLICY.replace("['80:89']", "[92]").replace("ports: [84]", "ports: [85]");
         let text = format!("{STORE}{text}");

@@ -210,6 +210,36 @@ fn a_table_that_somebody_took_or_replaced_is_told_from_ours() {
     });
 }
 
+/// What nft reads in rules that log.
+#[test]
+fn lines_of_the_log_are_as_nft_writes_them() {
+    in_namespace(async || {
+        if std::process::Command::new("nft").arg("--version").output().is_err() {
+            println!("SKIPPED: nft is not installed");
+            return;
+        }
+        let log = |text: &str| Act::Log(text.to_owned());
+        let tcp = || vec![Match::Protocol { number: 6, not: false }];
+        let limit = |count, unit_s, burst| Act::Limit { count, unit_s, burst };
+        let rules = vec![
+            Rule { matches: tcp(), acts: vec![log("calico-packet: ")] },
+            Rule { matches: tcp(), acts: vec![limit(10, 1, 7), log("a: ")] },
+            Rule { matches: tcp(), acts: vec![limit(9999, 86_400, 9999), log(&"x".repeat(127))] },
+            Rule::new(tcp(), Act::Drop),
+        ];
+        nft::replace(&input(rules)).unwrap();
+        let listed = sh("nft list table inet margay");
+        for line in [
+            "log prefix \"calico-packet: \" level info",
+            "limit rate 10/second burst 7 packets log prefix \"a: \" level info",
+            &format!("limit rate 9999/day burst 9999 packets log prefix \"{}\"", "x".repeat(127)),
+        ] {
+            assert!(listed.contains(line), "{line}: {listed}");
+        }
+        nft::remove().unwrap();
+    });
+}
+
 /// Tables of others, written down by nft itself.
 #[test]
 fn tables_of_others_stay_as_they_are() {

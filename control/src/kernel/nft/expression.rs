@@ -172,6 +172,18 @@ impl Attributes {
             Act::Return => self.verdict(RETURN, None),
             Act::Jump(chain) => self.verdict(JUMP, Some(chain)),
             Act::Untrack => self.expression("notrack", |_| ()),
+            Act::Limit { count, unit_s, burst } => self.expression("limit", |to| {
+                to.bytes(1, &u64::from(*count).to_be_bytes());
+                to.bytes(2, &unit_s.to_be_bytes());
+                to.number(3, u32::from(*burst));
+                // NFT_LIMIT_PKTS.
+                to.number(4, 0);
+            }),
+            Act::Log(prefix) => self.expression("log", |to| {
+                const INFO: u32 = 6;
+                to.text(2, prefix);
+                to.number(5, INFO);
+            }),
             Act::SetMark(bit) => {
                 self.meta(3, REG);
                 self.bits((!bit).to_ne_bytes(), bit.to_ne_bytes());

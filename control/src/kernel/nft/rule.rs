@@ -179,6 +179,17 @@ pub enum Act {
     SetMark(u32),
     /// The packet is not tracked.
     Untrack,
+    /// What stands behind it is done for so many packets only.
+    Limit {
+        /// Packets in a unit of time.
+        count: u16,
+        /// The unit, in seconds.
+        unit_s: u64,
+        /// Packets at once; 0 is the kernel's choice, 5.
+        burst: u16,
+    },
+    /// The kernel's log gets a line (level info) that begins so, up to 127 bytes.
+    Log(String),
 }
 
 impl Chain {
@@ -188,7 +199,25 @@ impl Chain {
     }
 }
 
+impl Ruleset {
+    /// True when something is written to the kernel's log.
+    pub fn logs(&self) -> bool {
+        self.chains.iter().flat_map(|chain| &chain.rules).any(Rule::logs)
+    }
+
+    /// The same without that.
+    #[must_use]
+    pub fn without_log(mut self) -> Ruleset {
+        self.chains.iter_mut().for_each(|chain| chain.rules.retain(|rule| !rule.logs()));
+        self
+    }
+}
+
 impl Rule {
+    fn logs(&self) -> bool {
+        self.acts.iter().any(|act| matches!(act, Act::Log(_)))
+    }
+
     /// A rule with one action.
     pub fn new(matches: Vec<Match>, act: Act) -> Rule {
         Rule { matches, acts: vec![act] }
