@@ -35,6 +35,8 @@ struct Far {
 /// One worker, whose port `n` leads to 10.0.n.0/24.
 struct Rig {
     worker: Worker,
+    /// When its turn is over.
+    due_ns: u64,
     second: Option<Second>,
     fib: Arc<Fib>,
     waits: Vec<WaitSet>,
@@ -50,6 +52,7 @@ struct Rig {
 /// A second worker, with a queue of its own at the uplink.
 struct Second {
     worker: Worker,
+    due_ns: u64,
     uplink: Far,
 }
 
@@ -91,8 +94,21 @@ impl Rig {
         worker.shared.published.catch_up(0, &mut worker.tables);
         let pool = shared.pool();
         let (_events, _commands, _writer) = (events, commands, writer);
-        let second = None;
-        Rig { worker, second, fib, waits, shared, clock, far, pool, _events, _commands, _writer }
+        let (due_ns, second) = (0, None);
+        Rig {
+            worker,
+            due_ns,
+            second,
+            fib,
+            waits,
+            shared,
+            clock,
+            far,
+            pool,
+            _events,
+            _commands,
+            _writer,
+        }
     }
 
     /// Lets a second worker run, which has these pods, and a queue at the uplink as the first has.
@@ -113,7 +129,7 @@ impl Rig {
         }
         let uplink = attach(uplink, LinkConfig::default());
         worker.shared.published.catch_up(1, &mut worker.tables);
-        self.second = Some(Second { worker, uplink });
+        self.second = Some(Second { worker, due_ns: 0, uplink });
         self.publish(|tables| {
             for at in pods {
                 tables.ports[usize::from(at)].as_mut().unwrap().worker = 1;
@@ -155,21 +171,23 @@ impl Rig {
         }
     }
 
-    /// The workers' next turns, and what the longer one takes. Cold ports are seen when a worker
-    /// looks.
+    /// The next turn of the worker that is due first, and the time until one is due again. Cold
+    /// ports are seen when a worker looks.
     fn turn(&mut self) {
-        let mut longest = 0;
-        let second = self.second.as_mut().map(|second| &mut second.worker);
-        for worker in std::iter::once(&mut self.worker).chain(second) {
-            let moved = worker.turn(self.clock.now_ns());
-            longest = longest.max(moved);
-            if moved == 0 || worker.look_is_due() {
-                let ids = 0..worker.slots.len() as u16;
-                worker.ready.extend(ids);
-                worker.after_wait(false);
-            }
+        let (worker, due_ns) = match &mut self.second {
+            Some(second) if second.due_ns < self.due_ns => (&mut second.worker, &mut second.due_ns),
+            _ => (&mut self.worker, &mut self.due_ns),
+        };
+        let now_ns = self.clock.now_ns();
+        let moved = worker.turn(now_ns);
+        if moved == 0 || worker.look_is_due() {
+            let ids = 0..worker.slots.len() as u16;
+            worker.ready.extend(ids);
+            worker.after_wait(false);
         }
-        self.clock.advance(TURN_NS + PACKET_NS * longest as u64);
+        *due_ns = now_ns + TURN_NS + PACKET_NS * moved as u64;
+        let of_second = self.second.as_ref().map_or(u64::MAX, |second| second.due_ns);
+        self.clock.advance(self.due_ns.min(of_second).saturating_sub(now_ns));
     }
 
     /// Takes what has come to the far end of a port.
@@ -196,7 +214,7 @@ impl Rig {
     /// Ends the workers; every frame must be back.
     fn end(mut self) {
         self.worker.close();
-        if let Some(Second { mut worker, uplink }) = self.second {
+        if let Some(Second { mut worker, uplink, .. }) = self.second {
             worker.close();
             Box::new(uplink.port).close(&mut self.pool);
         }
