@@ -1,5 +1,5 @@
 //! A bandwidth limit end to end: margay's, policing and shaping, and Linux's token bucket filter,
-//! at five rates. UDP from veth to veth at more than the rate, and between two pods in super-packets
+//! at five rates. UDP from veth to veth at more than the rate; between two pods in super-packets
 //! where the rate is more than one core has of packets; and one TCP stream between two pods.
 //!
 //! Margay limits what goes to a pod, and `tc tbf` what goes out by the same device, as Kubernetes'
