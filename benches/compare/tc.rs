@@ -45,8 +45,9 @@ const DATAGRAMS: usize = 40;
 /// Rates from which UDP is sent so as well, in Mbit/s.
 const FAST: u64 = 1_000;
 const PORT: u16 = 5300;
-/// A burst is what a fiftieth of a second brings, and two frames at least.
-const BURSTS: u64 = 50;
+/// A burst is what a tenth of a second brings: a policer does not make good what a generator that
+/// stands still for longer than the burst has not sent.
+const BURSTS: u64 = 10;
 
 /// How a limit is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
 }
 
 fn burst(rate: u64) -> u64 {
-    (rate / BURSTS).max(2 * FRAME_BITS)
+    rate / BURSTS
 }
 
 fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
@@ -103,7 +104,7 @@ fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
         format!(
             "UDP in frames of 1514 bytes, half as much again as the limit, generator on CPU \
              {GENERATOR_CORE}, router and sink on CPU {ROUTER_CORE}; bytes of frames as the sink \
-             counted after a second of warm-up, burst of 20 ms"
+             counted after a second of warm-up, burst of 100 ms"
         ),
         "two workers: one uplink and one pod with two queues each, both workers on the router's \
          core, generators on both"
@@ -240,8 +241,8 @@ fn of_super_packets(mbits: u64, arguments: &Arguments) -> Outcome {
     let notes = vec![format!(
         "UDP_SEGMENT, {DATAGRAMS} datagrams of {DATAGRAM} bytes at once, a quarter more than the \
          limit, from pod to pod (margay: on TAPs; Linux: on veths); frames of 1514 bytes as the \
-         receiver counted them after a second of warm-up, burst of 20 ms; both ends and the router \
-         on the same two cores"
+         receiver counted them after a second of warm-up, burst of 100 ms; both ends and the \
+         router on the same two cores"
     )];
     let rows = crate::run_all(&mut peers, arguments);
     let title = format!("limit of {mbits} Mbit/s, UDP in super-packets");
