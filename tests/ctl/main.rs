@@ -2,6 +2,7 @@
 //! Kubernetes what is different there.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod addresses;
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
 mod kinds;
@@ -230,16 +231,18 @@ fn addresses_are_shown_checked_and_taken_back() {
         "spec": {"handleID": "h", "block": {"10.0.0.0/30": 1}, "deleted": false}}"#;
     std::fs::write(store.0.join("block.json"), BLOCK).unwrap();
     std::fs::write(store.0.join("handle.json"), handle).unwrap();
-    let pool = "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.0.0.0/29, blockSize: 30}\n";
+    let pool = "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.0.0.0/29, blockSize: 30}\n\
+                ---\nkind: IPReservation\nmetadata: {name: r}\n\
+                spec: {reservedCIDRs: [10.0.0.0/31, 10.0.0.1, 10.0.0.4/31]}\n";
     store.ok(&["apply", "-f", "-"], pool);
     assert_eq!(
         store.ok(&["ipam", "show", "--show-blocks"], ""),
-        "+----------+-------------+-----------+------------+----------+\n\
-         | GROUPING |    CIDR     | IPS TOTAL | IPS IN USE | IPS FREE |\n\
-         +----------+-------------+-----------+------------+----------+\n\
-         | IP Pool  | 10.0.0.0/29 | 8         | 1 (12%)    | 7 (88%)  |\n\
-         | Block    | 10.0.0.0/30 | 4         | 1 (25%)    | 3 (75%)  |\n\
-         +----------+-------------+-----------+------------+----------+\n"
+        "+----------+-------------+-----------+------------+--------------+----------+\n\
+         | GROUPING | CIDR        | IPS TOTAL | IPS IN USE | IPS RESERVED | IPS FREE |\n\
+         +----------+-------------+-----------+------------+--------------+----------+\n\
+         | IP Pool  | 10.0.0.0/29 |         8 |    1 (12%) |      4 (50%) |  4 (50%) |\n\
+         | Block    | 10.0.0.0/30 |         4 |    1 (25%) |      2 (50%) |  2 (50%) |\n\
+         +----------+-------------+-----------+------------+--------------+----------+\n"
     );
     let whose = store.ok(&["ipam", "show", "--ip", "10.0.0.0"], "");
     assert!(whose.starts_with("IP 10.0.0.0 is in use\n") && whose.contains("pod: web"), "{whose}");

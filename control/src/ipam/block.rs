@@ -87,6 +87,13 @@ impl Attribute {
         }
     }
 
+    /// Of who had the address before, or is to have it: while a virtual machine moves.
+    pub fn alternate(&self) -> BTreeMap<String, String> {
+        let others = self.rest.get("alternateOwnerAttrs").and_then(Value::as_object);
+        let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.into()));
+        others.into_iter().flatten().filter_map(text).collect()
+    }
+
     /// The handle, without what very old versions put behind it.
     pub fn handle(&self) -> Option<&str> {
         self.handle_id.as_deref().and_then(|handle| handle.split('\r').next())
@@ -243,7 +250,8 @@ impl Block {
             return Err(format!("{} is {now}'s, not {wanted}'s", release.address));
         }
         let sequence = self.sequence_number_for_allocation.get(&ordinal.to_string());
-        if release.sequence.is_some_and(|wanted| sequence != Some(&wanted)) {
+        let sequence = sequence.copied().unwrap_or_default();
+        if release.sequence.is_some_and(|wanted| sequence != wanted) {
             return Err(format!("{} has been given out anew", release.address));
         }
         self.free_ordinals(&[ordinal], cooldown);
@@ -312,6 +320,21 @@ impl Block {
         let attribute = self.attribute(ordinal).filter(|one| one.released_at.is_none())?;
         let sequence = self.sequence_number_for_allocation.get(&ordinal.to_string());
         Some((attribute, sequence.copied()))
+    }
+
+    /// All addresses that are given out or cool down, with what is said of each and when it was
+    /// given out.
+    pub fn entries(&self) -> impl Iterator<Item = (IpAddr, &Attribute, Option<u64>)> {
+        (0..self.allocations.len()).filter_map(|ordinal| {
+            let sequence = self.sequence_number_for_allocation.get(&ordinal.to_string());
+            Some((self.address(ordinal), self.attribute(ordinal)?, sequence.copied()))
+        })
+    }
+
+    /// Addresses that can be given out to whoever asks for any.
+    pub fn free_of(&self, reserved: &Reservations) -> usize {
+        let free = self.unallocated.iter().map(|ordinal| self.address(*ordinal));
+        free.filter(|address| !reserved.has(*address)).count()
     }
 
     /// All addresses that are given out.

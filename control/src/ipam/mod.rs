@@ -6,16 +6,18 @@
 //! before the block is written and down after a release, so that what a crash leaves behind can
 //! still be found by it. All writes compare what was read, and start again where another writer
 //! was first. [`block`] and [`pool`] are pure; [`claim`] has affinities, [`assign`] and
-//! [`release`] addresses, [`view`] what there is.
+//! [`release`] addresses, [`view`] what there is, and [`check`] whether it fits together.
 
 pub mod assign;
 pub mod block;
+pub mod check;
 mod claim;
 mod config;
 mod handle;
 pub(crate) mod lock;
 pub mod pool;
 pub mod release;
+pub mod report;
 mod reservation;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,12 @@
-//! What there is: pools, blocks and addresses in use, and what in it does not fit together.
+//! What there is: how full pools and blocks are, and whose the addresses in use are.
 
 use super::block::Attribute;
 use super::handle::counts;
+use super::reservation::size;
 use super::{Ipam, IpamError, Stored};
 use crate::store::datastore::Datastore;
 use ipnet::IpNet;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// How full a pool or a block is.
@@ -19,6 +19,10 @@ pub struct Usage {
     pub total: u128,
     /// Given out, or cooling down.
     pub in_use: u128,
+    /// Kept back by IPReservations; also those of them that are in use.
+    pub reserved: u128,
+    /// Those that can be given out to whoever asks for any.
+    pub free: u128,
     /// The blocks of a pool.
     pub blocks: Vec<Usage>,
 }
@@ -35,70 +39,47 @@ pub struct Borrowed {
     pub block: IpNet,
     /// Whose the block is; empty when nobody's.
     pub owner: String,
-    /// Its attributes' type, or `pod`.
+    /// `pod`, or its attributes' type.
     pub kind: String,
-    /// Whom it was given to.
+    /// The pod, with its namespace.
     pub allocated_to: String,
 }
 
-/// What does not fit together.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Check {
-    /// Blocks that were looked at.
-    pub blocks: usize,
-    /// Addresses given out.
-    pub allocated: usize,
-    /// Addresses that are given out and that no endpoint or node has.
-    pub not_used: Vec<IpAddr>,
-    /// Addresses that an endpoint or node has in a pool and that are not given out.
-    pub not_allocated: Vec<IpAddr>,
-    /// Addresses given out that are in no pool.
-    pub not_in_pool: Vec<IpAddr>,
-    /// Handles that count addresses that are not given out.
-    pub handles_without_addresses: Vec<String>,
-    /// Addresses whose handle does not count them.
-    pub missing_handle: Vec<IpAddr>,
-    /// Blocks that break the rules, and how.
-    pub invalid_blocks: Vec<String>,
-}
-
-impl Check {
-    /// Number of problems.
-    pub fn problems(&self) -> usize {
-        self.not_used.len()
-            + self.not_allocated.len()
-            + self.not_in_pool.len()
-            + self.handles_without_addresses.len()
-            + self.missing_handle.len()
-            + self.invalid_blocks.len()
-    }
-}
-
 impl<D: Datastore> Ipam<'_, D> {
-    /// How full pools and blocks are.
-    pub async fn usage(&self) -> Result<Vec<Usage>, IpamError> {
-        let blocks = self.blocks().await?;
+    /// How full pools and blocks are; of blocks in no pool in the end, each by itself.
+    pub async fn usage(&self) -> Result<(Vec<Usage>, Vec<Usage>), IpamError> {
+        let (blocks, reserved) = tokio::try_join!(self.blocks(), self.reservations())?;
+        let mut left: Vec<Usage> = blocks
+            .iter()
+            .map(|one| Usage {
+                cidr: one.block.cidr,
+                total: one.block.size() as u128,
+                in_use: one.block.allocated() as u128,
+                reserved: reserved.count_in(&one.block.cidr, &[]),
+                free: one.block.free_of(&reserved) as u128,
+                blocks: Vec::new(),
+            })
+            .collect();
         let mut pools = Vec::new();
         for pool in self.pools().await? {
-            let inside = blocks.iter().filter(|one| pool.cidr.contains(&one.block.cidr));
-            let blocks: Vec<Usage> = inside
-                .map(|one| Usage {
-                    cidr: one.block.cidr,
-                    total: one.block.size() as u128,
-                    in_use: one.block.allocated() as u128,
-                    blocks: Vec::new(),
-                })
-                .collect();
-            let bits = u32::from(pool.cidr.max_prefix_len() - pool.cidr.prefix_len());
+            let (blocks, others): (Vec<Usage>, Vec<Usage>) =
+                left.into_iter().partition(|block| pool.cidr.contains(&block.cidr));
+            left = others;
+            let ranges: Vec<IpNet> = blocks.iter().map(|block| block.cidr).collect();
+            let total = size(&pool.cidr);
+            // Of what is in no block yet, all that nobody has reserved is free.
+            let outside = total.saturating_sub(reserved.count_in(&pool.cidr, &ranges));
+            let of_blocks: u128 = blocks.iter().map(|block| block.free).sum();
             pools.push(Usage {
                 cidr: pool.cidr,
-                total: 1u128.checked_shl(bits).unwrap_or(u128::MAX),
+                total,
                 in_use: blocks.iter().map(|block| block.in_use).sum(),
+                reserved: reserved.count_in(&pool.cidr, &[]),
+                free: outside.saturating_add(of_blocks),
                 blocks,
             });
         }
-        Ok(pools)
+        Ok((pools, left))
     }
 
     /// Whose an address is; `None` when it is not given out.
@@ -146,89 +127,20 @@ impl<D: Datastore> Ipam<'_, D> {
                     continue;
                 };
                 let text = |name: &str| secondary.get(name).cloned().unwrap_or_default();
-                let pod = format!("{}/{}", text("namespace"), text("pod"));
+                let (kind, allocated_to) = match secondary.get("pod") {
+                    Some(pod) => ("pod".to_owned(), format!("{}/{pod}", text("namespace"))),
+                    None => (text("type"), String::new()),
+                };
                 found.push(Borrowed {
                     ip,
                     node: node.clone(),
                     block: block.cidr,
                     owner: owner.to_owned(),
-                    kind: secondary.get("type").cloned().unwrap_or_else(|| "pod".to_owned()),
-                    allocated_to: if pod == "/" { node.clone() } else { pod },
+                    kind,
+                    allocated_to,
                 });
             }
         }
         Ok(found)
-    }
-
-    /// Compares blocks, handles, pools, endpoints and nodes with each other.
-    pub async fn check(&self) -> Result<Check, IpamError> {
-        let mut check = Check::default();
-        let listing = self.store.list("IPAMBlock").await?;
-        check.invalid_blocks.extend(listing.faults.iter().map(ToString::to_string));
-        let mut blocks = Vec::new();
-        for document in listing.documents {
-            match Stored::of(document) {
-                Ok(stored) => blocks.push(stored.block),
-                Err(error) => check.invalid_blocks.push(error.to_string()),
-            }
-        }
-        let pools: Vec<IpNet> = self.pools().await?.iter().map(|pool| pool.cidr).collect();
-        let used = self.used_addresses().await?;
-        let mut by_handle: BTreeMap<(String, IpNet), usize> = BTreeMap::new();
-        let mut counted = BTreeMap::new();
-        for handle in self.store.list("IPAMHandle").await?.documents {
-            for (cidr, count) in counts(&handle) {
-                counted.insert((handle.key.name.clone(), cidr), count);
-            }
-        }
-        let mut given = BTreeSet::new();
-        for block in &blocks {
-            for (address, attribute) in block.addresses() {
-                given.insert(address);
-                if !pools.iter().any(|pool| pool.contains(&address)) {
-                    check.not_in_pool.push(address);
-                }
-                if let Some(handle) = attribute.handle() {
-                    let key = (handle.to_owned(), block.cidr);
-                    if !counted.contains_key(&key) {
-                        check.missing_handle.push(address);
-                    }
-                    *by_handle.entry(key).or_default() += 1;
-                }
-            }
-        }
-        let without = counted.keys().filter(|key| !by_handle.contains_key(*key));
-        check.handles_without_addresses = without.map(|(handle, _)| handle.clone()).collect();
-        check.not_used = given.difference(&used).copied().collect();
-        let in_pools = used.difference(&given);
-        check.not_allocated = in_pools
-            .filter(|address| pools.iter().any(|pool| pool.contains(*address)))
-            .copied()
-            .collect();
-        (check.blocks, check.allocated) = (blocks.len(), given.len());
-        Ok(check)
-    }
-
-    /// Addresses of endpoints, and of nodes inside of tunnels.
-    async fn used_addresses(&self) -> Result<BTreeSet<IpAddr>, IpamError> {
-        let mut texts: Vec<String> = Vec::new();
-        for endpoint in self.store.list("WorkloadEndpoint").await?.documents {
-            let spec = endpoint.spec();
-            let networks = spec["ipNetworks"].as_array().cloned().unwrap_or_default();
-            texts.extend(networks.iter().filter_map(|net| net.as_str()).map(str::to_owned));
-        }
-        for node in self.store.list("Node").await?.documents {
-            let spec = node.spec();
-            let places = [
-                &spec["bgp"]["ipv4IPIPTunnelAddr"],
-                &spec["ipv4VXLANTunnelAddr"],
-                &spec["ipv6VXLANTunnelAddr"],
-                &spec["wireguard"]["interfaceIPv4Address"],
-                &spec["wireguard"]["interfaceIPv6Address"],
-            ];
-            texts.extend(places.iter().filter_map(|place| place.as_str()).map(str::to_owned));
-        }
-        let address = |text: &String| text.split('/').next().and_then(|text| text.parse().ok());
-        Ok(texts.iter().filter_map(address).collect())
     }
 }

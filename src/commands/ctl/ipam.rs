@@ -1,21 +1,21 @@
 //! `margay ctl ipam`: who has which address, whether all fits together, taking one back, and
 //! cutting a pool into smaller ones.
 
+mod check;
+mod release;
 mod split;
 
 use super::table::boxed;
 use super::write::out;
 use anyhow::Result;
 use margay_control::ipam::block::Release;
-use margay_control::ipam::view::{Check, Usage};
+use margay_control::ipam::view::Usage;
 use margay_control::ipam::{self, IpamError};
 use margay_control::store::Store;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-
-/// Addresses that `check` lists of each problem unless it is told to list all.
-const LISTED_MAX: usize = 20;
 
 /// What to do with addresses.
 #[derive(Debug, clap::Subcommand)]
@@ -23,7 +23,7 @@ pub(super) enum Ipam {
     /// How full the pools are, or whose an address is
     Show(Show),
     /// Compare blocks, handles, pools, endpoints and nodes
-    Check(CheckArguments),
+    Check(check::CheckArguments),
     /// Take an address back
     Release(ReleaseArguments),
     /// Change settings
@@ -49,23 +49,18 @@ pub(super) struct Show {
     show_configuration: bool,
 }
 
-/// Compare blocks, handles, pools, endpoints and nodes.
-#[derive(Debug, clap::Args)]
-pub(super) struct CheckArguments {
-    /// List every address with a problem
-    #[arg(long)]
-    show_problem_ips: bool,
-    /// Write the result here as JSON
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
 /// Take an address back.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReleaseArguments {
     /// The address
     #[arg(long, value_name = "IP")]
-    ip: IpAddr,
+    ip: Option<IpAddr>,
+    /// All that is leaked by this report of `ipam check`; of several, what all of them say
+    #[arg(long, value_name = "FILE")]
+    from_report: Vec<PathBuf>,
+    /// Although the store is not locked, or the report another version's
+    #[arg(long)]
+    force: bool,
 }
 
 /// Change settings.
@@ -125,13 +120,14 @@ impl Show {
         } else if self.show_configuration {
             let config = ipam.config().await?;
             let most = config.max_blocks_per_host.to_string();
-            boxed(&[
+            let rows = [
                 row(["PROPERTY", "VALUE"]),
                 row(["StrictAffinity", &config.strict_affinity.to_string()]),
                 row(["AutoAllocateBlocks", &config.auto_allocate_blocks.to_string()]),
                 row(["MaxBlocksPerHost", &most]),
                 row(["IPCooldownSeconds", &config.ip_cooldown_seconds.to_string()]),
-            ])
+            ];
+            boxed(&rows, &[])
         } else if self.show_borrowed {
             let heading = ["IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO"];
             let mut rows = vec![row(heading)];
@@ -139,7 +135,7 @@ impl Show {
                 let (ip, block) = (one.ip.to_string(), one.block.to_string());
                 rows.push(row([&ip, &one.node, &block, &one.owner, &one.kind, &one.allocated_to]));
             }
-            boxed(&rows)
+            boxed(&rows, &[])
         } else {
             usage(&ipam.usage().await?, self.show_blocks)
         };
@@ -153,86 +149,100 @@ async fn whose(ipam: &ipam::Ipam<'_, Store>, ip: IpAddr) -> Result<String, IpamE
         return Ok(format!("{ip} is not assigned\n"));
     };
     let mut text = format!("IP {ip} is in use\n");
-    if let Some(handle) = attribute.handle() {
-        text.push_str(&format!("Handle ID: {handle}\n"));
-    }
-    text.push_str("Attributes:\n");
-    for (name, value) in attribute.secondary.unwrap_or_default() {
-        text.push_str(&format!("  {name}: {value}\n"));
+    text.push_str(&format!("Handle ID: {}\n", attribute.handle().unwrap_or("<none>")));
+    let listed = |title: &str, all: &BTreeMap<String, String>| {
+        let lines: String =
+            all.iter().map(|(name, value)| format!("  {name}: {value}\n")).collect();
+        format!("{title}:\n{lines}")
+    };
+    text += &match attribute.secondary.as_ref().filter(|all| !all.is_empty()) {
+        Some(all) => listed("Active Owner Attributes", all),
+        None => "No Active Owner attributes defined\n".to_owned(),
+    };
+    let others = attribute.alternate();
+    if !others.is_empty() {
+        text += &listed("Alternate Owner Attributes", &others);
     }
     Ok(text)
 }
 
-fn usage(pools: &[Usage], blocks: bool) -> String {
-    let mut rows = vec![row(["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS FREE"])];
+fn usage((pools, orphans): &(Vec<Usage>, Vec<Usage>), blocks: bool) -> String {
+    let heading = ["GROUPING", "CIDR", "IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE"];
+    let mut rows = vec![row(heading)];
     let line = |name: &str, usage: &Usage| {
+        // What may not fit into 64 bits, rounded.
         let share = |part: u128| {
-            // A percentage of what may not fit into 64 bits, rounded.
             let percent = part as f64 * 100.0 / usage.total.max(1) as f64;
-            format!("{part} ({percent:.0}%)")
+            format!("{} ({percent:.0}%)", short(part))
         };
-        let free = usage.total.saturating_sub(usage.in_use);
-        let (cidr, total) = (usage.cidr.to_string(), usage.total.to_string());
-        row([name, &cidr, &total, &share(usage.in_use), &share(free)])
+        let Usage { in_use, reserved, free, .. } = *usage;
+        let (cidr, total) = (usage.cidr.to_string(), short(usage.total));
+        row([name, &cidr, &total, &share(in_use), &share(reserved), &share(free)])
     };
     for pool in pools {
         rows.push(line("IP Pool", pool));
-        if blocks {
-            rows.extend(pool.blocks.iter().map(|block| line("Block", block)));
-        }
+        rows.extend(pool.blocks.iter().filter(|_| blocks).map(|block| line("Block", block)));
     }
-    boxed(&rows)
+    rows.extend(orphans.iter().filter(|_| blocks).map(|block| line("Block", block)));
+    boxed(&rows, &[2, 3, 4, 5])
+}
+
+/// A number with five digits that count, as C's `%.5g` writes it.
+fn short(number: u128) -> String {
+    const DIGITS: u32 = 5;
+    let text = format!("{:.4e}", number as f64);
+    let Some((digits, exponent)) = text.split_once('e') else { return text };
+    match exponent.parse::<u32>() {
+        Ok(exponent) if exponent >= DIGITS => {
+            let digits = match digits.contains('.') {
+                true => digits.trim_end_matches('0').trim_end_matches('.'),
+                false => digits,
+            };
+            format!("{digits}e+{exponent:02}")
+        }
+        _ => number.to_string(),
+    }
 }
 
 fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }
 
-impl CheckArguments {
-    async fn execute(&self, ipam: &ipam::Ipam<'_, Store>) -> Result<ExitCode> {
-        out("Checking IPAM for inconsistencies...\n\n")?;
-        let check = ipam.check().await?;
-        out(&report(&check, self.show_problem_ips))?;
-        if let Some(file) = &self.output {
-            std::fs::write(file, serde_json::to_string_pretty(&check)?)?;
-        }
-        out(&format!("Check complete; found {} problems.\n", check.problems()))?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn report(check: &Check, all: bool) -> String {
-    let mut text =
-        format!("Found {} IPAM blocks with {} IPs in use.\n", check.blocks, check.allocated);
-    let most = if all { usize::MAX } else { LISTED_MAX };
-    let texts = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
-    for (what, found) in [
-        ("IPs that are allocated in IPAM but not actually in use", texts(&check.not_used)),
-        ("in-use IPs that are not allocated in IPAM", texts(&check.not_allocated)),
-        ("in-use IPs that are not in active IP pools", texts(&check.not_in_pool)),
-        ("handles with no matching IPs", check.handles_without_addresses.clone()),
-        ("IPs with missing handle", texts(&check.missing_handle)),
-        ("invalid blocks", check.invalid_blocks.clone()),
-    ] {
-        text.push_str(&format!("Found {} {what}.\n", found.len()));
-        found.iter().take(most).for_each(|one| text.push_str(&format!("  {one}\n")));
-    }
-    text
-}
-
 impl ReleaseArguments {
     async fn execute(&self, ipam: &ipam::Ipam<'_, Store>) -> Result<ExitCode> {
-        let release = Release { address: self.ip, handle: None, sequence: None };
-        let free = ipam.release(&[release]).await?;
-        match free.is_empty() {
-            true => {
-                out(&format!("Successfully released IP address {}\n", self.ip))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            false => {
-                eprintln!("IP address {} is not assigned", self.ip);
-                Ok(ExitCode::FAILURE)
-            }
+        if !self.from_report.is_empty() {
+            return release::from_reports(ipam, &self.from_report, self.force).await;
+        }
+        let Some(address) = self.ip else { return Ok(ExitCode::SUCCESS) };
+        let release = Release { address, handle: None, sequence: None };
+        if ipam.release(&[release]).await?.is_empty() {
+            out(&format!("Successfully released IP address {address}\n"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("IP address {address} is not assigned");
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_five_digits() {
+        let cases = [
+            (0, "0"),
+            (64, "64"),
+            (65_536, "65536"),
+            (99_999, "99999"),
+            (100_000, "1e+05"),
+            (1_048_576, "1.0486e+06"),
+            (16_777_216, "1.6777e+07"),
+            (1 << 64, "1.8447e+19"),
+            (u128::MAX, "3.4028e+38"),
+        ];
+        for (number, text) in cases {
+            assert_eq!(short(number), text);
         }
     }
 }

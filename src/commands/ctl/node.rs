@@ -73,7 +73,7 @@ fn table(peers: &[PeerAnswer], family: &str, v4: bool) -> String {
     }
     match rows.len() {
         1 => format!("No {family} peers found.\n"),
-        _ => boxed(&rows),
+        _ => boxed(&rows, &[]),
     }
 }
 

@@ -26,8 +26,8 @@ pub(super) fn columns(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Rows in a box, the heading first and in the middle of its columns.
-pub(super) fn boxed(rows: &[Vec<String>]) -> String {
+/// Rows in a box, the heading first; the cells of the columns `right` end at the right.
+pub(super) fn boxed(rows: &[Vec<String>], right: &[usize]) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let width = |at: usize| {
         let cells = rows.iter().filter_map(|row| row.get(at));
@@ -38,9 +38,10 @@ pub(super) fn boxed(rows: &[Vec<String>]) -> String {
     let line = format!("+{}+\n", dashes.join("+"));
     let mut text = line.clone();
     for (at, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| match at {
-            0 => format!(" {cell:^width$} "),
-            _ => format!(" {cell:width$} "),
+        let cells = row.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(column, (cell, width))| match at > 0 && right.contains(&column) {
+            true => format!(" {cell:>width$} "),
+            false => format!(" {cell:width$} "),
         });
         text.push_str(&format!("|{}|\n", cells.collect::<Vec<_>>().join("|")));
         if at == 0 || at + 1 == rows.len() {

@@ -7,6 +7,9 @@ use margay_control::store::Store;
 use margay_control::store::datastore::{Datastore, Document};
 use std::process::ExitCode;
 
+/// This program's version.
+pub(super) const CLIENT: &str = env!("CARGO_PKG_VERSION");
+
 /// Show versions.
 #[derive(Debug, clap::Args)]
 pub(super) struct Version {
@@ -18,7 +21,7 @@ pub(super) struct Version {
 impl Version {
     /// What needs no store.
     pub(super) fn print_client() -> Result<()> {
-        out(&format!("Client Version:    {}\n", env!("CARGO_PKG_VERSION")))
+        out(&format!("Client Version:    {CLIENT}\n"))
     }
 
     pub(super) async fn execute(&self, store: &Store) -> Result<ExitCode> {

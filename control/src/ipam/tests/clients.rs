@@ -161,7 +161,7 @@ fn run(tasks: Vec<Vec<Task>>, schedule: &[u8], faults: Vec<Fault>) {
             ipam(&store).release_handle(&handle).await.unwrap();
         }
         let check = ipam(&store).check().await.unwrap();
-        assert_eq!((check.allocated, check.problems()), (0, 0), "{check:?}");
+        assert_eq!((check.allocated(), check.problems()), (0, 0), "{check:?}");
         assert_eq!(store.all("IPAMHandle"), []);
     });
 }

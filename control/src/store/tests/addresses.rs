@@ -74,5 +74,5 @@ pub(crate) async fn work<D: Datastore + Clone + 'static>(store: &D, addresses: u
         client.await.unwrap();
     }
     let check = Ipam::new(store).check().await.unwrap();
-    assert_eq!((check.allocated, check.problems()), (0, 0), "{check:?}");
+    assert_eq!((check.allocated(), check.problems()), (0, 0), "{check:?}");
 }
