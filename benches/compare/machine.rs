@@ -146,15 +146,6 @@ impl Drop for HugePages {
     }
 }
 
-/// Gives a thread of the kernel the bench's own priority, as the peers' processes inherit it.
-pub(crate) fn share_priority(thread: &str) -> Result<()> {
-    let stat = fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let own = fields.into_iter().nth(16).unwrap_or("0");
-    process::run_ok(process::command("renice", &["-n", own, "-p", thread]), "", LIMIT)?;
-    Ok(())
-}
-
 /// A setting of the kernel's, which is as it was when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Setting {

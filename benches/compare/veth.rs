@@ -5,7 +5,7 @@
 //! ```
 
 use crate::forwarder::{self, FRAME};
-use crate::machine::{self, HugePages};
+use crate::machine::HugePages;
 use crate::report::Outcome;
 use crate::testpmd::Testpmd;
 use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
@@ -130,13 +130,14 @@ impl Rig {
         process::run_ok(self.router.command(program, args), "", COMMAND_LIMIT)
     }
 
-    /// The kernel receives on the router's core: in a thread of its own, pinned there.
+    /// The kernel receives on the router's core: in a thread of its own, pinned there. Its priority
+    /// stays the default: a thread of the kernel's competes with whole groups of processes
+    /// (sched_autogroup_enabled), so with the bench's own one it gets all or nothing.
     pub(crate) fn pin_receive(&self) -> Result<()> {
         self.tool("sh", &["-c", "echo 1 > /sys/class/net/in0/threaded"])?;
         let threads = self.tool("pgrep", &["^napi/in0-"])?;
         for thread in threads.split_whitespace() {
             self.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), thread])?;
-            machine::share_priority(thread)?;
         }
         ensure!(!threads.trim().is_empty(), "the kernel has no threaded NAPI");
         Ok(())
