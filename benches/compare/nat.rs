@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use margay::lab::daemon::Daemon;
 use margay::lab::process::{self, pause};
 use margay::lab::store::Pool;
-use margay_fastpath::pktgen::{Frames, Pace, Sender};
+use margay_fastpath::pktgen::{Frames, Pace, Sender, Source};
 use margay_fastpath::sys::bpf::generator::Generator;
 use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{checksum, ipv4, protocol, udp};
@@ -184,7 +184,7 @@ fn fill(
     let _sink = rig.sink(63)?;
     let mut found = (0.0, false);
     let gentle = Frames::captured(frames.to_vec())?;
-    let pace = Pace { per_second: Some(GENTLE), limit: Some(FLOWS.into()) };
+    let pace = Pace { per_second: Some(GENTLE), limit: Some(FLOWS.into()), ..Pace::default() };
     rig.generate(frames, |generator| {
         let stolen = machine::steal();
         let rate = begin(generator, &flows)?;
@@ -193,7 +193,7 @@ fn fill(
         let start = Instant::now();
         while flows()? < f64::from(FLOWS) * WHOLE {
             ensure!(start.elapsed() < FILL_LIMIT, "only {} of {FLOWS} flows have begun", flows()?);
-            Sender::new(&gentle, rig.egress()?, pace)?.send(FILL_LIMIT, || false)?;
+            Sender::new(&gentle, rig.egress()?)?.send(pace, FILL_LIMIT, &|| false)?;
         }
         Ok(())
     })?;

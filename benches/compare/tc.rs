@@ -18,7 +18,7 @@ use margay::lab::node::Router;
 use margay::lab::pod::{Attachment, Pod, PodSpec};
 use margay::lab::process::{self, pause};
 use margay::lab::store::Pool;
-use margay_fastpath::pktgen::{Frames, Pace, Protocol, Receiver, Sender, Template};
+use margay_fastpath::pktgen::{Frames, Pace, Protocol, Receiver, Sender, Source, Template};
 use margay_fastpath::sys::bpf::AttachMode;
 use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
@@ -147,9 +147,9 @@ fn udp(kind: Kind, rate: u64, time: Duration) -> Result<(f64, f64)> {
     let send = |core: usize| {
         rig.generator.enter(|| {
             pin(core);
-            let pace = Pace { per_second: Some(per_second), limit: None };
-            let sender = Sender::new(&frames(core)?, rig.egress()?, pace)?;
-            Ok(sender.send(LINE, || stop.load(Ordering::Relaxed))?)
+            let pace = Pace { per_second: Some(per_second), ..Pace::default() };
+            let mut sender = Sender::new(&frames(core)?, rig.egress()?)?;
+            Ok(sender.send(pace, LINE, &|| stop.load(Ordering::Relaxed))?)
         })
     };
     std::thread::scope(|scope| {
@@ -159,7 +159,7 @@ fn udp(kind: Kind, rate: u64, time: Duration) -> Result<(f64, f64)> {
         stop.store(true, Ordering::Relaxed);
         for sender in senders {
             let sent = sender.join().map_err(|_| anyhow!("the generator panicked"))??;
-            ensure!(sent > 0, "nothing was sent");
+            ensure!(sent.packets > 0, "nothing was sent");
         }
         let (bits_per_s, core) = found?;
         Ok((bits_per_s / rate as f64, core))

@@ -1,15 +1,20 @@
 //! `margay pktgen`: a line-rate generator, and its sink.
 //!
-//! Both work in the kernel. On two devices of one machine, with any router between them, the sink
-//! tells loss, reordering and latency from the generator's stamps.
+//! Both work in the kernel; the generator can use an AF_XDP socket instead. On two devices of one
+//! machine, with any router between them, the sink tells loss, reordering and latency from the
+//! generator's stamps, and `--measure` runs the methods of RFC 2544 and RFC 9004.
 
+mod measure;
+mod measured;
 mod options;
 mod report;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, Parser, Subcommand};
-use margay_fastpath::pktgen::{Frames, Pace, Receiver, Sender};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use margay_fastpath::pktgen::{Frames, Pace, Receiver, Sender, SocketSender, Source};
 use margay_fastpath::sys::bpf::AttachMode;
+use measure::{Measuring, Sending};
+use measured::Measured;
 use nix::net::if_::if_nametoindex;
 use options::Traffic;
 use report::{Received, Sent};
@@ -41,20 +46,34 @@ enum Command {
     Sink(Sink),
 }
 
+/// What makes packets of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Via {
+    /// The kernel: live frames of BPF_PROG_TEST_RUN, redirected by XDP
+    Redirect,
+    /// An AF_XDP socket, without a copy where the driver can
+    Socket,
+}
+
 #[derive(Debug, Args)]
 struct Send {
-    /// The device to send from; its driver must take frames that XDP redirects
+    /// The device to send from
     #[arg(long, value_name = "DEV", required = true)]
     port: Option<String>,
+    /// How to send; the driver must take frames that XDP redirects, or not
+    #[arg(long, value_enum, default_value = "redirect")]
+    via: Via,
     #[command(flatten)]
     traffic: Traffic,
-    /// Packets a second; as many as one core makes when left out
+    #[command(flatten)]
+    measuring: Measuring,
+    /// Packets a second; as many as one core makes when left out. The most, with throughput
     #[arg(long, value_name = "PPS", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     rate: Option<u64>,
     /// End after so many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Seconds to send
+    /// Seconds to send, or to measure each figure
     #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = seconds)]
     time: f64,
     /// The core that sends
@@ -111,29 +130,55 @@ fn index_of(port: &str) -> Result<u32> {
     })
 }
 
+impl Via {
+    /// What sends, and what it is called.
+    fn source(
+        self,
+        port: &str,
+        ifindex: u32,
+        frames: &Frames,
+    ) -> Result<(Box<dyn Source>, &'static str)> {
+        if self == Via::Socket {
+            let source = SocketSender::new(frames.clone(), (ifindex, 0), true)
+                .with_context(|| format!("pktgen on {port}"))?;
+            let name = if source.is_zero_copy() { "AF_XDP, zero-copy" } else { "AF_XDP, copy" };
+            return Ok((Box::new(source), name));
+        }
+        ensure!(
+            Sender::can_send(ifindex) != Some(false),
+            "{port} takes no frames that XDP redirects, so nothing can be sent that way\n\
+             a veth does when its peer has an XDP program, or GRO (ethtool -K PEER gro on); \
+             --via socket does without"
+        );
+        let source = Sender::new(frames, ifindex).with_context(|| format!("pktgen on {port}"))?;
+        Ok((Box::new(source), "XDP redirect"))
+    }
+}
+
 impl Send {
     fn execute(self, stop: &AtomicBool) -> Result<()> {
         let port = self.port.context("pktgen: --port DEV is missing")?;
         let ifindex = index_of(&port)?;
         let frames: Frames = self.traffic.frames(&port)?;
-        ensure!(
-            Sender::can_send(ifindex) != Some(false),
-            "{port} takes no frames that XDP redirects, so nothing can be sent\n\
-             a veth does when its peer has an XDP program, or GRO (ethtool -K PEER gro on)"
-        );
         if let Some(id) = self.core {
             let pinned = core_affinity::set_for_current(core_affinity::CoreId { id });
             ensure!(pinned, "--core {id}: there is no such core");
         }
-        let pace = Pace { per_second: self.rate, limit: self.count };
-        let sender =
-            Sender::new(&frames, ifindex, pace).with_context(|| format!("pktgen on {port}"))?;
-        let begun = Instant::now();
+        let (mut source, via) = self.via.source(&port, ifindex, &frames)?;
         let time = Duration::from_secs_f64(self.time);
-        let packets = sender
-            .send(time, || stop.load(Ordering::Relaxed))
+        if self.measuring.is_wanted() {
+            let mut measured = Measured::new(&port, via, &frames, self.measuring.loss());
+            let frames = frames.count() as u32;
+            let sending = Sending { source, rate: self.rate, time, frames, stop };
+            self.measuring.run(sending, &mut measured)?;
+            return output::print(self.output, &measured, Measured::table);
+        }
+        let pace = Pace { per_second: self.rate, limit: self.count, ..Pace::default() };
+        let begun = Instant::now();
+        let sent = source
+            .send(pace, time, &|| stop.load(Ordering::Relaxed))
             .with_context(|| format!("sending from {port}"))?;
-        let answer = Sent::new(&port, &frames, packets, begun.elapsed());
+        let answer = Sent::new(&port, &frames, sent.packets, begun.elapsed());
         output::print(self.output, &answer, Sent::table)
     }
 }

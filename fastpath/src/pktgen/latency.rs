@@ -43,6 +43,18 @@ impl Latency {
         Latency(counts)
     }
 
+    /// The packets that have come since `before` was read.
+    pub fn since(&self, before: &Latency) -> Latency {
+        let counts = self.0.iter().zip(&before.0);
+        Latency(counts.map(|(now, before)| now.saturating_sub(*before)).collect())
+    }
+
+    /// The buckets that are not empty: the longest time of each in nanoseconds, and its packets.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let all = self.0.iter().enumerate();
+        all.filter(|(_, count)| **count > 0).map(|(at, count)| (longest(at), *count))
+    }
+
     /// Packets with a time.
     pub fn packets(&self) -> u64 {
         self.0.iter().sum()
@@ -99,5 +111,9 @@ mod tests {
         near(999_000, 50_000);
         near(1_000_000, 9_000_000);
         assert_eq!(Latency::new(Vec::new()).within(500_000), None);
+        let mut more = latency.clone();
+        more.0[bucket(50_000)] += 4;
+        let since: Vec<(u64, u64)> = more.since(&latency).buckets().collect();
+        assert_eq!(since, [(longest(bucket(50_000)), 4)]);
     }
 }

@@ -1,7 +1,8 @@
-//! A packet generator and its sink, in the kernel: no packet crosses into user space.
+//! A packet generator, its sink, and the methods of RFC 2544 and RFC 9004 for the two.
 //!
 //! ```text
 //! Sender: BPF_PROG_TEST_RUN live frames -> write a flow's bytes, stamp -> redirect out of a device
+//! SocketSender: the same bytes from user space -> AF_XDP socket of a device
 //! Receiver: XDP on a device -> check the stamp -> count, by CPU -> drop
 //! ```
 //!
@@ -11,8 +12,11 @@
 
 mod frames;
 mod latency;
+pub mod method;
 mod receiver;
 mod sender;
+mod socket;
+mod source;
 pub mod stamp;
 #[cfg(test)]
 mod tests;
@@ -20,4 +24,6 @@ mod tests;
 pub use frames::{Frames, FramesError, IMIX, Protocol, Template};
 pub use latency::Latency;
 pub use receiver::{Counts, Receiver};
-pub use sender::{Pace, Sender};
+pub use sender::Sender;
+pub use socket::{SocketSender, SocketSenderError};
+pub use source::{Pace, Sent, Source};

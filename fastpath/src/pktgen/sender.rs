@@ -1,21 +1,26 @@
-//! Sends frames in turn out of a device, as fast as one core can or at a rate.
+//! Sends frames in turn out of a device from within the kernel, as fast as one core can or at a
+//! rate.
 
 use super::frames::{Frames, HEAD};
+use super::source::{FRACTION_LOG2, Pace, Sent, Source};
 use super::stamp;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
 use crate::sys::bpf::checksum::fold;
 use crate::sys::bpf::generator::{GeneratorError, entry};
 use crate::sys::bpf::{LiveRun, Map, MapKind, Program, XdpContext};
+use crate::sys::interrupt::Interruptible;
 use crate::sys::xdp::netdev::Features;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Fractions of a nanosecond that a pace is kept in.
-const FRACTION_LOG2: u32 = 10;
-/// How far a pace may lag behind before what was not sent is given up: the set-up of several calls.
-const LAG_NS: u64 = 200_000_000;
-/// Runs of the program in one call. Setting a call up takes some 25 ms in which nothing is sent.
-const RUNS: u32 = 1 << 20;
+/// Runs of the program in one call, most of which is cut short. Setting a call up takes some 25 ms
+/// in which nothing is sent, so there is one for a whole sending.
+const RUNS: u32 = 1 << 31;
+/// How often it is looked whether sending is over.
+const NAP: Duration = Duration::from_millis(2);
 
 // A frame's entry: bytes to write, sequence number, bytes to cut from the longest, and the bytes.
 const WRITTEN: i16 = 0;
@@ -23,28 +28,24 @@ const NEXT: i16 = 4;
 const CUT: i16 = 8;
 const BYTES: i16 = 12;
 
-// The sender's own state: turns, next departure, frames sent.
+// The sender's own state: turns, next departure, frames sent; the pace; times of the first and the
+// last frame.
 const TURN: i16 = 0;
 const DEPARTURE: i16 = 8;
 const SENT: i16 = 16;
-const STATE_LEN: usize = 24;
+const INTERVAL: i16 = 24;
+const LIMIT: i16 = 32;
+const LAG: i16 = 40;
+const FIRST: i16 = 48;
+const LAST: i16 = 56;
+const STATE_LEN: usize = 64;
 
-/// How much is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
-    /// Frames a second; `None` for as many as the core makes.
-    pub per_second: Option<u64>,
-    /// Most frames in all.
-    pub limit: Option<u64>,
-}
-
-/// Sends frames, by one thread at a time.
+/// Sends by BPF_PROG_TEST_RUN with live frames.
 #[derive(Debug)]
 pub struct Sender {
     program: Program,
     state: Map,
     longest: Vec<u8>,
-    limit: u64,
 }
 
 impl Sender {
@@ -56,43 +57,50 @@ impl Sender {
 
     /// Will send out of the device `ifindex`, whose driver must take redirected frames (a veth does
     /// when its peer has an XDP program or GRO).
-    pub fn new(frames: &Frames, ifindex: u32, pace: Pace) -> Result<Sender, GeneratorError> {
+    pub fn new(frames: &Frames, ifindex: u32) -> Result<Sender, GeneratorError> {
         let longest = frames.list.iter().max_by_key(|frame| frame.len());
         let longest = longest.ok_or(GeneratorError::Frames("none given"))?.clone();
         let plan = Plan {
             room: if frames.stamp_at.is_some() { HEAD } else { longest.len() },
             cuts: frames.list.iter().any(|frame| frame.len() != longest.len()),
             stamp_at: frames.stamp_at,
-            interval: pace.per_second.map(|rate| {
-                let second = 1_000_000_000u64 << FRACTION_LOG2;
-                second.div_ceil(rate.max(1))
-            }),
-            limit: pace.limit.unwrap_or(u64::MAX),
             ifindex,
         };
         let table = plan.table(frames, longest.len())?;
         let state = Map::new(MapKind::Array, "mgy_pace", 4, STATE_LEN, 1)?;
         let asm = plan.program(&table, &state, frames.count() as i32);
         let program = Program::load_xdp("mgy_pktgen", &asm.finish()?)?;
-        Ok(Sender { program, state, longest, limit: plan.limit })
+        Ok(Sender { program, state, longest })
     }
 
-    /// Sends for a time, or until `stop` says so or the limit is reached; the frames sent in all.
-    /// Ends up to a third of a second late. The thread must be in the device's network namespace.
-    pub fn send(&self, time: Duration, stop: impl Fn() -> bool) -> io::Result<u64> {
-        let begun = Instant::now();
-        while begun.elapsed() < time && !stop() && self.sent()? < self.limit {
-            let run = LiveRun { context: XdpContext::default(), count: RUNS, batch: 0 };
-            self.program.run_live(&self.longest, run)?;
-        }
-        self.sent()
-    }
-
-    /// Frames sent so far. Some of them a device may have dropped before they were on the wire.
-    pub fn sent(&self) -> io::Result<u64> {
+    fn words(&self) -> io::Result<[u64; STATE_LEN / 8]> {
         let state = self.state.lookup(&0u32.to_ne_bytes())?.unwrap_or_default();
-        let sent = state.get(SENT as usize..).and_then(|bytes| bytes.first_chunk::<8>());
-        Ok(sent.map_or(0, |bytes| u64::from_ne_bytes(*bytes)))
+        let mut words = [0; STATE_LEN / 8];
+        for (word, bytes) in words.iter_mut().zip(state.as_chunks::<8>().0) {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        Ok(words)
+    }
+
+    /// Begins anew with another pace; turns and sequence numbers go on.
+    pub(super) fn begin(&self, pace: Pace) -> io::Result<()> {
+        let mut words = self.words()?;
+        let mut set = |at: i16, value: u64| words[at as usize / 8] = value;
+        for at in [DEPARTURE, SENT, FIRST, LAST] {
+            set(at, 0);
+        }
+        set(INTERVAL, pace.interval());
+        set(LIMIT, pace.limit.unwrap_or(u64::MAX));
+        set(LAG, pace.lag());
+        let bytes = words.map(u64::to_ne_bytes).concat();
+        self.state.update(&0u32.to_ne_bytes(), &bytes)
+    }
+
+    pub(super) fn sent(&self) -> io::Result<Sent> {
+        let words = self.words()?;
+        let word = |at: i16| words[at as usize / 8];
+        let time = Duration::from_nanos(word(LAST).saturating_sub(word(FIRST)));
+        Ok(Sent { packets: word(SENT), time })
     }
 
     #[cfg(test)]
@@ -101,14 +109,63 @@ impl Sender {
     }
 }
 
+impl Source for Sender {
+    /// The thread must be in the device's network namespace.
+    fn send(
+        &mut self,
+        pace: Pace,
+        time: Duration,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> io::Result<Sent> {
+        self.begin(pace)?;
+        let (begun, done) = (Instant::now(), AtomicBool::new(false));
+        let limit = pace.limit.unwrap_or(u64::MAX);
+        let over = || {
+            let complete = self.sent().is_ok_and(|sent| sent.packets >= limit);
+            begun.elapsed() >= time || complete || stop()
+        };
+        let thread = Interruptible::current()?;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                leave_core();
+                while !done.load(Ordering::Relaxed) {
+                    if over() {
+                        thread.interrupt();
+                    }
+                    std::thread::sleep(NAP);
+                }
+            });
+            let run = LiveRun { context: XdpContext::default(), count: RUNS, batch: 0 };
+            let mut result = Ok(());
+            while result.is_ok() && !over() {
+                result = match self.program.run_live(&self.longest, run) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+                    result => result,
+                };
+            }
+            done.store(true, Ordering::Relaxed);
+            result
+        })?;
+        self.sent()
+    }
+}
+
+/// Lets the thread run wherever there is room: it has the core of the one that sends.
+fn leave_core() {
+    let mut set = CpuSet::new();
+    for core in 0..CpuSet::count() {
+        let _ = set.set(core);
+    }
+    // Where it may not, it stays.
+    let _ = sched_setaffinity(Pid::from_raw(0), &set);
+}
+
 /// What the program is made of.
 struct Plan {
     /// Bytes of a frame that its entry has.
     room: usize,
     cuts: bool,
     stamp_at: Option<usize>,
-    interval: Option<u64>,
-    limit: u64,
     ifindex: u32,
 }
 
@@ -140,7 +197,7 @@ impl Plan {
         asm.store(Size::W, Reg::R10, -4, 0);
         entry(&mut asm, state, "state", "drop");
         asm.mov(Reg::R9, Reg::R0);
-        self.wait_for_turn(&mut asm);
+        wait_for_turn(&mut asm);
         asm.load(Size::D, Reg::R1, Reg::R9, TURN);
         asm.mov(Reg::R2, Reg::R1);
         asm.alu(Alu::Add, Reg::R2, 1);
@@ -164,30 +221,6 @@ impl Plan {
         asm
     }
 
-    /// Drops the frame when the limit is reached, or when it is not yet time.
-    fn wait_for_turn(&self, asm: &mut Assembler) {
-        if self.limit != u64::MAX {
-            asm.load(Size::D, Reg::R1, Reg::R9, SENT);
-            asm.load_u64(Reg::R2, self.limit);
-            asm.jump_if(If::Ge, Reg::R1, Reg::R2, "drop");
-        }
-        let Some(interval) = self.interval else { return };
-        asm.mov(Reg::R1, Reg::R8);
-        asm.alu(Alu::Lsh, Reg::R1, FRACTION_LOG2 as i32);
-        asm.load(Size::D, Reg::R2, Reg::R9, DEPARTURE);
-        asm.jump_if(If::Lt, Reg::R1, Reg::R2, "drop");
-        // The first one, or one after a long stop, is now.
-        asm.mov(Reg::R3, Reg::R1);
-        asm.alu(Alu::Sub, Reg::R3, Reg::R2);
-        asm.load_u64(Reg::R4, LAG_NS << FRACTION_LOG2);
-        asm.jump_if(If::Le, Reg::R3, Reg::R4, "on time");
-        asm.mov(Reg::R2, Reg::R1);
-        asm.label("on time");
-        asm.load_u64(Reg::R4, interval);
-        asm.alu(Alu::Add, Reg::R2, Reg::R4);
-        asm.store(Size::D, Reg::R9, DEPARTURE, Reg::R2);
-    }
-
     /// Cuts the frame to its length, and writes its bytes: whoever had it last may have changed it.
     fn write(&self, asm: &mut Assembler) {
         if self.cuts {
@@ -208,6 +241,34 @@ impl Plan {
         asm.call(Helper::XdpStoreBytes);
         asm.jump_if(If::Ne, Reg::R0, 0, "drop");
     }
+}
+
+/// Drops the frame when the limit is reached, or when it is not yet time, and notes the time.
+fn wait_for_turn(asm: &mut Assembler) {
+    asm.load(Size::D, Reg::R1, Reg::R9, SENT);
+    asm.load(Size::D, Reg::R2, Reg::R9, LIMIT);
+    asm.jump_if(If::Ge, Reg::R1, Reg::R2, "drop");
+    asm.load(Size::D, Reg::R4, Reg::R9, INTERVAL);
+    asm.jump_if(If::Eq, Reg::R4, 0, "now");
+    asm.mov(Reg::R1, Reg::R8);
+    asm.alu(Alu::Lsh, Reg::R1, FRACTION_LOG2 as i32);
+    asm.load(Size::D, Reg::R2, Reg::R9, DEPARTURE);
+    asm.jump_if(If::Lt, Reg::R1, Reg::R2, "drop");
+    // The first one, or one after a long stop, is now.
+    asm.mov(Reg::R3, Reg::R1);
+    asm.alu(Alu::Sub, Reg::R3, Reg::R2);
+    asm.load(Size::D, Reg::R5, Reg::R9, LAG);
+    asm.jump_if(If::Le, Reg::R3, Reg::R5, "on time");
+    asm.mov(Reg::R2, Reg::R1);
+    asm.label("on time");
+    asm.alu(Alu::Add, Reg::R2, Reg::R4);
+    asm.store(Size::D, Reg::R9, DEPARTURE, Reg::R2);
+    asm.label("now");
+    asm.store(Size::D, Reg::R9, LAST, Reg::R8);
+    asm.load(Size::D, Reg::R1, Reg::R9, FIRST);
+    asm.jump_if(If::Ne, Reg::R1, 0, "begun");
+    asm.store(Size::D, Reg::R9, FIRST, Reg::R8);
+    asm.label("begun");
 }
 
 /// Adds one to a counter, and leaves what it was in R1.

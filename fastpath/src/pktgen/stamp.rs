@@ -48,14 +48,28 @@ pub(super) fn sum_fields(
 
 /// The stamp of a packet that is sent now by a socket.
 pub fn now(flow: u32, sequence: u32) -> [u8; LEN] {
+    at_time(flow, sequence, monotonic_ns())
+}
+
+fn at_time(flow: u32, sequence: u32, time_ns: u64) -> [u8; LEN] {
     let mut bytes = [0; LEN];
     let at = |field: i16| field as usize;
     bytes[at(FLOW)..at(SEQUENCE)].copy_from_slice(&flow.to_ne_bytes());
     bytes[at(SEQUENCE)..at(TIME)].copy_from_slice(&sequence.to_ne_bytes());
-    bytes[at(TIME)..].copy_from_slice(&monotonic_ns().to_ne_bytes());
+    bytes[at(TIME)..].copy_from_slice(&time_ns.to_ne_bytes());
     let check = !sum(&bytes) as u16;
     bytes[..2].copy_from_slice(&check.to_ne_bytes());
     bytes
+}
+
+/// Writes a stamp into a frame at `at`; false, and nothing is written, where it is too short.
+pub(super) fn write(
+    frame: &mut [u8],
+    at: usize,
+    (flow, sequence, time_ns): (u32, u32, u64),
+) -> bool {
+    let place = frame.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<LEN>());
+    place.map(|place| *place = at_time(flow, sequence, time_ns)).is_some()
 }
 
 /// The words, added up and folded.

@@ -58,7 +58,9 @@ fn assert_sound(frame: &[u8]) {
 }
 
 fn sender(frames: &Frames, per_second: Option<u64>, limit: Option<u64>) -> Sender {
-    Sender::new(frames, 1, Pace { per_second, limit }).unwrap()
+    let sender = Sender::new(frames, 1).unwrap();
+    sender.begin(Pace { per_second, limit, ..Pace::default() }).unwrap();
+    sender
 }
 
 #[test]
@@ -89,7 +91,7 @@ fn frames_go_out_in_turn_with_stamps_and_right_checksums() {
                 assert!(time > last);
                 last = time;
             }
-            assert_eq!(sender.sent().unwrap(), 2 * frames.count() as u64);
+            assert_eq!(sender.sent().unwrap().packets, 2 * frames.count() as u64);
         }
     }
 }
@@ -122,7 +124,7 @@ fn no_more_is_sent_than_pace_and_limit_say() {
     // One an hour and a half: the second is not due.
     let slow = sender(&frames, Some(1), None);
     assert_eq!((slow.run_once().verdict, slow.run_once().verdict), (4, 1));
-    assert_eq!(slow.sent().unwrap(), 1);
+    assert_eq!(slow.sent().unwrap().packets, 1);
 }
 
 #[test]
@@ -178,13 +180,7 @@ fn stamped(spec: &Template, flow: u32, sequence: u32, time: u64) -> Vec<u8> {
     let frames = Frames::stamped(spec).unwrap();
     let at = frames.stamp_at.unwrap();
     let mut frame = frames.list[0].clone();
-    let mut bytes = [0; stamp::LEN];
-    bytes[2..6].copy_from_slice(&flow.to_ne_bytes());
-    bytes[6..10].copy_from_slice(&sequence.to_ne_bytes());
-    bytes[10..].copy_from_slice(&time.to_ne_bytes());
-    let check = !checksum::fold(checksum::sum(&bytes));
-    bytes[..2].copy_from_slice(&check.to_be_bytes());
-    frame[at..at + stamp::LEN].copy_from_slice(&bytes);
+    assert!(stamp::write(&mut frame, at, (flow, sequence, time)));
     assert_eq!(stamp::read(&frame, at), Some((flow, sequence, time)));
     frame
 }

@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod clock;
+pub(crate) mod interrupt;
 pub mod memory;
 pub mod table;
 pub(crate) mod tap;

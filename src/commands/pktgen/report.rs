@@ -51,11 +51,41 @@ impl Sent {
 
 /// How long packets took, in nanoseconds; up to an eighth too long.
 #[derive(Debug, Serialize)]
-struct Times {
-    p50: Option<u64>,
-    p99: Option<u64>,
-    p999: Option<u64>,
-    max: Option<u64>,
+#[serde(rename_all = "camelCase")]
+pub(super) struct Times {
+    pub(super) p50: Option<u64>,
+    pub(super) p99: Option<u64>,
+    pub(super) p999: Option<u64>,
+    pub(super) max: Option<u64>,
+    histogram: Vec<Bucket>,
+}
+
+/// Packets that took no longer than this, and longer than the bucket before.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Bucket {
+    up_to: u64,
+    packets: u64,
+}
+
+impl Times {
+    pub(super) fn new(latency: &Latency) -> Times {
+        Times {
+            p50: latency.within(500_000),
+            p99: latency.within(990_000),
+            p999: latency.within(999_000),
+            max: latency.within(1_000_000),
+            histogram: latency
+                .buckets()
+                .map(|(up_to, packets)| Bucket { up_to, packets })
+                .collect(),
+        }
+    }
+}
+
+/// Nanoseconds, for people.
+pub(super) fn microseconds(time: Option<u64>) -> String {
+    time.map_or_else(|| "-".to_owned(), |ns| format!("{:.1}", ns as f64 / 1e3))
 }
 
 /// What came in.
@@ -89,12 +119,7 @@ impl Received {
             reordered: counts.late,
             damaged: counts.damaged,
             foreign: counts.foreign(),
-            latency_ns: Times {
-                p50: latency.within(500_000),
-                p99: latency.within(990_000),
-                p999: latency.within(999_000),
-                max: latency.within(1_000_000),
-            },
+            latency_ns: Times::new(latency),
         }
     }
 
@@ -112,9 +137,6 @@ impl Received {
             "p99.9 us",
             "max us",
         ]);
-        let us = |time: Option<u64>| {
-            time.map_or_else(|| "-".to_owned(), |ns| format!("{:.1}", ns as f64 / 1e3))
-        };
         let times = &self.latency_ns;
         table.add_row([
             self.port.clone(),
@@ -124,10 +146,10 @@ impl Received {
             self.reordered.to_string(),
             self.damaged.to_string(),
             self.foreign.to_string(),
-            us(times.p50),
-            us(times.p99),
-            us(times.p999),
-            us(times.max),
+            microseconds(times.p50),
+            microseconds(times.p99),
+            microseconds(times.p999),
+            microseconds(times.max),
         ]);
         table
     }
