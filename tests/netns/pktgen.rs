@@ -150,8 +150,8 @@ fn a_kernel_that_forwards_is_measured() {
     let Some(_turn) = crate::turn(TOOLS) else { return };
     let line = Line::new();
     for via in ["redirect", "socket"] {
-        let all = ["--via", via, "--measure", "throughput,maximum,back-to-back,latency"];
-        let coarse = ["--precision", "20", "--bursts", "1", "--loss", "20"];
+        let all = ["--via", via, "--measure", "throughput,maximum,latency"];
+        let coarse = ["--precision", "20", "--loss", "20", "--rate", "5000"];
         // Where others have the cores nothing may pass for as long as a measurement takes.
         let found = (0..TRIES).map(|_| line.measure(&[&all[..], &coarse].concat()));
         let mut found = found.skip_while(|found| found["throughput"]["sent"].is_null());
@@ -161,7 +161,6 @@ fn a_kernel_that_forwards_is_measured() {
         assert!(number("/throughput/packetsPerSecond") >= 100.0, "{found:#}");
         assert!(number("/maximum/received") > 0.0, "{found:#}");
         assert!(number("/maximum/received") <= number("/maximum/sent"), "{found:#}");
-        assert!(number("/backToBack/frames") >= 1.0, "{found:#}");
         let (p50, max) = (number("/latency/latencyNs/p50"), number("/latency/latencyNs/max"));
         assert!(p50 > 0.0 && p50 <= max, "{found:#}");
         let histogram = found["latency"]["latencyNs"]["histogram"].as_array().unwrap();
