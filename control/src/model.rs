@@ -1,9 +1,21 @@
 //! What the datastore says now: the sum of all its events.
+//!
+//! What every step asks for is kept ready beside the resources: the endpoints of a node, the owners
+//! of blocks, and endpoints outside of their nodes' blocks.
+
+mod blocks;
+mod endpoints;
+mod strays;
+#[cfg(test)]
+mod tests;
+
+pub use blocks::Blocks;
+pub use endpoints::{Endpoints, Name};
+use strays::Strays;
 
 use crate::resource::bgp_configuration::BgpConfiguration;
 use crate::resource::bgp_filter::BgpFilter;
 use crate::resource::bgp_peer::BgpPeer;
-use crate::resource::block::{BlockAffinity, IpamBlock};
 use crate::resource::host_endpoint::HostEndpoint;
 use crate::resource::ip_pool::IpPool;
 use crate::resource::node::Node;
@@ -14,6 +26,7 @@ use crate::resource::{Key, Resource};
 use crate::store::Event;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The resources that count, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,12 +35,11 @@ pub struct Model {
     pub nodes: BTreeMap<String, Node>,
     /// Pools by name.
     pub pools: BTreeMap<String, IpPool>,
-    /// Claims by resource name.
-    pub affinities: BTreeMap<String, BlockAffinity>,
-    /// Blocks by resource name.
-    pub blocks: BTreeMap<String, IpamBlock>,
+    /// Claims and blocks.
+    blocks: Blocks,
     /// Endpoints by namespace and name.
-    pub endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+    endpoints: Endpoints,
+    strays: Strays,
     /// BGP configurations: `default`, and `node.NAME`.
     pub bgp_configurations: BTreeMap<String, BgpConfiguration>,
     /// Peerings by name.
@@ -58,10 +70,16 @@ impl Model {
         match resource {
             Resource::Node(node) => drop(self.nodes.insert(name, node)),
             Resource::IpPool(pool) => drop(self.pools.insert(name, pool)),
-            Resource::BlockAffinity(affinity) => drop(self.affinities.insert(name, affinity)),
-            Resource::IpamBlock(block) => drop(self.blocks.insert(name, block)),
+            Resource::BlockAffinity(affinity) => {
+                let reowned = self.blocks.put_affinity(&name, Some(affinity));
+                self.reowned(&reowned);
+            }
+            Resource::IpamBlock(block) => {
+                let reowned = self.blocks.put_block(&name, Some(block));
+                self.reowned(&reowned);
+            }
             Resource::WorkloadEndpoint(endpoint) => {
-                drop(self.endpoints.insert((namespace, name), *endpoint));
+                self.put_endpoint((namespace, name), Some(Arc::from(endpoint)));
             }
             Resource::BgpConfiguration(own) => drop(self.bgp_configurations.insert(name, *own)),
             Resource::BgpPeer(peer) => drop(self.bgp_peers.insert(name, *peer)),
@@ -84,9 +102,15 @@ impl Model {
         match key.kind.as_str() {
             "Node" => drop(self.nodes.remove(&key.name)),
             "IPPool" => drop(self.pools.remove(&key.name)),
-            "BlockAffinity" => drop(self.affinities.remove(&key.name)),
-            "IPAMBlock" => drop(self.blocks.remove(&key.name)),
-            "WorkloadEndpoint" => drop(self.endpoints.remove(&in_namespace())),
+            "BlockAffinity" => {
+                let reowned = self.blocks.put_affinity(&key.name, None);
+                self.reowned(&reowned);
+            }
+            "IPAMBlock" => {
+                let reowned = self.blocks.put_block(&key.name, None);
+                self.reowned(&reowned);
+            }
+            "WorkloadEndpoint" => self.put_endpoint(in_namespace(), None),
             "BGPConfiguration" => drop(self.bgp_configurations.remove(&key.name)),
             "BGPPeer" => drop(self.bgp_peers.remove(&key.name)),
             "BGPFilter" => drop(self.bgp_filters.remove(&key.name)),
@@ -98,32 +122,40 @@ impl Model {
         }
     }
 
-    /// Which node owns which block. The block's own word counts where it exists; among several
-    /// confirmed claims of one block without it, the node whose name sorts first has it.
-    pub fn block_owners(&self) -> BTreeMap<IpNet, &str> {
-        let mut owners: BTreeMap<IpNet, &str> = BTreeMap::new();
-        for affinity in self.affinities.values().filter(|affinity| affinity.confirmed) {
-            let owner = owners.entry(affinity.cidr).or_insert(&affinity.node);
-            *owner = (*owner).min(affinity.node.as_str());
-        }
-        for block in self.blocks.values() {
-            match &block.node {
-                Some(node) => drop(owners.insert(block.cidr, node)),
-                None => drop(owners.remove(&block.cidr)),
-            }
-        }
-        owners
+    fn put_endpoint(&mut self, name: Name, new: Option<Arc<WorkloadEndpoint>>) {
+        let old = match &new {
+            Some(new) => self.endpoints.put(name.clone(), new.clone()),
+            None => self.endpoints.remove(&name),
+        };
+        self.strays.changed(&name, old.as_deref(), new.as_deref(), &self.blocks);
     }
 
-    /// The endpoints of a node, each interface once: of two that name the same one, the first by
-    /// namespace and name has it.
-    pub fn local_endpoints<'a>(
-        &'a self,
-        node: &'a str,
-    ) -> impl Iterator<Item = (&'a (String, String), &'a WorkloadEndpoint)> {
-        let mut seen = std::collections::BTreeSet::new();
-        self.endpoints.iter().filter(move |(_, endpoint)| {
-            endpoint.node == node && seen.insert(endpoint.interface.as_str())
-        })
+    fn reowned(&mut self, blocks: &[IpNet]) {
+        for block in blocks {
+            self.strays.reowned(*block, &self.endpoints, &self.blocks);
+        }
+    }
+
+    /// Which node owns which block.
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
+    }
+
+    /// All endpoints.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Endpoints with an address that is in no block of their node, by name.
+    pub fn strays(&self) -> impl Iterator<Item = &Arc<WorkloadEndpoint>> {
+        self.strays.names().filter_map(|name| self.endpoints.get(name))
+    }
+
+    /// The endpoints of a node, each interface once.
+    pub fn local_endpoints(
+        &self,
+        node: &str,
+    ) -> impl Iterator<Item = (&Name, &Arc<WorkloadEndpoint>)> {
+        self.endpoints.local(node)
     }
 }

@@ -196,7 +196,7 @@ fn ports(model: &Model, node: &str, names: &[Arc<str>]) -> Vec<Option<PortEntry>
     let own = model.nodes.get(node).cloned().unwrap_or_default();
     let endpoints = model.local_endpoints(node);
     let endpoints: BTreeMap<&str, &WorkloadEndpoint> =
-        endpoints.map(|(_, endpoint)| (endpoint.interface.as_str(), endpoint)).collect();
+        endpoints.map(|(_, endpoint)| (endpoint.interface.as_str(), &**endpoint)).collect();
     let entry = |name: &Arc<str>| PortEntry {
         name: name.to_string(),
         mac: GATEWAY_MAC,

@@ -7,6 +7,7 @@ use crate::bgp::Handle;
 use crate::config::Config;
 use crate::host_policy::HostEndpoints;
 use crate::kernel::{Neighbor, export};
+use crate::model::Name;
 use crate::policy::Policies;
 use crate::resolve::Route;
 use crate::resolve::bgp::BgpPlan;
@@ -45,7 +46,7 @@ pub(crate) struct Snapshot {
     /// Ports by name.
     pub(crate) ports: BTreeMap<Arc<str>, PortState>,
     /// This node's endpoints by namespace and name.
-    pub(crate) endpoints: BTreeMap<(String, String), WorkloadEndpoint>,
+    pub(crate) endpoints: BTreeMap<Name, Arc<WorkloadEndpoint>>,
     /// Its host endpoints with their devices.
     pub(crate) host_endpoints: HostEndpoints,
     /// Pods may send nothing to the host.

@@ -61,7 +61,7 @@ pub(crate) fn rules(inputs: NatInputs) -> Option<Rules> {
     classes.extend(nodes.map(|node| (IpNet::from(node), Class::NODE)));
     classes.extend(inputs.local.iter().map(|own| (IpNet::from(*own), Class::LOCAL)));
     classes.extend(outside.iter().map(|at| (IpNet::from(*at), Class::OUTSIDE)));
-    let pods = inputs.model.endpoints.values().filter(|endpoint| endpoint.node == inputs.node);
+    let pods = inputs.model.endpoints().of_node(inputs.node);
     let addresses = pods.flat_map(|endpoint| endpoint.addresses.iter());
     classes.extend(addresses.map(|address| (IpNet::from(*address), Class::HERE)));
     let services = services.map(|(services, addresses)| {

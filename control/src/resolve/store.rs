@@ -14,18 +14,17 @@ use crate::kernel::{NextHop, RouteKind};
 use crate::resource::workload_endpoint::{Attachment, WorkloadEndpoint};
 use ipnet::IpNet;
 use margay_fastpath::proxy_neighbor::GATEWAY_V4;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut Wanted) {
-    let owners = inputs.model.block_owners();
+    let blocks = inputs.model.blocks();
     pod_gateway(inputs, wanted);
     for (_, endpoint) in inputs.model.local_endpoints(inputs.node) {
         for address in &endpoint.addresses {
             local(inputs, endpoint, *address, table, wanted);
         }
     }
-    for (block, owner) in &owners {
+    for (block, owner) in blocks.owners() {
         if *owner != inputs.node {
             if is_told_by_bgp(inputs, owner, block) {
                 continue;
@@ -38,12 +37,10 @@ pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut 
             wanted.kernel_routes.entry(*block).or_insert(kernel);
         }
     }
-    // Most clusters have blocks of one size, and most endpoints addresses of their nodes' blocks.
-    let lengths = lengths(&owners);
-    for endpoint in inputs.model.endpoints.values().filter(|other| other.node != inputs.node) {
+    for endpoint in inputs.model.strays().filter(|other| other.node != inputs.node) {
         for address in &endpoint.addresses {
             let prefix = host_prefix(*address);
-            let borrowed = owner_of(&owners, &lengths, *address) != Some(endpoint.node.as_str())
+            let borrowed = blocks.owner_of(*address) != Some(endpoint.node.as_str())
                 && !is_told_by_bgp(inputs, &endpoint.node, &prefix);
             if !borrowed {
                 continue;
@@ -145,25 +142,4 @@ fn is_told_by_bgp(inputs: Inputs, node: &str, prefix: &IpNet) -> bool {
     let v6 = usize::from(prefix.addr().is_ipv6());
     learned::programmed(&policies[v6], *prefix, address, learned::USUAL_LOCAL_PREF)
         .is_some_and(|found| !found.ipip)
-}
-
-/// Lengths of blocks that there are, the longest first, IPv4 and IPv6.
-fn lengths(owners: &BTreeMap<IpNet, &str>) -> [Vec<u8>; 2] {
-    let mut lengths = [BTreeSet::new(), BTreeSet::new()];
-    for block in owners.keys() {
-        lengths[usize::from(block.addr().is_ipv6())].insert(block.prefix_len());
-    }
-    lengths.map(|lengths| lengths.into_iter().rev().collect())
-}
-
-/// The node of the longest block around an address.
-fn owner_of<'a>(
-    owners: &BTreeMap<IpNet, &'a str>,
-    lengths: &[Vec<u8>; 2],
-    address: IpAddr,
-) -> Option<&'a str> {
-    lengths[usize::from(address.is_ipv6())].iter().find_map(|length| {
-        let block = IpNet::new(address, *length).ok()?.trunc();
-        owners.get(&block).copied()
-    })
 }

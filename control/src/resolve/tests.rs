@@ -61,12 +61,8 @@ fn endpoint(node: &str, interface: &str, address: &str, tap: bool) -> Input {
         pod: interface.into(),
         interface: interface.into(),
         addresses: vec![ip(address)],
-        mac: None,
         attachment,
-        labels: Default::default(),
-        policed: Default::default(),
-        qos: Default::default(),
-        qos_warnings: Vec::new(),
+        ..WorkloadEndpoint::default()
     };
     let key = key("WorkloadEndpoint", &format!("{node}-{interface}"));
     Input::Store(Event::Put(key, Resource::WorkloadEndpoint(Box::new(endpoint))))

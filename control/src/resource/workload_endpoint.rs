@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// A pod's interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkloadEndpoint {
     /// Node that it runs on.
     pub node: String,
@@ -57,9 +57,10 @@ pub struct Policed {
 }
 
 /// How a pod is attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Attachment {
     /// By AF_XDP on the host side of its veth pair.
+    #[default]
     Veth,
     /// By a TAP whose device is in the pod's namespace.
     Tap {

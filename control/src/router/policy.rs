@@ -33,14 +33,14 @@ pub(super) fn is_only_policy(model: &Model, event: &Event) -> bool {
         return true;
     }
     let Event::Put(key, Resource::WorkloadEndpoint(new)) = event else { return false };
-    let old = model.endpoints.get(&(key.namespace.clone(), key.name.clone()));
+    let old = model.endpoints().get(&(key.namespace.clone(), key.name.clone()));
     let picks_workloads = |peer: &BgpPeer| matches!(peer.remote, Remote::LocalWorkloads(_));
     let labels_count = model.bgp_peers.values().any(picks_workloads);
     old.is_some_and(|old| {
         let same_labels = !labels_count || old.labels == new.labels;
         same_labels
             && old.policed.spoofed_sources == new.policed.spoofed_sources
-            && *old
+            && **old
                 == WorkloadEndpoint {
                     labels: old.labels.clone(),
                     policed: old.policed.clone(),

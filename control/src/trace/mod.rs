@@ -172,8 +172,8 @@ impl Tracer {
             return Ok(node.clone());
         }
         let on_port = in_port.and_then(|port| {
-            let mut endpoints = self.model.endpoints.values();
-            endpoints.find(|endpoint| endpoint.interface == port).map(|found| &found.node)
+            let mut endpoints = self.model.endpoints().iter();
+            endpoints.find(|(_, at)| at.interface == port).map(|(_, found)| &found.node)
         });
         let of = |place: &'_ Place| place.endpoint.as_ref().map(|endpoint| endpoint.node.clone());
         let first = || self.model.nodes.keys().next().cloned();

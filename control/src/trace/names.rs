@@ -2,7 +2,7 @@
 
 use super::hosts::{Guards, Way, addresses as addresses_of};
 use crate::host_policy::HostEndpoints;
-use crate::model::Model;
+use crate::model::{Model, Name};
 use crate::offline::UPLINK;
 use crate::resource::workload_endpoint::WorkloadEndpoint;
 use ipnet::IpNet;
@@ -44,7 +44,7 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn of(model: &Model) -> Names {
         let mut names = Names::default();
-        for ((namespace, name), endpoint) in &model.endpoints {
+        for ((namespace, name), endpoint) in model.endpoints().iter() {
             let end = Arc::new(End {
                 name: format!("{namespace}/{name}"),
                 node: endpoint.node.clone(),
@@ -96,7 +96,7 @@ impl Names {
     /// Those that policy knows on a running node, whose own pods have names too.
     pub(super) fn live(
         model: &acl::Model,
-        (local, hosts): (&BTreeMap<(String, String), WorkloadEndpoint>, &HostEndpoints),
+        (local, hosts): (&BTreeMap<Name, Arc<WorkloadEndpoint>>, &HostEndpoints),
         node: &str,
     ) -> Names {
         let mut names = Names::default();

@@ -53,9 +53,8 @@ pub(super) fn resolve(
             kinds.entry(host_prefix(*address)).or_insert(kind);
         }
     }
-    let owners = cluster.model.block_owners();
     // A block of one address is no route: the workload is.
-    let own = owners.iter().filter(|(block, owner)| {
+    let own = cluster.model.blocks().owners().iter().filter(|(block, owner)| {
         **owner == cluster.node && block.prefix_len() < block.max_prefix_len()
     });
     for (block, _) in own {

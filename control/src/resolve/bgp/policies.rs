@@ -180,8 +180,8 @@ impl Family {
             let pools = cluster.model.pools.values();
             pools.filter(move |pool| pool.disable_bgp_export == hidden).map(|pool| pool.cidr)
         };
-        let owners = cluster.model.block_owners();
-        let own = owners.iter().filter(|(_, owner)| **owner == cluster.node);
+        let own =
+            cluster.model.blocks().owners().iter().filter(|(_, owner)| **owner == cluster.node);
         let is_reflector = cluster.cluster_id(cluster.node).is_some();
         let default = &cluster.default;
         let learned = default.load_balancer_ips.iter().chain(&default.external_ips);

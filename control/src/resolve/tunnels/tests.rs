@@ -201,9 +201,10 @@ fn scenarios_have_their_tunnels() {
             let plan = TunnelPlan::of(&model, node, &TunnelSettings::default(), 1500);
             assert_eq!(plan, TunnelPlan::of(&reversed, node, &TunnelSettings::default(), 1500));
             let blocks: BTreeMap<String, String> = model
-                .block_owners()
-                .into_iter()
-                .map(|(block, owner)| (block, words(plan.between(&model, &block, owner))))
+                .blocks()
+                .owners()
+                .iter()
+                .map(|(block, owner)| (block, words(plan.between(&model, block, owner))))
                 .map(|(block, words)| (block.to_string(), words))
                 .collect();
             let mac = plan.end.vxlan[0].map(|end| end.mac.to_string());
