@@ -1,7 +1,7 @@
 //! Host endpoints in the control loop: when the kernel gets other rules, and when it loses them.
 
 use super::Router;
-use super::policy::lock;
+use super::policy::{SharedPolicies, lock};
 use crate::config::LogAction;
 use crate::host_policy::{Assigned, Device, HostEndpoints, Inputs, Pod, assign, ruleset};
 use crate::kernel::nft::{self, NftError, Ruleset, Stamp};
@@ -93,7 +93,7 @@ impl HostPolicy {
 /// Makes the rules, and puts them in force unless they are.
 fn attempt(facts: &Facts, before: Option<Arc<Applied>>) -> Outcome {
     let begin = Instant::now();
-    let wanted = ruleset(facts.inputs());
+    let wanted = facts.ruleset();
     if let Some(applied) = before.filter(|before| before.ruleset == wanted) {
         return Outcome { applied: Some(applied), fault: None, took: begin.elapsed() };
     }
@@ -137,26 +137,36 @@ fn replace(wanted: &Ruleset) -> Result<Option<NftError>, NftError> {
 
 /// What rules are made of, for a thread of its own.
 struct Facts {
-    model: margay_acl::model::Model,
+    policies: SharedPolicies,
     endpoints: Vec<Assigned>,
     prefix: String,
     host_device: String,
-    pods: Vec<Pod>,
+    /// Names of pods' endpoints, and their devices.
+    pods: Vec<(String, String)>,
     closed_to_pods: bool,
     log: LogAction,
 }
 
 impl Facts {
-    fn inputs(&self) -> Inputs<'_> {
-        Inputs {
-            model: &self.model,
+    /// A copy of policy is taken first: it is as it was for some moment, and held for no longer.
+    fn ruleset(&self) -> Ruleset {
+        let policies = lock(&self.policies);
+        let pods = self.pods.iter().map(|(endpoint, device)| Pod {
+            endpoint: endpoint.clone(),
+            device: device.clone(),
+            rules: egress_rules(&policies, endpoint),
+        });
+        let (pods, model): (Vec<Pod>, _) = (pods.collect(), policies.model().clone());
+        drop(policies);
+        ruleset(Inputs {
+            model: &model,
             endpoints: &self.endpoints,
             prefix: &self.prefix,
             host_device: &self.host_device,
-            pods: &self.pods,
+            pods: &pods,
             closed_to_pods: self.closed_to_pods,
             log: &self.log,
-        }
+        })
     }
 }
 
@@ -244,13 +254,9 @@ impl Router {
     /// What the rules are made of, now.
     fn host_facts(&self) -> Facts {
         let endpoints = self.host_endpoints().assigned;
-        let policies = lock(&self.policies);
         let local = self.model.local_endpoints(&self.config.node_name);
-        let pods = local.map(|((namespace, name), pod)| {
-            let endpoint = format!("{namespace}/{name}");
-            let rules = egress_rules(&policies, &endpoint);
-            Pod { endpoint, device: pod.interface.clone(), rules }
-        });
+        let pods = local
+            .map(|((namespace, name), pod)| (format!("{namespace}/{name}"), pod.interface.clone()));
         Facts {
             pods: pods.collect(),
             endpoints,
@@ -258,7 +264,7 @@ impl Router {
             host_device: self.config.host_device.clone(),
             closed_to_pods: self.is_closed_to_pods(),
             log: self.config.policy.log_action(),
-            model: policies.model().clone(),
+            policies: self.policies.clone(),
         }
     }
 
