@@ -144,6 +144,11 @@ impl Reader {
                 "Duration of the last control step",
                 snapshot.step_time.as_micros() as i64,
             ),
+            (
+                "margay_store_latency_microseconds",
+                "Time from the last change of the store until all workers had it",
+                snapshot.store_latency.as_micros() as i64,
+            ),
         ];
         gauges.into_iter().try_for_each(|(name, help, value)| writer.gauge(name, help, value))
     }

@@ -151,6 +151,11 @@ impl Model {
         self.strays.names().filter_map(|name| self.endpoints.get(name))
     }
 
+    /// Whether an endpoint has an address that is in no block of its node.
+    pub fn is_stray(&self, name: &Name) -> bool {
+        self.strays.contains(name)
+    }
+
     /// The endpoints of a node, each interface once.
     pub fn local_endpoints(
         &self,

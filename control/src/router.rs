@@ -6,6 +6,7 @@
 
 pub(crate) mod bgp;
 mod host_policy;
+mod inputs;
 pub(crate) mod limits;
 mod nat;
 mod neighbors;
@@ -16,8 +17,8 @@ mod tunnels;
 
 use crate::config::Config;
 use crate::devices::{Devices, OpenError, Request};
-use crate::kernel::mirror::{Change, Mirror};
-use crate::kernel::watch::Told;
+use crate::kernel::mirror::Mirror;
+use crate::kernel::own_ports::OwnPorts;
 use crate::kernel::{routes, sysctl};
 use crate::model::Model;
 use crate::ports::{Open, Ports};
@@ -28,9 +29,8 @@ use crate::resolve::{self, Inputs, Wanted};
 use crate::service_health::ServiceHealth;
 use crate::status::Status;
 use crate::store;
-use crate::store::watch::Batch;
 use bgp::Bgp;
-use margay_fastpath::dataplane::{Dataplane, Event};
+use margay_fastpath::dataplane::Dataplane;
 use margay_fastpath::fib::FibWriter;
 use margay_tunnels::wire::ethernet::Mac;
 use neighbors::Questions;
@@ -58,6 +58,7 @@ pub(crate) struct Router {
     policy_faults: Vec<String>,
     limits: limits::Kept,
     service_health: ServiceHealth,
+    own_ports: OwnPorts,
     host_policy: host_policy::HostPolicy,
     handle: rtnetlink::Handle,
     model: Model,
@@ -71,6 +72,10 @@ pub(crate) struct Router {
     errors: Vec<String>,
     steps: u64,
     step_time: Duration,
+    /// When the oldest word of the store came that the workers do not have yet.
+    arrived: Option<Instant>,
+    /// How long the last one took to them.
+    store_latency: Duration,
     /// Something changed that only the snapshot tells.
     untold: bool,
 }
@@ -99,6 +104,7 @@ impl Router {
             policy_faults: Vec::new(),
             limits: limits::Kept::default(),
             service_health: ServiceHealth::start(),
+            own_ports: OwnPorts::default(),
             host_policy: host_policy::HostPolicy::default(),
             config,
             dataplane,
@@ -115,61 +121,10 @@ impl Router {
             errors: Vec::new(),
             steps: 0,
             step_time: Duration::ZERO,
+            arrived: None,
+            store_latency: Duration::ZERO,
             untold: true,
         })
-    }
-
-    /// The store changed.
-    pub(crate) fn take_store(&mut self, batch: Batch) {
-        self.dirty |= !self.store_known;
-        self.bgp.replan();
-        for event in batch.events {
-            self.dirty |= !policy::is_only_policy(&self.model, &event);
-            policy::lock(&self.policies).apply(&event);
-            self.model.apply(event);
-        }
-        (self.store, self.store_known) = (batch.report, batch.known);
-        self.untold = true;
-    }
-
-    /// The kernel told something; true when it should be dumped anew.
-    pub(crate) fn take_kernel(&mut self, told: Told) -> bool {
-        let mut change = Change::default();
-        match told {
-            Told::Everything(mirror) => {
-                self.dirty |= !self.kernel_seen;
-                self.kernel_seen = true;
-                change = self.mirror.replace(*mirror);
-            }
-            Told::Updates(updates) => {
-                updates.into_iter().for_each(|update| change.merge(self.mirror.apply(update)));
-            }
-        }
-        self.dirty |= change.topology || !change.neighbors.is_empty();
-        self.questions.changed(change.neighbors);
-        change.resync
-    }
-
-    /// A worker said something.
-    pub(crate) fn take_event(&mut self, event: Event, now: Instant) {
-        match event {
-            Event::NeighborNeeded { port, address } => {
-                let device = self.ports.open().find(|(_, _, open)| open.id == port);
-                let device = device.and_then(|(_, _, open)| open.device).map(|(index, _)| index);
-                self.questions.ask(&self.handle, (port, address), device, now);
-            }
-            Event::PortGone { port } => {
-                if let Some(name) = self.ports.name_of(port) {
-                    tracing::warn!(port = %name, "the device is gone");
-                    self.close(std::slice::from_ref(&name), "the device is gone");
-                    self.ports.pause(&name, now);
-                }
-                self.dirty = true;
-            }
-            Event::WorkerPanicked { worker, message } => {
-                tracing::error!(worker, "panicked: {message}");
-            }
-        }
     }
 
     /// Duration of the last step that changed something: inputs may well wait as long for the next.
@@ -195,6 +150,7 @@ impl Router {
         }
         let begin = Instant::now();
         self.dirty |= self.bgp.retry().is_some_and(|retry| retry <= now);
+        self.dirty |= self.own_ports.follow(self.config.nat.port_range.0, now);
         let policy_changed = self.commit_policy();
         let wanted_ports = resolve::ports::wanted(&self.config, &self.model);
         let mut plan = self.ports.plan(&wanted_ports, &self.mirror, now);
@@ -209,6 +165,7 @@ impl Router {
             self.errors.clear();
             self.follow_plan().await;
             let wanted = self.publish(attach);
+            self.told();
             let refused =
                 routes::reconcile(&self.handle, &wanted.kernel_routes, &mut self.mirror).await;
             self.note(refused.iter().map(ToString::to_string));
@@ -216,6 +173,7 @@ impl Router {
         } else if policy_changed {
             self.publish_policy();
         }
+        self.told();
         changed |= self.follow_host_policy(changed || policy_changed, now);
         self.work_bgp(now);
         self.answer(now);

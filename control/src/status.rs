@@ -75,6 +75,8 @@ pub(crate) struct Snapshot {
     pub(crate) steps: u64,
     /// Duration of the last step.
     pub(crate) step_time: Duration,
+    /// From the last change of the store to the moment when all workers had it.
+    pub(crate) store_latency: Duration,
 }
 
 /// A port in the snapshot.

@@ -50,6 +50,9 @@ pub struct StatusAnswer {
     pub steps: u64,
     /// Duration of the last one.
     pub step_microseconds: u64,
+    /// From the last change of the store to the moment when all workers had it.
+    #[serde(default)]
+    pub store_latency_microseconds: u64,
 }
 
 /// BGP in short.
@@ -142,6 +145,7 @@ pub(crate) fn answer(status: &Status) -> StatusAnswer {
         },
         steps: snapshot.steps,
         step_microseconds: snapshot.step_time.as_micros() as u64,
+        store_latency_microseconds: snapshot.store_latency.as_micros() as u64,
     }
 }
 

@@ -7,14 +7,64 @@
 
 use margay_fastpath::nat::PortRange;
 use std::collections::BTreeSet;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Files of the kernel's sockets, of the thread's own namespace.
 const SOCKETS: [&str; 6] = ["tcp", "tcp6", "udp", "udp6", "udplite", "udplite6"];
 /// Most sockets that are looked at in one file.
 const MAX_SOCKETS: usize = 1 << 20;
 
+/// Time between two looks.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The ports that are left, and those of them that sockets have all the same, sorted.
+pub(crate) type Found = (Option<PortRange>, Vec<u16>);
+
+/// What is known of them. To look at all sockets takes the kernel many milliseconds, whoever they
+/// are: after the first time that is done on a thread of its own.
+#[derive(Debug, Default)]
+pub(crate) struct OwnPorts {
+    found: Option<Found>,
+    looked: Option<Instant>,
+    attempt: Option<JoinHandle<Found>>,
+}
+
+impl OwnPorts {
+    /// What was found last; the first time it is looked for.
+    pub(crate) fn found(&mut self, wanted: PortRange, now: Instant) -> &Found {
+        let looked = &mut self.looked;
+        self.found.get_or_insert_with(|| {
+            *looked = Some(now);
+            look(wanted)
+        })
+    }
+
+    /// Looks again from time to time, once somebody has asked; true when it is otherwise now.
+    pub(crate) fn follow(&mut self, wanted: PortRange, now: Instant) -> bool {
+        if let Some(attempt) = self.attempt.take_if(|attempt| attempt.is_finished()) {
+            let found = attempt.join().ok();
+            let is_new = found.is_some() && found != self.found;
+            self.found = found.or(self.found.take());
+            return is_new;
+        }
+        let is_due = self.looked.is_some_and(|looked| now >= looked + LOOK);
+        if is_due && self.attempt.is_none() {
+            let thread = std::thread::Builder::new().name("own-ports".to_owned());
+            self.attempt = thread.spawn(move || look(wanted)).ok();
+            self.looked = Some(now);
+        }
+        false
+    }
+}
+
+fn look(wanted: PortRange) -> Found {
+    let free = free(wanted);
+    (free, free.map(taken).unwrap_or_default())
+}
+
 /// The longest part of `wanted` that the kernel does not give out; `None` when there is none.
-pub(crate) fn free(wanted: PortRange) -> Option<PortRange> {
+fn free(wanted: PortRange) -> Option<PortRange> {
     let read = |name: &str| {
         std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
     };
@@ -52,7 +102,7 @@ fn longest_free(wanted: PortRange, given_out: &str, reserved: &str) -> Option<Po
 }
 
 /// Ports of `range` that sockets have now, sorted.
-pub(crate) fn taken(range: PortRange) -> Vec<u16> {
+fn taken(range: PortRange) -> Vec<u16> {
     let mut ports = BTreeSet::new();
     for name in SOCKETS {
         let text = std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
@@ -90,6 +140,30 @@ mod tests {
         ] {
             assert_eq!(longest_free(wanted, usual, reserved), expected, "{wanted:?} {reserved}");
         }
+    }
+
+    #[test]
+    fn a_socket_that_comes_later_is_found_on_the_next_look() {
+        let wanted = range(1, 65_535);
+        let mut own = OwnPorts::default();
+        let begin = Instant::now();
+        assert!(!own.follow(wanted, begin), "nobody has asked");
+        let before = own.found(wanted, begin).clone();
+        // A port that the kernel does not give out, so that it counts.
+        let bound = (before.0.unwrap().first.max(1024)..)
+            .find_map(|port| std::net::UdpSocket::bind(("127.0.0.1", port)).ok())
+            .unwrap();
+        let port = bound.local_addr().unwrap().port();
+        assert_eq!(own.found(wanted, begin), &before);
+        assert!(!own.follow(wanted, begin + LOOK - Duration::from_millis(1)));
+        assert!(own.attempt.is_none());
+        assert!(!own.follow(wanted, begin + LOOK), "it has only begun");
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !own.follow(wanted, begin + LOOK) {
+            assert!(Instant::now() < limit, "nothing new is found");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(own.found(wanted, begin).1.contains(&port));
     }
 
     #[test]

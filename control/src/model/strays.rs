@@ -22,6 +22,10 @@ impl Strays {
         self.names.iter()
     }
 
+    pub(super) fn contains(&self, name: &Name) -> bool {
+        self.names.contains(name)
+    }
+
     /// An endpoint has come, is another one, or is gone.
     pub(super) fn changed(
         &mut self,

@@ -2,13 +2,13 @@
 //! addresses are steered to the workers.
 
 use super::Router;
-use crate::kernel::own_ports;
 use crate::resolve::nat::{NatInputs, rules, tracking};
 use crate::service_health;
 use margay_fastpath::nat::Rules;
 use margay_fastpath::steering::{NO_PORTS, Steered};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
 impl Router {
     /// Resolves the rules anew, and steers the host's packets by them.
@@ -20,9 +20,11 @@ impl Router {
         if self.config.nat.services {
             self.service_health.set(service_health::wanted(&self.model, &self.config.node_name));
         }
-        // Looking at all sockets of the host takes its time.
-        let ports = (asks || serves).then(|| own_ports::free(wanted)).flatten();
-        let taken = ports.map(own_ports::taken).unwrap_or_default();
+        let found = match asks || serves {
+            true => self.own_ports.found(wanted, Instant::now()).clone(),
+            false => Default::default(),
+        };
+        let (ports, taken) = found;
         let rules = rules(NatInputs {
             node: &self.config.node_name,
             model: &self.model,

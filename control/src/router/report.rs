@@ -37,6 +37,7 @@ impl Router {
             errors: self.faults(),
             steps: self.steps,
             step_time: self.step_time,
+            store_latency: self.store_latency,
         });
     }
 
