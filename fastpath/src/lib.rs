@@ -28,6 +28,7 @@ pub mod flow_hash;
 pub mod flow_log;
 pub mod forward;
 pub mod fragment;
+pub mod hand_over;
 pub mod icmp;
 pub mod limit;
 pub mod nat;

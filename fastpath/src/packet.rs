@@ -58,12 +58,16 @@ pub struct Packet {
     gso_size: u16,
     csum_start: u16,
     csum_offset: u16,
-    /// [`NEEDS_CSUM`], the number of a [`Gso`], and [`FROM_TUNNEL`].
+    /// [`NEEDS_CSUM`], the number of a [`Gso`], and [`HISTORY`].
     unfinished: u32,
 }
 
 const NEEDS_CSUM: u32 = 1 << 7;
 const FROM_TUNNEL: u32 = 1 << 8;
+const ASKED: u32 = 1 << 9;
+const JUDGED: u32 = 1 << 10;
+/// What has happened to it here.
+const HISTORY: u32 = FROM_TUNNEL | ASKED | JUDGED;
 
 // Without an enum, a bool or padding in it: with those the compiler moves a packet in pieces that
 // overlap, and each move waits for the stores of the one before (12 cycles a packet).
@@ -94,7 +98,7 @@ impl Packet {
     /// What its sender left undone.
     #[inline]
     pub fn offload(&self) -> Offload {
-        let gso = match self.unfinished & !(NEEDS_CSUM | FROM_TUNNEL) {
+        let gso = match self.unfinished & !(NEEDS_CSUM | HISTORY) {
             1 => Gso::Tcp4,
             2 => Gso::Tcp6,
             3 => Gso::Udp,
@@ -119,7 +123,7 @@ impl Packet {
             Gso::Udp => 3,
         };
         let csum = if offload.needs_csum { NEEDS_CSUM } else { 0 };
-        self.unfinished = self.unfinished & FROM_TUNNEL | gso | csum;
+        self.unfinished = self.unfinished & HISTORY | gso | csum;
         self.gso_size = offload.gso_size;
         self.csum_start = offload.csum_start;
         self.csum_offset = offload.csum_offset;
@@ -128,7 +132,7 @@ impl Packet {
     /// True when nothing is left undone: an ordinary packet with all its checksums.
     #[inline]
     pub fn is_finished(&self) -> bool {
-        self.unfinished & !FROM_TUNNEL == 0
+        self.unfinished & !HISTORY == 0
     }
 
     /// True when it came out of a tunnel here.
@@ -141,6 +145,25 @@ impl Packet {
     #[inline]
     pub fn set_from_tunnel(&mut self) {
         self.unfinished |= FROM_TUNNEL;
+    }
+
+    /// True when it was translated here, and host endpoints were asked before; see
+    /// [`crate::hand_over`].
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        self.unfinished & ASKED != 0
+    }
+
+    /// True when host endpoints are to be asked no more.
+    #[inline]
+    pub fn is_judged(&self) -> bool {
+        self.unfinished & JUDGED != 0
+    }
+
+    /// Notes that host endpoints were asked; `judged` when they have accepted it.
+    #[inline]
+    pub fn set_asked(&mut self, judged: bool) {
+        self.unfinished |= if judged { ASKED | JUDGED } else { ASKED };
     }
 
     /// The bytes of the first frame.

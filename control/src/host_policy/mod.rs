@@ -9,7 +9,9 @@
 //! here, then `defaultEndpointToHostAction`. What comes from a device with the prefix of pods' that
 //! no endpoint names is dropped.
 //!
-//! Rules with action Log write to the kernel's log.
+//! Rules with action Log write to the kernel's log. What workers hand to the host is judged here
+//! too, as what has come by the device that it came to them by. What the host sends into tunnels
+//! goes by way of workers; the endpoint of all devices guards it.
 //!
 //! Left out: forwarded traffic, which workers judge (`margay_fastpath::policy`).
 
@@ -23,9 +25,11 @@ mod tests;
 pub(crate) use assign::{Assigned, Device, HostEndpoints, assign};
 
 use crate::config::LogAction;
-use crate::kernel::nft::{Act, Chain, Hook, Match, Members, Rule, Ruleset, state};
-use margay_acl::model::Model;
+use crate::kernel::nft::{Act, Chain, Hook, Match, Members, Rule, Ruleset, Side, state};
+use ipnet::IpNet;
+use margay_acl::model::{Family, Model};
 use margay_acl::{Direction, Stage};
+use margay_fastpath::hand_over;
 use sets::Sets;
 use stages::Stages;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +53,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) endpoints: &'a [Assigned],
     /// Names of pods' devices begin so.
     pub(crate) prefix: &'a str,
-    /// The TAP to the host's stack: what comes by it has been judged.
+    /// The TAP between workers and the host's stack ([`hand_over`] says what comes by it).
     pub(crate) host_device: &'a str,
     /// This node's pods.
     pub(crate) pods: &'a [Pod],
@@ -68,6 +72,8 @@ pub(crate) struct Pod {
     pub(crate) device: String,
     /// The same for all pods with the same egress rules; `None` when these let everything pass.
     pub(crate) rules: Option<u32>,
+    /// Its addresses, if it is behind the TAP to the host's stack.
+    pub(crate) by_tap: Vec<IpNet>,
 }
 
 /// All rules that there should be.
@@ -78,7 +84,8 @@ pub(crate) fn ruleset(inputs: Inputs<'_>) -> Ruleset {
     let mut bases = vec![base("unknown-pods", (Hook::Prerouting, RAW - 1), unknown)];
     let asks_pods = inputs.closed_to_pods || inputs.pods.iter().any(|pod| pod.rules.is_some());
     if inputs.endpoints.is_empty() && asks_pods {
-        let mut rules = passing(inputs, Stage::Normal, Direction::Ingress);
+        let place = (Stage::Normal, Direction::Ingress);
+        let mut rules = passing(inputs, place, &mut stages.sets);
         rules.extend(pods(inputs, &mut stages));
         bases.push(base("input", (Hook::Input, FILTER), rules));
     }
@@ -91,7 +98,7 @@ pub(crate) fn ruleset(inputs: Inputs<'_>) -> Ruleset {
             ("input", (Hook::Input, FILTER), Stage::Normal, Ingress),
             ("output", (Hook::Output, FILTER), Stage::Normal, Egress),
         ] {
-            let mut rules = passing(inputs, stage, direction);
+            let mut rules = passing(inputs, (stage, direction), &mut stages.sets);
             match name {
                 "input" => rules.extend(pods(inputs, &mut stages)),
                 _ => rules.push(Rule::new(
@@ -103,8 +110,8 @@ pub(crate) fn ruleset(inputs: Inputs<'_>) -> Ruleset {
                 let Some(chain) = stages.endpoint(&assigned.endpoint, stage, direction) else {
                     continue;
                 };
-                let devices = devices(inputs, &assigned.device, direction);
-                rules.push(Rule::new(devices, Act::Jump(chain)));
+                let ways = ways(inputs, &assigned.device, direction).into_iter();
+                rules.extend(ways.map(|way| Rule::new(way, Act::Jump(chain.clone()))));
             }
             bases.push(base(name, hook, rules));
         }
@@ -155,14 +162,39 @@ fn devices_of<'a>(pods: impl Iterator<Item = &'a Pod>) -> Members {
     Members::Devices(names.into_iter().collect())
 }
 
-/// What nobody is asked about: answers, what was accepted before, the host's talk with itself,
-/// what workers have judged, and neighbour discovery.
-fn passing(inputs: Inputs<'_>, stage: Stage, direction: Direction) -> Vec<Rule> {
+/// What nobody is asked about: answers, what was accepted before, the host's talk with itself and
+/// with pods behind the TAP to its stack, what workers have judged, and neighbour discovery.
+fn passing(
+    inputs: Inputs<'_>,
+    (stage, direction): (Stage, Direction),
+    sets: &mut Sets<'_>,
+) -> Vec<Rule> {
     let out = direction == Direction::Egress;
-    let mut rules: Vec<Rule> = ["lo", inputs.host_device]
-        .into_iter()
-        .map(|name| Rule::new(vec![device(out, name, false)], Act::Accept))
-        .collect();
+    let by_tap = |more: Option<Match>| {
+        let matches = std::iter::once(device(out, inputs.host_device, false)).chain(more);
+        Rule::new(matches.collect(), Act::Accept)
+    };
+    let judged = |bytes: &[u8]| Match::SourceLink { at: 0, bytes: bytes.to_vec(), not: false };
+    let mut rules = vec![Rule::new(vec![device(out, "lo", false)], Act::Accept)];
+    match (direction, stage) {
+        (Direction::Ingress, Stage::Normal) => {
+            rules.push(by_tap(Some(judged(&hand_over::JUDGED.0))));
+        }
+        (Direction::Ingress, _) => rules.push(by_tap(Some(judged(&hand_over::ASKED)))),
+        (Direction::Egress, Stage::Normal) => {
+            let behind: Vec<IpNet> =
+                inputs.pods.iter().flat_map(|pod| pod.by_tap.clone()).collect();
+            for family in [Family::V4, Family::V6] {
+                let Some(set) = sets.ranges(&behind, family) else { continue };
+                let (side, not) = (Side::Destination, false);
+                let to_pod = Match::Address { side, family, set, not };
+                let mut rule = by_tap(Some(Match::Family(family)));
+                rule.matches.push(to_pod);
+                rules.push(rule);
+            }
+        }
+        (Direction::Egress, _) => rules.push(by_tap(None)),
+    }
     rules.push(Rule::new(vec![Match::Discovery], Act::Accept));
     if stage != Stage::Untracked {
         rules.push(Rule::new(vec![Match::Mark(ACCEPTED)], Act::Accept));
@@ -178,18 +210,30 @@ fn device(out: bool, name: &str, prefix: bool) -> Match {
     Match::Device { out, name, prefix, not: false }
 }
 
-/// That the device is the one, or none of the others.
-fn devices(inputs: Inputs<'_>, wanted: &Device, direction: Direction) -> Vec<Match> {
+/// By the device, or by a worker that got it there; `*` is what is by no other one.
+fn ways(inputs: Inputs<'_>, wanted: &Device, direction: Direction) -> Vec<Vec<Match>> {
     let out = direction == Direction::Egress;
-    let named = |name: &String, not| Match::Device { out, name: name.clone(), prefix: false, not };
-    match wanted {
-        Device::Named(name) => vec![named(name, false)],
-        Device::EveryOther => {
-            let others = inputs.endpoints.iter().filter_map(|one| match &one.device {
-                Device::Named(name) => Some(named(name, true)),
-                Device::EveryOther => None,
-            });
-            others.collect()
+    let named = |name: &str, not| Match::Device { out, name: name.to_owned(), prefix: false, not };
+    let told = |name: &str, not| {
+        let (at, bytes) = (hand_over::WAY_AT, hand_over::way(Some(name)).to_vec());
+        Match::SourceLink { at, bytes, not }
+    };
+    let others = || {
+        inputs.endpoints.iter().filter_map(|one| match &one.device {
+            Device::Named(name) => Some(&**name),
+            Device::EveryOther => None,
+        })
+    };
+    let tap = inputs.host_device;
+    match (wanted, out) {
+        (Device::Named(name), true) => vec![vec![named(name, false)]],
+        (Device::Named(name), false) => {
+            vec![vec![named(name, false)], vec![named(tap, false), told(name, false)]]
         }
+        (Device::EveryOther, true) => vec![others().map(|name| named(name, true)).collect()],
+        (Device::EveryOther, false) => vec![
+            others().chain([tap]).map(|name| named(name, true)).collect(),
+            [named(tap, false)].into_iter().chain(others().map(|name| told(name, true))).collect(),
+        ],
     }
 }

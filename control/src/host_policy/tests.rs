@@ -8,6 +8,7 @@ use margay_acl::model::{self, Action, Failsafe, Family, Place, PolicyKey, Scope,
 use margay_acl::packet::{Packet, Transport, protocol};
 use margay_acl::reference;
 use margay_acl::selector::Selector;
+use margay_tunnels::wire::ethernet::Mac;
 use proptest::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ struct Walk<'a> {
     ruleset: &'a Ruleset,
     packet: Packet,
     device: (bool, &'a str),
+    /// Source link address.
+    link: [u8; 6],
     mark: u32,
     /// Lines of the log, and whether their number is limited.
     logged: Vec<(String, bool)>,
@@ -76,6 +79,9 @@ impl Walk<'_> {
                 let same = if *prefix { found.starts_with(&**name) } else { found == name };
                 *out == self.device.0 && same != *not
             }
+            Match::SourceLink { at, bytes, not } => {
+                self.link[*at as usize..].starts_with(bytes) != *not
+            }
             Match::KnownDevice(set) => self.has_device(set),
             Match::NoKnownDevice(set) => !self.has_device(set),
             Match::Family(family) => (*family == Family::V4) == is_v4,
@@ -133,9 +139,18 @@ impl Walk<'_> {
 
 /// What the rules make of a packet that begins a connection of the host's.
 fn by_rules(ruleset: &Ruleset, direction: Direction, device: &str, packet: Packet) -> bool {
+    by_rules_with(ruleset, (direction, device, hand_over::JUDGED), packet)
+}
+
+fn by_rules_with(
+    ruleset: &Ruleset,
+    (direction, device, link): (Direction, &str, Mac),
+    packet: Packet,
+) -> bool {
     let out = direction == Direction::Egress;
     let (logged, limited) = (Vec::new(), false);
-    let mut walk = Walk { ruleset, packet, device: (out, device), mark: 0, logged, limited };
+    let (device, link) = ((out, device), link.0);
+    let mut walk = Walk { ruleset, packet, device, link, mark: 0, logged, limited };
     match direction {
         Direction::Ingress => {
             ["unknown-pods", "raw-in", "pre-dnat", "input"].iter().all(|base| walk.base(base))
@@ -347,8 +362,10 @@ fn of_model(model: &Model, has_host_endpoints: bool) -> Ruleset {
         endpoint: endpoint.to_owned(),
         device: device.to_owned(),
         rules,
+        by_tap: Vec::new(),
     };
-    let pods = [pod("e2", "cali1", Some(7)), pod("open", "cali3", None)];
+    let tap = Pod { by_tap: vec!["10.0.0.5/32".parse().unwrap()], ..pod("t", "calit", None) };
+    let pods = [tap, pod("e2", "cali1", Some(7)), pod("open", "cali3", None)];
     let (prefix, host_device) = ("cali", "margay0");
     let endpoints = if has_host_endpoints { &endpoints[..] } else { &[] };
     let closed_to_pods = false;
@@ -377,6 +394,19 @@ proptest! {
                     let expected = by_policy(&model, endpoint, direction, &packet);
                     let found = by_rules(&ruleset, direction, device, packet);
                     prop_assert_eq!(found, expected, "{} {:?} {:?}", endpoint, direction, packet);
+                    if direction == Direction::Ingress {
+                        let link = hand_over::address(Some(device), false);
+                        let by_worker = (direction, "margay0", link);
+                        let found = by_rules_with(&ruleset, by_worker, packet);
+                        prop_assert_eq!(found, expected, "{} by a worker {:?}", endpoint, packet);
+                        let link = hand_over::address(Some(device), true);
+                        let normal = reference::evaluate(
+                            &model, endpoint, Stage::Normal, direction, &packet);
+                        let asked = (direction, "margay0", link);
+                        let found = by_rules_with(&ruleset, asked, packet);
+                        let expected = normal.verdict == Verdict::Allow;
+                        prop_assert_eq!(found, expected, "{} translated {:?}", endpoint, packet);
+                    }
                 }
             }
         }
@@ -402,6 +432,30 @@ fn pods_that_are_known_loopback_and_what_workers_have_judged_pass() {
     let (source, destination) = (v6(1), v6(2));
     let ask = Packet { source, destination, protocol: protocol::ICMP6, transport: kind };
     assert!(["cali2", "eth0"].iter().all(|dev| by_rules(&ruleset, Direction::Ingress, dev, ask)));
+}
+
+#[test]
+fn tunnels_are_guarded_by_the_endpoint_of_all_devices() {
+    let mut model = model(&mut Choices(1));
+    model.policies.clear();
+    model.profiles.clear();
+    let ruleset = of_model(&model, true);
+    let transport = Transport::Ports { source: 4000, destination: 4001 };
+    let (source, destination) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let packet = Packet { source, destination, protocol: protocol::TCP, transport };
+    let inner = (Direction::Ingress, "margay0", hand_over::address(None, false));
+    assert!(!by_rules_with(&ruleset, inner, packet), "nothing allows it");
+    let failsafe = Transport::Ports { source: 4000, destination: 22 };
+    assert!(by_rules_with(&ruleset, inner, Packet { transport: failsafe, ..packet }));
+    let out = |packet| by_rules(&ruleset, Direction::Egress, "margay0", packet);
+    assert!(!out(packet), "into a tunnel");
+    let to_pod = Packet { destination: [10, 0, 0, 5].into(), ..packet };
+    assert!(out(to_pod), "to a pod of its own");
+    let none = of_model(&model, false);
+    assert!(
+        by_rules_with(&none, inner, packet)
+            && by_rules(&none, Direction::Egress, "margay0", packet)
+    );
 }
 
 #[test]
@@ -477,7 +531,8 @@ fn rules_with_action_log_write_a_line_and_go_on() {
                 let packet = Packet { source, destination, protocol: protocol::TCP, transport };
                 let (device, logged) = ((false, "eth0"), Vec::new());
                 let (ruleset, mark, limited) = (&ruleset, 0, false);
-                let mut walk = Walk { ruleset, packet, device, mark, logged, limited };
+                let link = [0; 6];
+                let mut walk = Walk { ruleset, packet, device, link, mark, logged, limited };
                 let passes = walk.base(base);
                 (passes, walk.logged)
             };

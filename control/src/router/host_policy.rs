@@ -6,6 +6,8 @@ use crate::config::LogAction;
 use crate::host_policy::{Assigned, Device, HostEndpoints, Inputs, Pod, assign, ruleset};
 use crate::kernel::nft::{self, NftError, Ruleset, Stamp};
 use crate::policy::Policies;
+use crate::resource::workload_endpoint::Attachment;
+use ipnet::IpNet;
 use margay_acl::{Direction, Stage, reference};
 use margay_fastpath::policy::{Endpoint, HostGuard, ToHost};
 use margay_fastpath::port::PortId;
@@ -141,8 +143,8 @@ struct Facts {
     endpoints: Vec<Assigned>,
     prefix: String,
     host_device: String,
-    /// Names of pods' endpoints, and their devices.
-    pods: Vec<(String, String)>,
+    /// Which rules they have is asked when the rules are made.
+    pods: Vec<Pod>,
     closed_to_pods: bool,
     log: LogAction,
 }
@@ -151,10 +153,9 @@ impl Facts {
     /// A copy of policy is taken first: it is as it was for some moment, and held for no longer.
     fn ruleset(&self) -> Ruleset {
         let policies = lock(&self.policies);
-        let pods = self.pods.iter().map(|(endpoint, device)| Pod {
-            endpoint: endpoint.clone(),
-            device: device.clone(),
-            rules: egress_rules(&policies, endpoint),
+        let pods = self.pods.iter().map(|pod| Pod {
+            rules: egress_rules(&policies, &pod.endpoint),
+            ..pod.clone()
         });
         let (pods, model): (Vec<Pod>, _) = (pods.collect(), policies.model().clone());
         drop(policies);
@@ -255,8 +256,14 @@ impl Router {
     fn host_facts(&self) -> Facts {
         let endpoints = self.host_endpoints().assigned;
         let local = self.model.local_endpoints(&self.config.node_name);
-        let pods = local
-            .map(|((namespace, name), pod)| (format!("{namespace}/{name}"), pod.interface.clone()));
+        let pods = local.map(|((namespace, name), pod)| {
+            let by_tap = match pod.attachment {
+                Attachment::Tap { .. } => pod.addresses.iter().copied().map(IpNet::from).collect(),
+                Attachment::Veth => Vec::new(),
+            };
+            let endpoint = format!("{namespace}/{name}");
+            Pod { endpoint, device: pod.interface.clone(), rules: None, by_tap }
+        });
         Facts {
             pods: pods.collect(),
             endpoints,

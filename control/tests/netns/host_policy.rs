@@ -24,7 +24,13 @@ const FAR: &str = "192.0.2.2";
 /// A failsafe port.
 const FAILSAFE: u16 = 6443;
 
+/// Ports for translation: of the host's own address they go by way of a worker.
+const BY_WORKER: [u16; 2] = [61_001, 61_002];
+
 const POLICY: &str = "
+---
+{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: pods}, \
+  spec: {cidr: 10.65.0.0/16, natOutgoing: true}}
 ---
 {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: up, labels: {role: edge}}, \
   spec: {node: me, interfaceName: up0}}
@@ -33,7 +39,7 @@ const POLICY: &str = "
   spec: {selector: role == 'edge', types: [Ingress, Egress], \
     ingress: [{action: Log, protocol: TCP, destination: {ports: [92]}}, \
       {action: Allow, protocol: TCP, source: {nets: [192.0.2.0/24]}, \
-      destination: {ports: ['80:89']}}, \
+      destination: {ports: ['80:89', 61001]}}, \
       {action: Allow, protocol: TCP, source: {nets: ['2001:db8::/64']}, \
       destination: {ports: ['80:89']}}], \
     egress: [{action: Deny, protocol: TCP, destination: {ports: [91]}}, {action: Allow}]}}
@@ -96,7 +102,7 @@ struct Listeners {
 }
 
 fn listen() -> Listeners {
-    let ports = [80, 81, 82, 84, 90, 91, 92, FAILSAFE];
+    let ports = [80, 81, 82, 84, 90, 91, 92, FAILSAFE, BY_WORKER[0], BY_WORKER[1]];
     let listeners = ports.map(|port| TcpListener::bind(("::", port)).unwrap());
     listeners.iter().for_each(|listener| listener.set_nonblocking(true).unwrap());
     let stop = Arc::new(AtomicBool::new(false));
@@ -193,7 +199,10 @@ fn host_endpoints_are_enforced() {
             assert!(listed.contains(rule), "{listed}");
         }
         strangers_are_not_heard();
-        let text = POLICY.replace("['80:89']", "[92]").replace("ports: [84]", "ports: [85]");
+        let text = POLICY
+            .replace("['80:89']", "[92]")
+            .replace("['80:89', 61001]", "[92, 61001]")
+            .replace("ports: [84]", "ports: [85]");
         let text = format!("{STORE}{text}");
         rewrite(&store, &text);
         let changed = [
@@ -223,6 +232,13 @@ fn is_let_through(daemon: &Daemon, from: &str, (to, port): (&str, u16)) -> bool 
     answer.verdict != "drop"
 }
 
+/// Packets that the host's stack has got of workers.
+fn handed_over() -> u64 {
+    let devices = sh("cat /proc/net/dev");
+    let line = devices.lines().find_map(|line| line.trim().strip_prefix("margay0:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 fn enforced(daemon: &Daemon, far: &Place, pod: &Place) {
     let v6 = "2001:db8::1";
     let checks = [
@@ -233,6 +249,8 @@ fn enforced(daemon: &Daemon, far: &Place, pod: &Place) {
         ("denied before NAT", Some(far), (NODE, 81), false),
         ("denied before tracking", Some(far), (NODE, 82), false),
         ("allowed before tracking, both ways", Some(far), (NODE, 90), true),
+        ("allowed, by a worker", Some(far), (NODE, BY_WORKER[0]), true),
+        ("not allowed, by a worker", Some(far), (NODE, BY_WORKER[1]), false),
         ("a failsafe port", Some(far), (NODE, FAILSAFE), true),
         ("the host out, allowed", None, (FAR, 80), true),
         ("the host out, denied", None, (FAR, 91), false),
@@ -249,7 +267,9 @@ fn enforced(daemon: &Daemon, far: &Place, pod: &Place) {
         ("to a pod, allowed before tracking", Some(far), (POD, 90), true),
     ];
     far.run(|| sh("ip route add 10.65.0.0/26 via 192.0.2.1"));
+    let before = handed_over();
     assert_eq!(wrong(&checks), Vec::<String>::new());
+    assert!(handed_over() >= before + 2, "not by way of a worker");
     for (what, from, to, expected) in checks {
         let v6 = to.0.contains(':');
         let from = match from {

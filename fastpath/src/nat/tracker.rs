@@ -330,6 +330,7 @@ impl Tracker {
         found: Flow,
         now_ns: u64,
     ) -> Verdict {
+        self.guard.accepted_before = false;
         let flow = match found {
             Some(flow) => self.keep(flow, asked).map(|()| flow),
             None => self.begin_counted(rules, asked),
@@ -346,6 +347,9 @@ impl Tracker {
         let Some(session) = self.table.get(id) else { return Verdict::Go };
         let leaving = session.leaving(direction);
         let verdict = rewrite(packet, asked, &leaving);
+        if asked.policed && verdict == Verdict::Rewritten {
+            packet.set_asked(asked.accepted || self.guard.accepted_before);
+        }
         let to_outside = match leaving.dst == asked.tuple.dst {
             true => asked.to_outside,
             false => rules.ranges.class(leaving.dst).has(Class::OUTSIDE),

@@ -4,10 +4,26 @@
 use super::{MAX_MADE, Pipeline, View};
 use crate::drop_reason::DropReason;
 use crate::forward::{self, Step};
+use crate::hand_over;
 use crate::limit::Cause;
 use crate::packet::Packet;
+use crate::port::PortId;
 use crate::proxy_neighbor::{self, Outcome};
 use crate::tables::PortEntry;
+use margay_tunnels::wire::ethernet::Mac;
+
+/// What the host is told of a packet's way.
+fn told(view: View<'_>, packet: &Packet) -> Mac {
+    let is_own = packet.is_judged() || packet.in_port == PortId::NONE;
+    match view.tables.port(packet.in_port).filter(|_| !is_own) {
+        Some(port) if port.workload => hand_over::JUDGED,
+        Some(_) if packet.is_from_tunnel() => hand_over::address(None, packet.is_asked()),
+        Some(port) => hand_over::address(Some(&port.name), packet.is_asked()),
+        None if is_own => hand_over::JUDGED,
+        // Its port has just gone.
+        None => hand_over::address(Some(""), packet.is_asked()),
+    }
+}
 
 impl Pipeline {
     /// To the host's own stack, as it came.
@@ -17,14 +33,14 @@ impl Pipeline {
         let Some((adjacency, mac)) = host.and_then(|host| Some((host, host.mac?))) else {
             return self.drop(view, packet, DropReason::NoHost);
         };
-        let Some(port) = view.tables.port(adjacency.port) else {
+        if view.tables.port(adjacency.port).is_none() {
             return self.drop(view, packet, DropReason::NoHost);
-        };
+        }
         let cause = Cause::of_local(&packet);
         if !self.punts.allow(packet.in_port, cause, view.now_ns) {
             return self.drop(view, packet, cause.drop_reason());
         }
-        let addresses = forward::link_addresses(mac, port.mac);
+        let addresses = forward::link_addresses(mac, told(view, &packet));
         let _ = forward::rewrite(&mut packet, &addresses, Step::Deliver);
         self.counters.punted.add(1);
         self.egress.push(adjacency.port, packet);

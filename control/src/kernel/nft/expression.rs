@@ -29,7 +29,7 @@ impl Attributes {
         });
     }
 
-    /// Bytes of a header into a register; base 1 is the network's, 2 the transport's.
+    /// Bytes of a header into a register; base 0 is the link's, 1 the network's, 2 the transport's.
     fn payload(&mut self, base: u32, (offset, len): (u32, u32), register: u32) {
         self.expression("payload", |to| {
             to.number(1, register);
@@ -76,6 +76,12 @@ impl Attributes {
                 self.meta(IIFNAME + u32::from(*out), REG);
                 let length = if *prefix { name.len().min(15) } else { 16 };
                 self.compare(equal(*not), &device(name)[..length]);
+            }
+            Match::SourceLink { at, bytes, not } => {
+                // Offset of the source in Ethernet's header.
+                const SOURCE: u32 = 6;
+                self.payload(0, (SOURCE + at, bytes.len() as u32), REG);
+                self.compare(equal(*not), bytes);
             }
             Match::KnownDevice(set) | Match::NoKnownDevice(set) => {
                 self.meta(IIFNAME, REG);

@@ -93,6 +93,15 @@ pub enum Match {
         /// It has another name.
         not: bool,
     },
+    /// The source link address has these bytes, or has not.
+    SourceLink {
+        /// Where in the address.
+        at: u32,
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// It has others.
+        not: bool,
+    },
     /// The ingress device is in the set of this name.
     KnownDevice(String),
     /// It is not in that set.

@@ -32,6 +32,8 @@ pub(super) struct Guard {
     pub(super) now_ns: u64,
     /// The last that was asked and let through, where its way out is to be asked about too.
     passed: Option<Question>,
+    /// Rules before DNAT have accepted the packet at hand.
+    pub(super) accepted_before: bool,
     hits: AHashMap<Ruling, u64>,
     filed: AHashMap<Rule, u64>,
 }

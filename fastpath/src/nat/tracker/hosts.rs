@@ -5,7 +5,7 @@ use super::{Asked, Tracker, Verdict};
 use crate::flow::{SessionId, Tuple};
 use crate::nat::subject::Part;
 use crate::packet::Packet;
-use crate::policy::{Question, Ruling, Way};
+use crate::policy::{Question, Ruling, Seat, Way};
 use margay_acl::{Direction, Stage, Verdict as Said};
 
 /// A flow that has begun in this burst, and whose way out is not known yet.
@@ -46,6 +46,7 @@ impl Tracker {
         let before = (Stage::PreDnat, Direction::Ingress);
         let ruling = self.guard.ask_host(way, before, (&asked.tuple, asked.icmp_code))?;
         if ruling.is_some_and(|ruling| ruling.outcome.verdict == Said::Allow) {
+            self.guard.accepted_before = true;
             return Ok(());
         }
         if !self.guard.is_local(tuple.dst) {
@@ -65,7 +66,11 @@ impl Tracker {
     /// Asks about a flow that has begun, once it is known where it leaves; ends it if it may not.
     #[cold]
     pub fn ask_way_out(&mut self, begun: &Begun, way: Way) -> Result<(), Verdict> {
-        let Question { tuple, icmp_code, .. } = &begun.question;
+        let Question { from, tuple, icmp_code } = &begun.question;
+        // What the host itself sends its kernel has judged.
+        if *from == Seat::Host && self.guard.is_local(tuple.src) {
+            return Ok(());
+        }
         let stage = (Stage::Forward, Direction::Egress);
         let asked = self.guard.ask_host(way, stage, (tuple, *icmp_code));
         asked.map(|_: Option<Ruling>| ()).inspect_err(|_| {

@@ -98,3 +98,28 @@ fn a_storm_of_neighbor_messages_is_answered_up_to_a_rate() {
     assert_eq!(router.dropped(DropReason::PuntNeighbor), 250 - burst);
     router.assert_no_frame_missing();
 }
+
+#[test]
+fn the_host_is_told_by_which_way_its_packets_have_come() {
+    use crate::hand_over;
+    let source = |frame: &[u8]| Mac(frame[6..12].try_into().unwrap());
+    let mut router = Router::new();
+    let udp = to_host(protocol::UDP, 53);
+    let by = |router: &mut Router, port| source(&router.feed(port, &[udp.clone()])[0].1);
+    assert_eq!(by(&mut router, UPLINK), hand_over::address(Some("uplink"), false));
+    assert_eq!(by(&mut router, PODS), hand_over::JUDGED, "pods' rules have been asked");
+    let mut handed = |mark: &dyn Fn(&mut Packet)| {
+        let mut packet = router.packet(&udp, UPLINK);
+        mark(&mut packet);
+        router.with(|pipeline, view| pipeline.deliver(view, packet));
+        source(&router.sent()[0].1)
+    };
+    assert_eq!(handed(&Packet::set_from_tunnel), hand_over::address(None, false));
+    let asked = hand_over::address(Some("uplink"), true);
+    assert_eq!(handed(&|packet| packet.set_asked(false)), asked);
+    assert_eq!(handed(&|packet| packet.set_asked(true)), hand_over::JUDGED);
+    assert_eq!(handed(&|packet| packet.in_port = PortId::NONE), hand_over::JUDGED);
+    let gone = hand_over::address(Some(""), false);
+    assert_eq!(handed(&|packet| packet.in_port = PortId(77)), gone);
+    router.assert_no_frame_missing();
+}

@@ -112,7 +112,11 @@ struct Node {
 impl Node {
     fn new(said: &[Said], is_of_tunnels: bool) -> Node {
         let limits = Limits { sessions: 1000, per_source: 0 };
-        let bench = Bench::new(Rules::tracking(limits, Timeouts::default(), 1));
+        Node::with(Rules::tracking(limits, Timeouts::default(), 1), said, is_of_tunnels)
+    }
+
+    fn with(rules: Rules, said: &[Said], is_of_tunnels: bool) -> Node {
+        let bench = Bench::new(rules);
         let mut node = Node { bench };
         node.follow(&policy(1, said, is_of_tunnels));
         node
@@ -123,13 +127,24 @@ impl Node {
     }
 
     /// One packet, which goes on by `out` if it may.
-    fn send(&mut self, (port, out): (PortId, Way), bytes: &[u8], is_inner: bool) -> Verdict {
+    fn send(&mut self, ways: (PortId, Way), bytes: &[u8], is_inner: bool) -> Verdict {
+        self.send_and_tell(ways, bytes, is_inner).0
+    }
+
+    /// The same, and whether host endpoints were asked and have accepted it.
+    fn send_and_tell(
+        &mut self,
+        (port, out): (PortId, Way),
+        bytes: &[u8],
+        is_inner: bool,
+    ) -> (Verdict, bool, bool) {
         let mut packet = self.bench.packet(bytes);
         packet.in_port = port;
         if is_inner {
             packet.set_from_tunnel();
         }
         let mut verdict = self.bench.track(&mut packet);
+        let (asked, judged) = (packet.is_asked(), packet.is_judged());
         packet.free(&mut self.bench.pool);
         let tracker = &mut self.bench.workers[0];
         for begun in std::mem::take(&mut tracker.begun) {
@@ -137,7 +152,7 @@ impl Node {
                 verdict = denied;
             }
         }
-        verdict
+        (verdict, asked, judged)
     }
 
     fn inbound(&mut self, port: u16, flags: u8) -> Verdict {
@@ -219,4 +234,30 @@ fn flows_are_judged_anew_where_policy_says_so() {
     node.follow(&policy(2, &other, false));
     assert_eq!(node.inbound(80, ACK), DENIED);
     assert_eq!(node.bench.sessions(), 0);
+}
+
+#[test]
+fn what_is_translated_for_the_host_says_what_was_asked_before() {
+    use crate::service::{Endpoint, Service, Services};
+    let address: IpAddr = "172.16.0.1".parse().unwrap();
+    let own = |port| Endpoint { address: address.into(), port, protocol: 6 };
+    let at =
+        |port| Endpoint { address: "10.96.0.1".parse::<IpAddr>().unwrap().into(), ..own(port) };
+    let service = |to| Service::new(vec![own(to)], false);
+    let fronts = [80, 82, 90].map(|port| (vec![at(port)], service(port)));
+    let rules = Rules {
+        ranges: Ranges::new(&[
+            ("10.96.0.0/30".parse().unwrap(), Class::FRONTEND),
+            ("172.16.0.1/32".parse().unwrap(), Class::BACKEND),
+        ]),
+        services: Some(Services::new(fronts, [])),
+        ..rules()
+    };
+    let mut node = Node::with(rules, &said(), false);
+    let out = Way { port: PortId(7), tunnelled: false };
+    let mut send = |to: &str| node.send_and_tell((UPLINK, out), &tcp(FAR, to, SYN), false);
+    assert_eq!(send("10.96.0.1:80"), (Verdict::Rewritten, true, false), "nobody has accepted it");
+    assert_eq!(send("10.96.0.1:82"), (Verdict::Rewritten, true, true), "accepted before DNAT");
+    assert_eq!(send("10.96.0.1:90"), (Verdict::Rewritten, true, true), "accepted untracked");
+    assert_eq!(send("172.16.0.1:82").1, false, "the kernel asks about what is not translated");
 }
