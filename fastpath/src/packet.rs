@@ -5,8 +5,11 @@
 //! state that virtio's header carries too: an unfinished checksum, and the size in which a
 //! super-packet is to be cut when a port can't take it whole.
 
+mod history;
+
 use crate::port::PortId;
 use crate::sys::memory::{Frame, FramePool, LINK_SPACE};
+use history::HISTORY;
 
 /// Most segments that one packet may have.
 pub const MAX_SEGMENTS: usize = 64;
@@ -63,11 +66,6 @@ pub struct Packet {
 }
 
 const NEEDS_CSUM: u32 = 1 << 7;
-const FROM_TUNNEL: u32 = 1 << 8;
-const ASKED: u32 = 1 << 9;
-const JUDGED: u32 = 1 << 10;
-/// What has happened to it here.
-const HISTORY: u32 = FROM_TUNNEL | ASKED | JUDGED;
 
 // Without an enum, a bool or padding in it: with those the compiler moves a packet in pieces that
 // overlap, and each move waits for the stores of the one before (12 cycles a packet).
@@ -133,37 +131,6 @@ impl Packet {
     #[inline]
     pub fn is_finished(&self) -> bool {
         self.unfinished & !HISTORY == 0
-    }
-
-    /// True when it came out of a tunnel here.
-    #[inline]
-    pub fn is_from_tunnel(&self) -> bool {
-        self.unfinished & FROM_TUNNEL != 0
-    }
-
-    /// Notes that it came out of a tunnel.
-    #[inline]
-    pub fn set_from_tunnel(&mut self) {
-        self.unfinished |= FROM_TUNNEL;
-    }
-
-    /// True when it was translated here, and host endpoints were asked before; see
-    /// [`crate::hand_over`].
-    #[inline]
-    pub fn is_asked(&self) -> bool {
-        self.unfinished & ASKED != 0
-    }
-
-    /// True when host endpoints are to be asked no more.
-    #[inline]
-    pub fn is_judged(&self) -> bool {
-        self.unfinished & JUDGED != 0
-    }
-
-    /// Notes that host endpoints were asked; `judged` when they have accepted it.
-    #[inline]
-    pub fn set_asked(&mut self, judged: bool) {
-        self.unfinished |= if judged { ASKED | JUDGED } else { ASKED };
     }
 
     /// The bytes of the first frame.

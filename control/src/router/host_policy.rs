@@ -153,10 +153,10 @@ impl Facts {
     /// A copy of policy is taken first: it is as it was for some moment, and held for no longer.
     fn ruleset(&self) -> Ruleset {
         let policies = lock(&self.policies);
-        let pods = self.pods.iter().map(|pod| Pod {
-            rules: egress_rules(&policies, &pod.endpoint),
-            ..pod.clone()
-        });
+        let pods = self
+            .pods
+            .iter()
+            .map(|pod| Pod { rules: egress_rules(&policies, &pod.endpoint), ..pod.clone() });
         let (pods, model): (Vec<Pod>, _) = (pods.collect(), policies.model().clone());
         drop(policies);
         ruleset(Inputs {

@@ -29,8 +29,11 @@ const BY_WORKER: [u16; 2] = [61_001, 61_002];
 
 const POLICY: &str = "
 ---
+{apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: me}, \
+  spec: {bgp: {ipv4Address: 192.0.2.1/24}}}
+---
 {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: pods}, \
-  spec: {cidr: 10.65.0.0/16, natOutgoing: true}}
+  spec: {cidr: 10.66.0.0/16, natOutgoing: true}}
 ---
 {apiVersion: projectcalico.org/v3, kind: HostEndpoint, metadata: {name: up, labels: {role: edge}}, \
   spec: {node: me, interfaceName: up0}}

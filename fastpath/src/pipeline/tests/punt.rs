@@ -105,7 +105,8 @@ fn the_host_is_told_by_which_way_its_packets_have_come() {
     let source = |frame: &[u8]| Mac(frame[6..12].try_into().unwrap());
     let mut router = Router::new();
     let udp = to_host(protocol::UDP, 53);
-    let by = |router: &mut Router, port| source(&router.feed(port, &[udp.clone()])[0].1);
+    let by =
+        |router: &mut Router, port| source(&router.feed(port, std::slice::from_ref(&udp))[0].1);
     assert_eq!(by(&mut router, UPLINK), hand_over::address(Some("uplink"), false));
     assert_eq!(by(&mut router, PODS), hand_over::JUDGED, "pods' rules have been asked");
     let mut handed = |mark: &dyn Fn(&mut Packet)| {
