@@ -1,7 +1,7 @@
 //! What the control loop hears: the store, the kernel, the packet path.
 //!
-//! Most changes of a large cluster are of endpoints on other nodes, whose addresses are in blocks of
-//! those: only policy cares for them, and routes, BGP and translation are left as they are.
+//! Most changes of a large cluster are of endpoints on other nodes, in the blocks of those: only
+//! policy cares for them, and routes, BGP and translation are left as they are.
 
 use super::{Router, policy};
 use crate::kernel::mirror::Change;
