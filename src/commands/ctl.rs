@@ -1,8 +1,9 @@
 //! `margay ctl`: calicoctl, also when the binary is called so.
 //!
 //! Verbs, kinds, columns and texts are calicoctl's. Errors go to standard error, with exit status 1
-//! for all of them. Not there: `node run` (the daemon is `margay run`), `cluster diags`.
+//! for all of them. `node run` starts nothing: the daemon is `margay run`.
 
+mod cluster;
 mod convert;
 mod datastore;
 mod get;
@@ -71,6 +72,9 @@ enum Verb {
     /// This node
     #[command(subcommand)]
     Node(node::Node),
+    /// The whole cluster
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Show versions
     Version(version::Version),
 }
@@ -120,6 +124,7 @@ impl Ctl {
             Verb::Validate(files) => return files.validate(),
             Verb::Convert(convert) => return convert.execute(),
             Verb::Node(node) => return node.execute(),
+            Verb::Cluster(cluster) => return cluster.execute(),
             Verb::Version(version) if version.client => {
                 return version::Version::print_client().map(|()| ExitCode::SUCCESS);
             }
@@ -138,7 +143,9 @@ impl Ctl {
             Verb::Ipam(ipam) => ipam.execute(&store).await,
             Verb::Datastore(verb) => verb.execute(&store).await,
             Verb::Version(version) => version.execute(&store).await,
-            Verb::Validate(_) | Verb::Convert(_) | Verb::Node(_) => Ok(ExitCode::SUCCESS),
+            Verb::Validate(_) | Verb::Convert(_) | Verb::Node(_) | Verb::Cluster(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }

@@ -74,8 +74,12 @@ fn resources_are_in_the_api_server() {
     assert!(table.contains("knp.default.db"), "{table}");
     let shown = get("networkpolicy", "knp.default.db");
     assert_eq!(shown["spec"]["selector"], "projectcalico.org/orchestrator == 'k8s' && app == 'db'");
-    let refused = run(&["delete", "networkpolicy", "knp.default.db"], "").unwrap_err();
-    assert!(refused.contains("managed through the kubernetes API"), "{refused}");
+    let own = ["networkpolicy", "knp.default.db"];
+    for (verb, more) in [("delete", &[][..]), ("patch", &["-p", "{}"]), ("label", &["a=b"])] {
+        let refused = run(&[&[verb], &own[..], more].concat(), "").unwrap_err();
+        let words = format!("operation {verb} is not supported");
+        assert!(refused.contains(&words) && refused.contains("kubernetes API"), "{refused}");
+    }
 
     // Labels of Calico's Node alone do not touch those of Kubernetes'.
     run(&["label", "node", "edge-1", "rack=b"], "").unwrap();

@@ -123,3 +123,84 @@ fn diagnostics_are_one_archive() {
     }
     assert!(told.contains("It does not answer"), "{told}");
 }
+
+/// A kubectl that knows one node with one pod of Calico, and no ipsets.
+const KUBECTL: &str = r#"#!/bin/sh
+case "$*" in
+"get nodes -o json") echo '{"items": [{"metadata": {"name": "n1"}}]}' ;;
+"get pods --all-namespaces -o json") echo '{"items": [{"metadata": {"namespace": "kube-system",
+  "name": "calico-node-x", "ownerReferences": [{"name": "calico-node"}]},
+  "spec": {"nodeName": "n1", "containers": [{"name": "calico-node"}]}}]}' ;;
+"get customresourcedefinitions -o json")
+  echo '{"items": [{"metadata": {"name": "ippools.crd.projectcalico.org"}},
+    {"metadata": {"name": "widgets.example.org"}}]}' ;;
+*ipset*) echo 'ipset: not found' >&2; exit 1 ;;
+*) echo "answer to $*" ;;
+esac
+"#;
+
+#[test]
+fn diagnostics_of_the_cluster_are_one_archive() {
+    use std::os::unix::fs::PermissionsExt;
+    let store = Store::new();
+    let (tools, empty) = (store.0.join("tools"), store.0.join("empty"));
+    std::fs::create_dir_all(&tools).unwrap();
+    std::fs::create_dir_all(&empty).unwrap();
+    let kubectl = tools.join("kubectl");
+    std::fs::write(&kubectl, KUBECTL).unwrap();
+    std::fs::set_permissions(&kubectl, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = |arguments: &[&str]| {
+        let path = format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", tools.display());
+        Command::new(env!("CARGO_BIN_EXE_margay"))
+            .args(["ctl", "cluster", "diags"])
+            .args(arguments)
+            .current_dir(&empty)
+            .env("PATH", path)
+            .env("TMPDIR", &store.0)
+            .output()
+            .unwrap()
+    };
+    let output = run(&["--since", "5m", "--max-parallelism", "3"]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{told}");
+    let (_, archive) = told.split_once("Diagnostic bundle created at ./").unwrap();
+    let archive = empty.join(archive.trim());
+    let bundle = archive.display().to_string().replace(".tar.gz", "");
+    let status = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&empty).status();
+    assert!(status.unwrap().success());
+    for (file, content) in [
+        ("cluster/version.yaml", "answer to version -o yaml\n"),
+        (
+            "cluster/crd/ippools.crd.projectcalico.org.yaml",
+            "answer to get ippools.crd.projectcalico.org --all-namespaces -o yaml\n",
+        ),
+        ("cluster/kubernetes/pods.txt", "answer to get pods --all-namespaces -o wide\n"),
+        (
+            "nodes/n1/kube-system/calico-node-x.log",
+            "answer to logs --since=5m -n kube-system calico-node-x --all-containers\n",
+        ),
+        ("nodes/n1/ipset-list.txt", "ipset: not found\n"),
+    ] {
+        let found = std::fs::read_to_string(std::path::Path::new(&bundle).join(file));
+        assert_eq!(found.unwrap_or_default(), content, "{file}");
+    }
+    assert!(!std::path::Path::new(&bundle).join("cluster/crd/widgets.example.org.yaml").exists());
+    assert!(told.contains("-- ipset list: ipset: not found"), "{told}");
+    let left = std::fs::read_dir(&store.0).unwrap().count();
+    assert_eq!(left, 2, "the temporary folder is removed");
+
+    let errors = String::from_utf8(run(&["--since", "5d"]).stderr).unwrap();
+    assert!(errors.contains("it is no duration such as 30s, 5m or 2h"), "{errors}");
+    std::fs::write(&kubectl, "#!/bin/sh\nexit 1\n").unwrap();
+    let output = run(&[]);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("missing dependency: kubectl"), "{errors}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn the_daemon_is_started_by_another_name() {
+    let store = Store::new();
+    let errors = store.fails(&["node", "run", "--node-image=quay.io/calico/node"], "");
+    assert!(errors.contains("hint: margay run --config FILE"), "{errors}");
+}

@@ -18,6 +18,12 @@ const KERNEL_MIN: (u32, u32) = (6, 6);
 /// This node.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Node {
+    /// Says how the daemon is started: it runs on the host itself, in no container
+    Run {
+        /// What calicoctl takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<String>,
+    },
     /// Sessions of BGP
     Status {
         /// Socket of the daemon
@@ -43,6 +49,10 @@ pub(super) enum Node {
 impl Node {
     pub(super) fn execute(&self) -> Result<ExitCode> {
         match self {
+            Node::Run { .. } => bail!(
+                "the node's daemon runs on the host itself, and not in a container that is started \
+                 here\nhint: margay run --config FILE"
+            ),
             Node::Status { socket } => status(socket),
             Node::Checksystem => check_system(),
             Node::Diags { log_dir, socket, directory } => {

@@ -2,6 +2,7 @@
 
 use super::{Input, Scope, kind_named, patch};
 use anyhow::{Result, bail};
+use margay_control::resource::Key;
 use margay_control::store::Store;
 use margay_control::store::datastore::{Datastore, Document, StoreError};
 use margay_control::store::save;
@@ -29,15 +30,7 @@ impl Action {
     }
 
     async fn run(self, store: &Store, document: Document) -> Result<(), StoreError> {
-        if document.key.kubernetes_policy().is_some() {
-            let what = format!(
-                "operation {} is not supported on {}: kubernetes network policies must be managed \
-                 through the kubernetes API",
-                self.words().0,
-                document.key
-            );
-            return Err(StoreError::Refused(what));
-        }
+        refuse_policies_of_kubernetes(self.words().0, &document.key)?;
         match self {
             Action::Apply => save::apply(store, document).await.map(drop),
             Action::Replace => save::replace(store, document).await.map(drop),
@@ -51,6 +44,17 @@ impl Action {
             },
         }
     }
+}
+
+/// Kubernetes' own policies are shown as resources, and written elsewhere.
+fn refuse_policies_of_kubernetes(verb: &str, key: &Key) -> Result<(), StoreError> {
+    if key.kubernetes_policy().is_none() {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "operation {verb} is not supported on {key}: kubernetes network policies must be managed \
+         through the kubernetes API"
+    )))
 }
 
 /// Does it to all of them, and says how far it came.
@@ -183,7 +187,12 @@ impl Patch {
     pub(super) async fn execute(&self, store: &Store) -> Result<ExitCode> {
         let kind = kind_named(&self.kind)?;
         let patch: Value = serde_saphyr::from_str(&self.patch)?;
-        let before = store.get(&self.scope.key(kind, &self.name)).await?;
+        let key = self.scope.key(kind, &self.name);
+        if let Err(error) = refuse_policies_of_kubernetes("patch", &key) {
+            eprintln!("Failed to patch '{}' resource: {error}", kind.name);
+            return Ok(ExitCode::FAILURE);
+        }
+        let before = store.get(&key).await?;
         let mut value = Value::Object(before.value.clone());
         match self.form.as_str() {
             "strategic" | "merge" => patch::merge(&mut value, &patch),
@@ -226,7 +235,9 @@ pub(super) struct Label {
 impl Label {
     pub(super) async fn execute(&self, store: &Store) -> Result<ExitCode> {
         let kind = kind_named(&self.kind)?;
-        let mut document = store.get(&self.scope.key(kind, &self.name)).await?;
+        let key = self.scope.key(kind, &self.name);
+        refuse_policies_of_kubernetes("label", &key)?;
+        let mut document = store.get(&key).await?;
         let metadata = document.value.entry("metadata").or_insert_with(|| json!({}));
         if metadata["labels"].is_null() {
             metadata["labels"] = json!({});
