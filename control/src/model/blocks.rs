@@ -9,22 +9,55 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// Claims and blocks by the names of their resources, and what follows from them.
+/// Claims and blocks, and what follows from them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Blocks {
-    affinities: BTreeMap<String, BlockAffinity>,
-    blocks: BTreeMap<String, IpamBlock>,
-    named: BTreeMap<IpNet, Names>,
+    affinities: Resources<BlockAffinity>,
+    blocks: Resources<IpamBlock>,
     owners: BTreeMap<IpNet, String>,
     /// How many owned blocks there are of each length, IPv4 and IPv6.
     lengths: [BTreeMap<u8, usize>; 2],
 }
 
-/// The resources about one block.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Names {
-    affinities: BTreeSet<String>,
-    blocks: BTreeSet<String>,
+/// Resources of one kind, by the block that each is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Resources<R> {
+    places: BTreeMap<String, IpNet>,
+    by_block: BTreeMap<IpNet, BTreeMap<String, R>>,
+}
+
+impl<R> Default for Resources<R> {
+    fn default() -> Resources<R> {
+        Resources { places: BTreeMap::new(), by_block: BTreeMap::new() }
+    }
+}
+
+impl<R> Resources<R> {
+    /// A resource is what it is now, and about this block, or is gone; the blocks that it is or
+    /// was about.
+    fn put(&mut self, name: &str, new: Option<(IpNet, R)>) -> BTreeSet<IpNet> {
+        let mut touched = BTreeSet::new();
+        if let Some(old) = self.places.remove(name) {
+            touched.insert(old);
+            if let Some(all) = self.by_block.get_mut(&old) {
+                all.remove(name);
+                if all.is_empty() {
+                    self.by_block.remove(&old);
+                }
+            }
+        }
+        if let Some((block, resource)) = new {
+            touched.insert(block);
+            self.places.insert(name.to_owned(), block);
+            self.by_block.entry(block).or_default().insert(name.to_owned(), resource);
+        }
+        touched
+    }
+
+    /// Those about a block, by name.
+    fn about(&self, block: &IpNet) -> impl DoubleEndedIterator<Item = &R> {
+        self.by_block.get(block).into_iter().flat_map(BTreeMap::values)
+    }
 }
 
 impl Blocks {
@@ -45,47 +78,23 @@ impl Blocks {
 
     /// A claim is what it is now, or is gone; the blocks whose owner is another one.
     pub(super) fn put_affinity(&mut self, name: &str, new: Option<BlockAffinity>) -> Vec<IpNet> {
-        let old = self.affinities.remove(name);
-        let mut touched = BTreeSet::new();
-        if let Some(old) = old {
-            self.names(old.cidr).affinities.remove(name);
-            touched.insert(old.cidr);
-        }
-        if let Some(new) = new {
-            self.names(new.cidr).affinities.insert(name.to_owned());
-            touched.insert(new.cidr);
-            self.affinities.insert(name.to_owned(), new);
-        }
-        touched.into_iter().filter(|block| self.decide(*block)).collect()
+        let touched = self.affinities.put(name, new.map(|new| (new.cidr, new)));
+        self.decide_all(touched)
     }
 
     /// A block is what it is now, or is gone; the blocks whose owner is another one.
     pub(super) fn put_block(&mut self, name: &str, new: Option<IpamBlock>) -> Vec<IpNet> {
-        let old = self.blocks.remove(name);
-        let mut touched = BTreeSet::new();
-        if let Some(old) = old {
-            self.names(old.cidr).blocks.remove(name);
-            touched.insert(old.cidr);
-        }
-        if let Some(new) = new {
-            self.names(new.cidr).blocks.insert(name.to_owned());
-            touched.insert(new.cidr);
-            self.blocks.insert(name.to_owned(), new);
-        }
-        touched.into_iter().filter(|block| self.decide(*block)).collect()
+        let touched = self.blocks.put(name, new.map(|new| (new.cidr, new)));
+        self.decide_all(touched)
     }
 
-    fn names(&mut self, block: IpNet) -> &mut Names {
-        self.named.entry(block).or_default()
+    fn decide_all(&mut self, touched: BTreeSet<IpNet>) -> Vec<IpNet> {
+        touched.into_iter().filter(|block| self.decide(*block)).collect()
     }
 
     /// Finds out anew who owns a block; true when it is another one.
     fn decide(&mut self, block: IpNet) -> bool {
-        let names = self.names(block);
-        if *names == Names::default() {
-            self.named.remove(&block);
-        }
-        let owner = self.named.get(&block).and_then(|names| self.owner(names)).map(str::to_owned);
+        let owner = self.owner(&block).map(str::to_owned);
         let lengths = &mut self.lengths[usize::from(block.addr().is_ipv6())];
         let length = block.prefix_len();
         let before = match owner.clone() {
@@ -106,11 +115,11 @@ impl Blocks {
         before != owner
     }
 
-    fn owner(&self, names: &Names) -> Option<&str> {
-        if let Some(last) = names.blocks.last() {
-            return self.blocks.get(last)?.node.as_deref();
+    fn owner(&self, block: &IpNet) -> Option<&str> {
+        if let Some(last) = self.blocks.about(block).next_back() {
+            return last.node.as_deref();
         }
-        let claims = names.affinities.iter().filter_map(|name| self.affinities.get(name));
-        claims.filter(|claim| claim.confirmed).map(|claim| claim.node.as_str()).min()
+        let claims = self.affinities.about(block).filter(|claim| claim.confirmed);
+        claims.map(|claim| claim.node.as_str()).min()
     }
 }
