@@ -187,7 +187,5 @@ fn steps(network: &mut Network) -> Result<u64> {
 
 fn resident_mib(network: &mut Network) -> Result<f64> {
     let pid = network.nodes[0].daemon()?.pid();
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? / 1024.0)
+    Ok(process::proc_field(&format!("/proc/{pid}/status"), "VmRSS:")? / 1024.0)
 }

@@ -76,14 +76,8 @@ impl Writer<'_> {
         help: &str,
         rows: &[(Vec<(&str, String)>, u64)],
     ) -> std::fmt::Result {
-        let kind = ConstGauge::new(0i64).metric_type();
-        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in rows {
-            let labels: Labels = labels;
-            let value = i64::try_from(*value).unwrap_or(i64::MAX);
-            ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
+        let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        self.family((name, help), rows, gauge)
     }
 
     fn counters(
@@ -92,11 +86,20 @@ impl Writer<'_> {
         help: &str,
         rows: &[(Vec<(&str, String)>, u64)],
     ) -> std::fmt::Result {
-        let kind = ConstCounter::new(0u64).metric_type();
+        self.family((name, help), rows, ConstCounter::new)
+    }
+
+    fn family<M: EncodeMetric>(
+        &mut self,
+        (name, help): (&str, &str),
+        rows: &[(Vec<(&str, String)>, u64)],
+        metric: impl Fn(u64) -> M,
+    ) -> std::fmt::Result {
+        let kind = metric(0).metric_type();
         let mut family = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in rows {
             let labels: Labels = labels;
-            ConstCounter::new(*value).encode(family.encode_family(&labels)?)?;
+            metric(*value).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
