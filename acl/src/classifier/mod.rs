@@ -68,7 +68,8 @@ pub struct Size {
 pub(crate) type Programs = [[u32; 2]; 4];
 
 /// An immutable snapshot.
-#[derive(Debug, Clone)]
+// Not `Clone`: the compiler must know whether somebody still has it.
+#[derive(Debug)]
 pub struct Classifier {
     pub(crate) tables: [AddressTable; 2],
     pub(crate) programs: Vec<Option<Arc<Program>>>,

@@ -13,6 +13,7 @@ use crate::Verdict;
 use crate::origin::Origin;
 use crate::packet::Packet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Most lanes of a program: rules, counted once for each port that one of their names stands for.
 pub const LANES_MAX: usize = 1 << 16;
@@ -76,8 +77,9 @@ pub(crate) struct Shape {
 #[derive(Debug, Clone)]
 #[repr(C)]
 pub(crate) struct Side {
-    /// Vector numbers from 1 on by class; 0 for the default. The first page.
-    numbers: Arc<[u16]>,
+    /// Vector numbers from 1 on by class; 0 for the default. The first page. An entry changes only
+    /// while no table of a snapshot has its class.
+    numbers: Arc<[AtomicU16]>,
     /// The first page of vectors.
     vectors: Arc<[u64]>,
     /// Vector of IPv6 classes that are in none of the program's sets; that of IPv4's is 0.
@@ -90,7 +92,7 @@ pub(crate) struct Side {
 
 #[derive(Debug)]
 struct Far {
-    numbers: Vec<Arc<[u16]>>,
+    numbers: Vec<Arc<[AtomicU16]>>,
     vectors: Vec<Arc<[u64]>>,
 }
 
@@ -148,7 +150,7 @@ impl Shape {
 impl Side {
     /// From pages of numbers and of vectors.
     pub(crate) fn new(
-        numbers: &[Arc<[u16]>],
+        numbers: &[Arc<[AtomicU16]>],
         vectors: Vec<Arc<[u64]>>,
         default_v6: u16,
         is_trivial: bool,
@@ -166,7 +168,7 @@ impl Side {
     fn vector(&self, shape: Shape, class: u32, is_v6: bool) -> &[u64] {
         let class = class as usize;
         let found = match self.numbers.get(class) {
-            Some(number) => *number,
+            Some(number) => number.load(Ordering::Relaxed),
             None => self.far_number(class),
         };
         let number = match found {
@@ -183,7 +185,8 @@ impl Side {
     fn far_number(&self, class: usize) -> u16 {
         let page = (class / CLASS_PAGE).checked_sub(1);
         let page = page.and_then(|page| self.far.as_ref()?.numbers.get(page));
-        page.and_then(|page| page.get(class % CLASS_PAGE)).copied().unwrap_or(0)
+        let number = page.and_then(|page| page.get(class % CLASS_PAGE));
+        number.map_or(0, |number| number.load(Ordering::Relaxed))
     }
 
     fn far_vectors(&self, page: usize) -> &[u64] {

@@ -2,7 +2,7 @@
 //!
 //! Demands are kept apart by the first atom that they want, so that a class asks only those that
 //! it can meet. Classes in none of the program's atoms share a default for each family; only the
-//! others have an entry.
+//! others have an entry. The entry of a class that no snapshot has is written in place.
 
 use super::classes::{Atom, Classes, Turnover, V4, V6};
 use super::lane::{Lane, Where};
@@ -11,8 +11,9 @@ use crate::classifier::{CLASS_PAGE, Shape, Side};
 use ahash::AHashMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Classes by which a page of vector numbers grows.
+/// Classes by which a page of vector numbers grows at least.
 const CLASSES_STEP: usize = 256;
 
 /// A dimension in the making, and as long as it lives.
@@ -34,7 +35,7 @@ pub(super) struct Addresses {
     /// Vector of IPv6 classes that have no entry; that of IPv4's is 0.
     default_v6: u16,
     /// Vector numbers from 1 on by class, and 0 for the default.
-    numbers: Vec<Arc<[u16]>>,
+    numbers: Vec<Arc<[AtomicU16]>>,
     is_trivial: bool,
 }
 
@@ -72,7 +73,8 @@ impl Addresses {
                 numbers[class] = dimension.count(&vector)?;
             }
         }
-        dimension.numbers = numbers.chunks(CLASS_PAGE).map(Arc::from).collect();
+        let page = |numbers: &[u16]| numbers.iter().copied().map(AtomicU16::new).collect();
+        dimension.numbers = numbers.chunks(CLASS_PAGE).map(page).collect();
         dimension.is_trivial = dimension.vectors.len() == 1 && dimension.is_unconditional();
         Ok(dimension)
     }
@@ -159,41 +161,45 @@ impl Addresses {
         Ok(number + 1)
     }
 
-    /// Takes classes out that are gone, and new ones in. The answer is true when the map is
-    /// another one now.
+    /// Takes classes out that are gone, and new ones in. The answer is true when the dimension for
+    /// packets is another one now, and not only has entries that nobody asked for before.
     pub(super) fn patch(
         &mut self,
         classes: &Classes,
         turnover: &Turnover,
     ) -> Result<bool, TooMany> {
-        let mut changes: Vec<(u32, u16)> = Vec::new();
         for class in turnover.removed.within(&self.atoms) {
             let page = self.numbers.get(class as usize / CLASS_PAGE);
-            let number = page.and_then(|page| page.get(class as usize % CLASS_PAGE));
-            if let Some(number) = number.and_then(|number| number.checked_sub(1)) {
+            let entry = page.and_then(|page| page.get(class as usize % CLASS_PAGE));
+            let number = entry.map_or(0, |entry| entry.swap(0, Ordering::Relaxed));
+            if let Some(number) = number.checked_sub(1) {
                 self.users[usize::from(number)] -= 1;
-                changes.push((class, 0));
             }
         }
+        let (vectors, mut is_other) = (self.vectors.len(), false);
         for class in turnover.added.within(&self.atoms) {
             let vector = self.vector_of(classes.atoms(class));
-            changes.push((class, self.count(&vector)?));
+            let number = self.count(&vector)?;
+            is_other |= self.set(class as usize, number);
         }
-        for (class, number) in &changes {
-            self.set(*class as usize, *number);
-        }
-        Ok(!changes.is_empty())
+        Ok(is_other || self.vectors.len() != vectors)
     }
 
-    fn set(&mut self, class: usize, number: u16) {
+    /// Writes an entry; true when its page had to grow.
+    fn set(&mut self, class: usize, number: u16) -> bool {
         let (page, at) = (class / CLASS_PAGE, class % CLASS_PAGE);
         self.numbers.resize_with(self.numbers.len().max(page + 1), Arc::default);
         let page = &mut self.numbers[page];
-        if page.len() <= at {
-            let grown = (at + 1).next_multiple_of(CLASSES_STEP);
-            *page = page.iter().copied().chain(std::iter::repeat(0)).take(grown).collect();
+        let grows = page.len() <= at;
+        if grows {
+            let entry = |number: &AtomicU16| AtomicU16::new(number.load(Ordering::Relaxed));
+            // By an eighth, so that growing is rare however many classes come.
+            let length = (at + 1 + at / 8).next_multiple_of(CLASSES_STEP).min(CLASS_PAGE);
+            let more = std::iter::repeat_with(AtomicU16::default);
+            *page = page.iter().map(entry).chain(more).take(length).collect();
         }
-        Arc::make_mut(page)[at] = number;
+        page[at].store(number, Ordering::Relaxed);
+        grows
     }
 
     /// The dimension for packets, as it is now.

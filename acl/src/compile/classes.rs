@@ -2,10 +2,16 @@
 //!
 //! An atom is a set of addresses that some rule asks for. Two addresses in the same atoms are one
 //! class, and every program treats them alike. Atoms 0 and 1 stand for the address family.
+//!
+//! The number of a class that ends is given to another one only when no snapshot is left whose
+//! tables have it. So what a program notes about a new class may be written where readers of older
+//! snapshots look: none of them asks for it.
 
+use crate::classifier::Classifier;
 use ahash::{AHashMap, AHashSet, RandomState};
 use hashbrown::HashTable;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Weak;
 
 /// A set of addresses.
 pub(super) type Atom = u32;
@@ -29,7 +35,17 @@ pub(super) struct Classes {
     added: Vec<u32>,
     /// Perhaps without users since the last sweep.
     idle: Vec<u32>,
+    /// Ended, in order; never empty of a sweep whose predecessors are still there.
+    ended: VecDeque<Ended>,
     count: usize,
+}
+
+/// Classes that a sweep has ended.
+#[derive(Debug)]
+struct Ended {
+    /// The last snapshot that may have them.
+    snapshot: Weak<Classifier>,
+    classes: Vec<(u32, Box<[Atom]>)>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -44,6 +60,7 @@ struct Class {
 #[derive(Debug, Default)]
 pub(super) struct Turnover {
     pub(super) added: ByAtom,
+    /// Those that no snapshot has any more.
     pub(super) removed: ByAtom,
 }
 
@@ -86,6 +103,7 @@ impl Classes {
             free: Vec::new(),
             added: Vec::new(),
             idle: Vec::new(),
+            ended: VecDeque::new(),
             count: 0,
         };
         // Class 0 is that of atom 0, and class 1 that of atom 1; their users never end.
@@ -150,9 +168,8 @@ impl Classes {
         }
     }
 
-    /// Ends classes without users. Their numbers are used again only after this, so that a number
-    /// means one thing between two sweeps.
-    pub(super) fn sweep(&mut self) -> Turnover {
+    /// Ends classes without users. `snapshot` is the last one that was made before.
+    pub(super) fn sweep(&mut self, snapshot: Weak<Classifier>) -> Turnover {
         let mut turnover = Turnover::default();
         let mut ended = Vec::new();
         for class in std::mem::take(&mut self.idle) {
@@ -170,8 +187,7 @@ impl Classes {
                 self.containing[*atom as usize].remove(&class);
             }
             self.count -= 1;
-            turnover.removed.add(class, &atoms);
-            ended.push(class);
+            ended.push((class, atoms));
         }
         for class in std::mem::take(&mut self.added) {
             let entry = &self.entries[class as usize];
@@ -179,7 +195,14 @@ impl Classes {
                 turnover.added.add(class, &entry.atoms);
             }
         }
-        self.free.append(&mut ended);
+        self.ended.push_back(Ended { snapshot, classes: ended });
+        // A later one may be gone while somebody still has an earlier one.
+        while let Some(ended) = self.ended.pop_front_if(|one| one.snapshot.strong_count() == 0) {
+            for (class, atoms) in ended.classes {
+                turnover.removed.add(class, &atoms);
+                self.free.push(class);
+            }
+        }
         turnover
     }
 }

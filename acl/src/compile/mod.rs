@@ -177,12 +177,7 @@ impl Compiler {
             self.endpoints.touch_all();
         }
         let compiled = self.compile_codes();
-        let (segments, turnover) = self.sets.settle();
-        let classes = self.sets.classes.count();
-        if classes > CLASSES_MAX {
-            let (of, what) = ("all sets together".to_owned(), "address classes");
-            return Err(Excess { of, what, count: classes, limit: CLASSES_MAX });
-        }
+        let (segments, turnover) = self.sets.settle(Arc::downgrade(&self.snapshot));
         for (family, segments) in segments.iter().enumerate() {
             let changed = self.tries[family].write(segments);
             self.tables[family].renew(&changed, &self.tries[family]);
@@ -191,6 +186,11 @@ impl Compiler {
             self.store.assign(handle, keys);
         }
         self.store.update(&compiled, &self.codes, &self.sets.classes, &turnover);
+        let classes = self.sets.classes.count();
+        if classes > CLASSES_MAX {
+            let (of, what) = ("all sets together".to_owned(), "address classes");
+            return Err(Excess { of, what, count: classes, limit: CLASSES_MAX });
+        }
         self.snapshot = Arc::new(Classifier {
             tables: self.tables.clone(),
             programs: self.store.programs(),

@@ -9,13 +9,13 @@ use super::index::Index;
 use super::members::{add, place, remove};
 use super::slab::Slab;
 use super::space::Space;
-use crate::classifier::Segment;
+use crate::classifier::{Classifier, Segment};
 use crate::model::{AddressSet, Labels, NamedPort};
 use crate::selector::Selector;
 use ahash::AHashMap;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Compiled rules of a policy or profile; never used twice.
 pub(super) type CodeId = u64;
@@ -247,10 +247,10 @@ impl Sets {
     }
 
     /// Finds the classes of all addresses anew where that is needed.
-    pub(super) fn settle(&mut self) -> ([Vec<Segment>; 2], Turnover) {
+    pub(super) fn settle(&mut self, last: Weak<Classifier>) -> ([Vec<Segment>; 2], Turnover) {
         let classes = &mut self.classes;
         let segments = [false, true].map(|is_v6| self.spaces[usize::from(is_v6)].settle(classes));
-        (segments, self.classes.sweep())
+        (segments, self.classes.sweep(last))
     }
 
     /// Prefixes in any set.

@@ -185,6 +185,7 @@ mod tests {
     use super::*;
     use crate::classifier::{AddressTable, Trie};
     use proptest::prelude::*;
+    use std::sync::Weak;
 
     const NETS: [&str; 10] = [
         "0.0.0.0/0",
@@ -228,7 +229,7 @@ mod tests {
                 let segments = space.settle(&mut classes);
                 prop_assert!(segments.windows(2).all(|two| two[0].end < two[1].start));
                 table.renew(&trie.write(&segments), &trie);
-                classes.sweep();
+                classes.sweep(Weak::new());
                 let probes = NETS.iter().flat_map(|net| {
                     let net: IpNet = net.parse().unwrap();
                     [net.network(), net.broadcast()]

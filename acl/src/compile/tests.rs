@@ -338,14 +338,17 @@ fn verdicts(compiler: &Compiler, packets: &[Packet]) -> Expected {
     found
 }
 
-/// Asks all snapshots so far, again and again, until there are no more; the first question that
-/// one of them answered as the policy that it was made of does not.
-fn read(snapshots: &Receiver<(Arc<Classifier>, Expected)>) -> Option<Question> {
+/// Asks up to `most` snapshots, old ones among them, again and again, until there are no more; the
+/// first question that one of them answered as the policy that it was made of does not.
+fn read(snapshots: &Receiver<(Arc<Classifier>, Expected)>, most: usize) -> Option<Question> {
     let mut known = Vec::new();
-    loop {
+    for turn in 0.. {
         let next = snapshots.try_recv();
         let is_end = matches!(next, Err(TryRecvError::Disconnected));
         known.extend(next);
+        if known.len() > most {
+            known.remove(turn % known.len());
+        }
         for (classifier, expected) in &known {
             let is_wrong = |(question, verdict): &&(Question, Verdict)| {
                 let Question { endpoint, stage, direction, packet } = question;
@@ -359,6 +362,7 @@ fn read(snapshots: &Receiver<(Arc<Classifier>, Expected)>) -> Option<Question> {
             return None;
         }
     }
+    None
 }
 
 /// Everything of a snapshot that must not depend on how it came about.
@@ -405,9 +409,10 @@ proptest! {
         updates in prop::collection::vec(update(), 10..60),
         batch in 1usize..6,
         packets in prop::collection::vec(packet(), 4),
+        most in 1usize..20,
     ) {
         let (sender, snapshots) = channel();
-        let reader = std::thread::spawn(move || read(&snapshots));
+        let reader = std::thread::spawn(move || read(&snapshots, most));
         let mut compiler = Compiler::new();
         for some in updates.chunks(batch) {
             for update in some {
