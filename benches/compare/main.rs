@@ -9,24 +9,16 @@
 //! random order, repeated; a table and JSON give median, spread and ratios. What cannot run says
 //! SKIPPED and why. Everything that is set up (namespaces, huge pages, mounts) is undone.
 
-mod acl;
-mod felix;
-mod floods;
-mod forwarder;
-mod l3fwd;
 mod machine;
-mod memory;
-mod nat;
+mod peers;
+mod pods;
 mod report;
-mod share;
-mod tc;
-mod tcp;
-mod testpmd;
-mod veth;
+mod rig;
+mod sections;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use report::{Report, Row};
+use report::{Outcome, Report, Row};
 use std::time::Duration;
 
 /// The core that generates and the core that routes.
@@ -35,12 +27,10 @@ const ROUTER_CORE: usize = 1;
 /// Steal time above which a figure is marked, in hundredths.
 const STEAL_LIMIT: f64 = 0.01;
 
-const SECTIONS: [&str; 8] = ["memory", "veth", "tcp", "nat", "acl", "tc", "floods", "share"];
-
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The sections to run.
-    #[arg(long, value_delimiter = ',', default_values = SECTIONS)]
+    /// The sections to run; without it all of them.
+    #[arg(long, value_delimiter = ',')]
     only: Vec<Section>,
     /// Runs of each peer.
     #[arg(long, default_value_t = 5)]
@@ -79,28 +69,71 @@ enum Section {
     Share,
 }
 
+impl Section {
+    fn run(self, arguments: &Arguments) -> Vec<Outcome> {
+        match self {
+            Section::Memory => sections::memory::run(arguments),
+            Section::Veth => sections::veth::run(arguments),
+            Section::Tcp => sections::tcp::run(arguments),
+            Section::Nat => sections::nat::run(arguments),
+            Section::Acl => sections::acl::run(arguments),
+            Section::Tc => sections::tc::run(arguments),
+            Section::Floods => sections::floods::run(arguments),
+            Section::Share => sections::share::run(arguments),
+        }
+    }
+}
+
 /// One measurement of one peer, in the section's unit.
 type Measure<'a> = Box<dyn FnMut(Duration) -> Result<f64> + 'a>;
 
+/// One measurement of one peer that finds several figures.
+type Measures<'a, const N: usize> = Box<dyn FnMut(Duration) -> Result<[f64; N]> + 'a>;
+
 /// Runs every peer `repeats` times, in a new random order each time.
 fn run_all(peers: &mut [(&'static str, Measure<'_>)], arguments: &Arguments) -> Vec<Row> {
-    let mut rows: Vec<Row> = peers.iter().map(|(name, _)| Row::new(name)).collect();
+    let mut peers: Vec<(&'static str, Measures<'_, 1>)> = peers
+        .iter_mut()
+        .map(|(name, measure)| -> (_, Measures<'_, 1>) {
+            (*name, Box::new(|time| Ok([measure(time)?])))
+        })
+        .collect();
+    let [rows] = run_figures(&mut peers, arguments);
+    rows
+}
+
+/// The same for measurements of several figures: the rows of each.
+fn run_figures<const N: usize>(
+    peers: &mut [(&'static str, Measures<'_, N>)],
+    arguments: &Arguments,
+) -> [Vec<Row>; N] {
+    let rows: Vec<Row> = peers.iter().map(|(name, _)| Row::new(name)).collect();
+    let mut figures = [(); N].map(|()| rows.clone());
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut seed = std::process::id();
     for _ in 0..arguments.repeats {
         for at in shuffled(peers.len(), &mut seed) {
-            if rows[at].skipped.is_some() {
+            if figures.iter().any(|rows| rows[at].skipped.is_some()) {
                 continue;
             }
             let before = machine::steal();
             match peers[at].1(time) {
-                Ok(value) => rows[at].add(value, machine::stolen_since(before) > STEAL_LIMIT),
-                Err(error) => rows[at].skipped = Some(format!("{error:#}")),
+                Ok(values) => {
+                    let is_disturbed = machine::stolen_since(before) > STEAL_LIMIT;
+                    for (rows, value) in figures.iter_mut().zip(values) {
+                        rows[at].add(value, is_disturbed);
+                    }
+                }
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    figures.iter_mut().for_each(|rows| rows[at].skipped = Some(why.clone()));
+                }
             }
-            eprintln!("{}", rows[at].last_line());
+            let lines: Vec<String> = figures.iter().map(|rows| rows[at].last_figure()).collect();
+            eprintln!("  {}: {}", peers[at].0, lines.join(", "));
         }
     }
-    rows
+    figures
 }
 
 fn shuffled(count: usize, seed: &mut u32) -> Vec<usize> {
@@ -117,20 +150,10 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     margay::lab::process::stop_on_signals()?;
     let mut report = Report::new(machine::facts(), arguments.repeats, arguments.seconds);
-    for section in &arguments.only {
-        match section {
-            Section::Memory => report.add(memory::run(&arguments)),
-            Section::Veth => report.add(veth::run(&arguments)),
-            Section::Tcp => report.add(tcp::run(&arguments)),
-            Section::Nat => nat::run(&arguments).into_iter().for_each(|found| report.add(found)),
-            Section::Acl => acl::run(&arguments).into_iter().for_each(|found| report.add(found)),
-            Section::Tc => tc::run(&arguments).into_iter().for_each(|found| report.add(found)),
-            Section::Floods => {
-                floods::run(&arguments).into_iter().for_each(|found| report.add(found));
-            }
-            Section::Share => {
-                share::run(&arguments).into_iter().for_each(|found| report.add(found))
-            }
+    for section in Section::value_variants() {
+        if arguments.only.is_empty() || arguments.only.contains(section) {
+            eprintln!("{section:?}");
+            report.add(section.run(&arguments));
         }
     }
     print!("{}", report.text());

@@ -2,7 +2,7 @@
 
 use crate::ROUTER_CORE;
 use crate::machine::HugePages;
-use crate::veth::Rig;
+use crate::rig::Rig;
 use anyhow::{Result, bail};
 use margay::lab::process::{Process, wait_for};
 use margay_tunnels::wire::ethernet::Mac;

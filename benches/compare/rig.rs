@@ -1,14 +1,12 @@
-//! Packets of 64 bytes from veth to veth: generator and sink in the kernel, the router between.
+//! The rig that routers are measured on: three namespaces and two veths; generator and sink are in
+//! the kernel.
 //!
 //! ```text
 //! generator g0 ---- in0 router out0 ---- s0 sink
 //! ```
 
-use crate::forwarder::{self, FRAME};
-use crate::machine::HugePages;
-use crate::report::Outcome;
-use crate::testpmd::Testpmd;
-use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
+use crate::peers::forwarder::{self, FRAME};
+use crate::{GENERATOR_CORE, ROUTER_CORE};
 use anyhow::{Context, Result, anyhow, ensure};
 use margay::lab::daemon::{Daemon, DaemonSpec};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
@@ -23,19 +21,18 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const FLOWS: u32 = 1000;
+pub(crate) const FLOWS: u32 = 1000;
 /// Frames of one call to the generator. Setting one up takes 25 ms, in which nothing is sent: with
 /// 2^18 frames that was 40 % of the time, and not the same share beside each peer.
 const BATCH: u32 = 1 << 21;
 const WARM_UP: Duration = Duration::from_secs(1);
-const HUGE_PAGES: usize = 400;
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// Share of the packets that must have arrived as a router has to send them.
 const GOOD: f64 = 0.999;
 
 pub(crate) const IN_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x11]);
-const OUT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
-const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x13]);
+pub(crate) const OUT_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x12]);
+pub(crate) const SINK_MAC: Mac = Mac([2, 0, 0, 0, 0, 0x13]);
 
 /// Makes a generator of frames that go out of a device.
 type Make = fn(&[Vec<u8>], u32) -> Result<Generator, GeneratorError>;
@@ -46,36 +43,6 @@ pub(crate) struct Rig {
     pub(crate) router: Namespace,
     pub(crate) sink: Namespace,
     pub(crate) scope: Scope,
-}
-
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
-        ("margay, offload", Box::new(|time| margay(true, time))),
-        ("margay, AF_XDP alone", Box::new(|time| margay(false, time))),
-        ("DPDK testpmd mac, net_af_xdp", Box::new(testpmd)),
-        ("Linux ip_forward", Box::new(linux)),
-    ];
-    let notes = vec![
-        format!(
-            "{FLOWS} UDP flows, 256 routes; generator on CPU {GENERATOR_CORE} (BPF_PROG_TEST_RUN, \
-             live frames), router on CPU {ROUTER_CORE}; an XDP program at the far end counts, \
-             checks TTL and header checksum, and drops: it runs in the router's softirq and costs \
-             the router's core alike for all"
-        ),
-        "testpmd mac rewrites link addresses only: no route, no TTL, no checksum".to_owned(),
-        "margay: the daemon with one worker, 256 static routes, the next hop from the kernel's \
-         neighbours"
-            .to_owned(),
-        "margay, offload: threaded NAPI of the ingress veth on the router's core, beside the \
-         worker; ratios are to this row"
-            .to_owned(),
-        "Linux: threaded NAPI of the ingress veth on the router's core, permanent neighbour"
-            .to_owned(),
-        "million packets a second, as the sink counted; more are sent than any peer takes"
-            .to_owned(),
-    ];
-    let rows = crate::run_all(&mut peers, arguments);
-    Outcome { title: "veth to veth, 64 bytes".to_owned(), unit: "Mpps", notes, rows }
 }
 
 impl Rig {
@@ -174,7 +141,7 @@ impl Rig {
         })
     }
 
-    fn measure(&self, ttl: u8, time: Duration) -> Result<f64> {
+    pub(crate) fn measure(&self, ttl: u8, time: Duration) -> Result<f64> {
         let frames = forwarder::flows(FLOWS, IN_MAC);
         debug_assert!(frames.iter().all(|frame| frame.len() == FRAME));
         self.measure_frames(&frames, ttl, time)
@@ -242,59 +209,6 @@ pub(crate) fn pin(core: usize) {
     if set.set(core).is_ok() {
         nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set).ok();
     }
-}
-
-fn linux(time: Duration) -> Result<f64> {
-    let rig = Rig::new()?;
-    route_by_kernel(&rig)?;
-    rig.measure(63, time)
-}
-
-/// Lets the kernel forward, on the router's core.
-pub(crate) fn route_by_kernel(rig: &Rig) -> Result<()> {
-    rig.router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
-    let mut lines = String::new();
-    for net in forwarder::routes()? {
-        lines += &format!("route add {net} via 10.20.0.2\n");
-    }
-    rig.router.ip(&lines)?;
-    rig.pin_receive()
-}
-
-fn testpmd(time: Duration) -> Result<f64> {
-    let rig = Rig::new()?;
-    let huge = HugePages::reserve(HUGE_PAGES, &rig.scope.directory())?;
-    let _testpmd = Testpmd::start(&rig, &huge, SINK_MAC)?;
-    rig.measure(64, time)
-}
-
-fn margay(offload: bool, time: Duration) -> Result<f64> {
-    let rig = Rig::new()?;
-    let _daemon = route_by_margay(&rig, &rig.store()?, offload, Value::Null)?;
-    rig.measure(63, time)
-}
-
-/// The daemon with these settings, its worker pinned to the router's core. With offload the
-/// kernel's receive is there too, as it is for Linux: that is where offloaded flows are carried.
-pub(crate) fn route_by_margay(
-    rig: &Rig,
-    store: &Store,
-    offload: bool,
-    settings: Value,
-) -> Result<Daemon> {
-    let via = "10.20.0.2".parse()?;
-    let routes = forwarder::routes()?.into_iter().map(|net| (net.into(), via));
-    let spec = DaemonSpec {
-        uplinks: vec!["in0".to_owned(), "out0".to_owned()],
-        static_routes: routes.collect(),
-        offload,
-        ..DaemonSpec::new(env!("CARGO_BIN_EXE_margay"), "edge1", store, &rig.scope)
-    };
-    let daemon = rig.daemon(spec, settings)?;
-    if offload {
-        rig.pin_receive()?;
-    }
-    Ok(daemon)
 }
 
 impl Rig {

@@ -1,9 +1,9 @@
 //! The pipeline without a kernel: the same capture in memory through margay's worker and through
 //! DPDK's l3fwd, each on one core, into a port that throws everything away.
 
-use crate::forwarder::{self, IN, Macs, OUT};
-use crate::l3fwd::{L3fwd, Lookup};
 use crate::machine::HugePages;
+use crate::peers::forwarder::{self, IN, Macs, OUT};
+use crate::peers::l3fwd::{L3fwd, Lookup};
 use crate::report::{Outcome, Row};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result};
@@ -24,7 +24,7 @@ const FRAMES: usize = 4096;
 const HUGE_PAGES: usize = 320;
 const WARM_UP: Duration = Duration::from_secs(1);
 
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
+pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let notes = vec![
         "60-byte UDP, 4096 flows, 256 routes of 24 bits, one core; packets are copied from a \
          preloaded capture into a frame each (net_pcap with infinite_rx does the same), and sunk"
@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         row.skipped = Some(format!("{error:#}"));
         vec![row]
     });
-    Outcome { title: "In memory".to_owned(), unit: "Mpps", notes, rows }
+    vec![Outcome { title: "In memory".to_owned(), unit: "Mpps", notes, rows }]
 }
 
 fn rows(arguments: &Arguments) -> Result<Vec<Row>> {

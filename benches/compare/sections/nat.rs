@@ -1,11 +1,12 @@
 //! A million UDP flows from veth to veth whose sources are translated: how fast they begin, how
 //! fast packets of all of them go through, and what a flow takes in memory.
 
-use crate::forwarder::{self, FRAME};
-use crate::machine::{self, Setting};
-use crate::report::{Outcome, Row};
-use crate::veth::{self, IN_MAC, Rig};
-use crate::{Arguments, Measure, STEAL_LIMIT};
+use crate::machine::Setting;
+use crate::peers::forwarder::{self, FRAME};
+use crate::peers::{daemon, linux};
+use crate::report::Outcome;
+use crate::rig::{IN_MAC, Rig};
+use crate::{Arguments, Measures};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use margay::lab::daemon::Daemon;
 use margay::lab::process::{self, pause};
@@ -15,7 +16,6 @@ use margay_fastpath::sys::bpf::generator::Generator;
 use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{checksum, ipv4, protocol, udp};
 use serde_json::json;
-use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -45,34 +45,19 @@ const BUCKETS: (&str, &str) = ("/proc/sys/net/netfilter/nf_conntrack_buckets", "
 /// Bytes of a bucket of the kernel's table.
 const BUCKET: f64 = 8.0;
 
-/// What is found beside the steady rate.
-struct Others {
-    new_flows: Vec<Row>,
-    bytes: Vec<Row>,
-}
-
-pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
-    let names = ["margay", "Linux conntrack, masquerade"];
-    let rows = || names.iter().map(|name| Row::new(name)).collect();
-    let others = RefCell::new(Others { new_flows: rows(), bytes: rows() });
+pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let frames = frames();
-    let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
-        (names[0], Box::new(|time| margay(&frames, time, &others))),
-        (names[1], Box::new(|time| linux(&frames, time, &others))),
+    let mut peers: Vec<(&'static str, Measures<'_, 3>)> = vec![
+        ("margay", Box::new(|time| margay(&frames, time))),
+        ("Linux conntrack, masquerade", Box::new(|time| linux(&frames, time))),
     ];
-    let steady = crate::run_all(&mut peers, arguments);
-    drop(peers);
-    let mut others = others.into_inner();
-    for (at, row) in steady.iter().enumerate() {
-        others.new_flows[at].skipped = row.skipped.clone();
-        others.bytes[at].skipped = row.skipped.clone();
-    }
+    let [new_flows, steady, bytes] = crate::run_figures(&mut peers, arguments);
     let setting = format!(
         "{PODS} sources with {} ports each, {SERVERS} destinations; ports are kept; rig, \
          generator, sink and cores as in the section veth to veth",
         FLOWS / PODS / SERVERS
     );
-    [
+    vec![
         Outcome {
             title: "NAT: new flows".to_owned(),
             unit: "million a second",
@@ -82,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
                  fast the first quarter of the flows begins"
                     .to_owned(),
             ],
-            rows: others.new_flows,
+            rows: new_flows,
         },
         Outcome {
             title: "NAT: 1,048,576 flows, packets of all in turn".to_owned(),
@@ -101,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> [Outcome; 3] {
                  kernel's slabs have more, and the buckets"
                     .to_owned(),
             ],
-            rows: others.bytes,
+            rows: bytes,
         },
     ]
 }
@@ -129,7 +114,8 @@ fn frame(flow: u32) -> Vec<u8> {
     bytes
 }
 
-fn margay(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Result<f64> {
+/// New flows, packets of all of them, both in millions a second; bytes of a flow.
+fn margay(frames: &[Vec<u8>], time: Duration) -> Result<[f64; 3]> {
     let rig = Rig::new()?;
     let store = rig.store()?;
     let pods = Pool { nat_outgoing: true, ..Pool::new("10.10.0.0/24".parse()?) };
@@ -139,7 +125,7 @@ fn margay(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Resul
         "flows": 2 * FLOWS, "portRange": ports, "outgoingAddresses": ["10.20.0.1"],
         "timeouts": {"nf_conntrack_udp_timeout": IDLE_S},
     });
-    let daemon = veth::route_by_margay(&rig, &store, false, json!({ "nat": nat }))?;
+    let daemon = daemon::route_by_margay(&rig, &store, false, json!({ "nat": nat }))?;
     let resident = |daemon: &Daemon| {
         process::proc_field(&format!("/proc/{}/status", daemon.pid()), "RssAnon:")
     };
@@ -147,19 +133,17 @@ fn margay(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Resul
     let flows = || -> Result<f64> {
         daemon.show("nat")?["flows"].as_f64().context("show nat: no number of flows")
     };
-    let (rate, stolen) = fill(&rig, frames, flows)?;
-    others.borrow_mut().new_flows[0].add(rate, stolen);
+    let begun = fill(&rig, frames, flows)?;
     let bytes = (resident(&daemon)? - before) * 1024.0 / f64::from(FLOWS);
-    others.borrow_mut().bytes[0].add(bytes, false);
-    rig.measure_frames(frames, 63, time)
+    Ok([begun, rig.measure_frames(frames, 63, time)?, bytes])
 }
 
-fn linux(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Result<f64> {
+fn linux(frames: &[Vec<u8>], time: Duration) -> Result<[f64; 3]> {
     // All namespaces share the table. What is set last is set back first.
     let _max = Setting::set(MAX.0, MAX.1)?;
     let _buckets = Setting::set(BUCKETS.0, BUCKETS.1)?;
     let rig = Rig::new()?;
-    veth::route_by_kernel(&rig)?;
+    linux::route_by_kernel(&rig)?;
     rig.router.sysctl(&[("net/netfilter/nf_conntrack_udp_timeout", &IDLE_S.to_string())])?;
     process::run_ok(rig.router.command("nft", &["-f", "-"]), RULES, FILL_LIMIT)?;
     let before = process::proc_field("/proc/meminfo", "SUnreclaim:")?;
@@ -167,29 +151,21 @@ fn linux(frames: &[Vec<u8>], time: Duration, others: &RefCell<Others>) -> Result
         let count = rig.router.read("/proc/sys/net/netfilter/nf_conntrack_count")?;
         Ok(count.trim().parse()?)
     };
-    let (rate, stolen) = fill(&rig, frames, flows)?;
-    others.borrow_mut().new_flows[1].add(rate, stolen);
+    let begun = fill(&rig, frames, flows)?;
     let slabs = (process::proc_field("/proc/meminfo", "SUnreclaim:")? - before) * 1024.0;
-    others.borrow_mut().bytes[1].add(slabs / f64::from(FLOWS) + BUCKET, false);
-    rig.measure_frames(frames, 63, time)
+    let bytes = slabs / f64::from(FLOWS) + BUCKET;
+    Ok([begun, rig.measure_frames(frames, 63, time)?, bytes])
 }
 
-/// Begins all flows; how fast, in millions a second, and whether time was stolen meanwhile.
-fn fill(
-    rig: &Rig,
-    frames: &[Vec<u8>],
-    flows: impl Fn() -> Result<f64> + Sync,
-) -> Result<(f64, bool)> {
+/// Begins all flows; how fast, in millions a second.
+fn fill(rig: &Rig, frames: &[Vec<u8>], flows: impl Fn() -> Result<f64> + Sync) -> Result<f64> {
     // Without it the last veth takes no frames.
     let _sink = rig.sink(63)?;
-    let mut found = (0.0, false);
+    let mut found = 0.0;
     let gentle = Frames::captured(frames.to_vec())?;
     let pace = Pace { per_second: Some(GENTLE), limit: Some(FLOWS.into()), ..Pace::default() };
     rig.generate(frames, |generator| {
-        let stolen = machine::steal();
-        let rate = begin(generator, &flows)?;
-        eprintln!("    {rate:.2} million new flows a second");
-        found = (rate, machine::stolen_since(stolen) > STEAL_LIMIT);
+        found = begin(generator, &flows)?;
         let start = Instant::now();
         while flows()? < f64::from(FLOWS) * WHOLE {
             ensure!(start.elapsed() < FILL_LIMIT, "only {} of {FLOWS} flows have begun", flows()?);

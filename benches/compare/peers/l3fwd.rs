@@ -1,7 +1,7 @@
 //! DPDK's example router l3fwd, built from its source in package dpdk-doc, on virtual devices.
 
-use crate::forwarder;
 use crate::machine::HugePages;
+use crate::peers::forwarder;
 use anyhow::{Context, Result, bail};
 use margay::lab::process::{self, Process, pause, wait_for};
 use std::fmt::Write as _;

@@ -5,11 +5,11 @@
 //! through by one of N policies with one rule each, every one as often as the others; both are
 //! asked for addresses in sets.
 
-use crate::felix;
-use crate::forwarder::FRAME;
 use crate::machine::Setting;
+use crate::peers::felix;
+use crate::peers::forwarder::FRAME;
 use crate::report::Outcome;
-use crate::veth::{IN_MAC, Rig};
+use crate::rig::{IN_MAC, Rig};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result, ensure};
 use margay::lab::daemon::DaemonSpec;

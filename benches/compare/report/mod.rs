@@ -24,10 +24,11 @@ impl Row {
         self.disturbed += usize::from(disturbed);
     }
 
-    pub(crate) fn last_line(&self) -> String {
+    /// The last figure for people, or why there is none.
+    pub(crate) fn last_figure(&self) -> String {
         match (&self.skipped, self.values.last()) {
-            (Some(why), _) => format!("  {}: SKIPPED: {why}", self.name),
-            (None, value) => format!("  {}: {:.2}", self.name, value.unwrap_or(&f64::NAN)),
+            (Some(why), _) => format!("SKIPPED: {why}"),
+            (None, value) => format!("{:.2}", value.unwrap_or(&f64::NAN)),
         }
     }
 
@@ -70,8 +71,8 @@ impl Report {
         Report { facts, repeats, seconds, outcomes: Vec::new() }
     }
 
-    pub(crate) fn add(&mut self, outcome: Outcome) {
-        self.outcomes.push(outcome);
+    pub(crate) fn add(&mut self, outcomes: Vec<Outcome>) {
+        self.outcomes.extend(outcomes);
     }
 
     /// Markdown, which reads as plain text too.

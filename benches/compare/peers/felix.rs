@@ -4,7 +4,7 @@
 //! What Felix adds for other tiers, for egress and for the host is left out, which is to the
 //! chains' advantage.
 
-use crate::acl::{members, other_ports, port};
+use crate::sections::acl::{members, other_ports, port};
 use std::fmt::Write;
 
 /// Felix's marks (of 0xffff0000): accepted, and passed to the next tier.

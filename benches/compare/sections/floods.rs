@@ -4,10 +4,10 @@
 //! All pods hang on veths, and one worker has them all. Everything that sends shares a core with
 //! the kernel's half of what the worker receives; the worker shares the other one with the sink.
 
+use crate::pods::Pods;
 use crate::report::{Outcome, Row};
-use crate::tcp::Pods;
-use crate::veth::{pin, pin_workers};
-use crate::{Arguments, GENERATOR_CORE, ROUTER_CORE, STEAL_LIMIT, machine};
+use crate::rig::{pin, pin_workers};
+use crate::{Arguments, GENERATOR_CORE, Measures, ROUTER_CORE};
 use anyhow::{Context, Result, anyhow, ensure};
 use margay::lab::node::Router;
 use margay::lab::pod::{Attachment, HOST_MAC, Pod};
@@ -54,43 +54,12 @@ const FLOODS: [(&str, Flood); 4] = [
     ("a flood at 64 absent neighbours", Flood::Absent),
 ];
 
-/// What the nine see.
-struct Found {
-    sent: u64,
-    arrived: u64,
-    p99_ns: u64,
-    flood: u64,
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
-    let rows = || FLOODS.map(|(name, _)| Row::new(name)).to_vec();
-    let [mut lost, mut share, mut p99, mut flood] = [rows(), rows(), rows(), rows()];
-    let time = Duration::from_secs_f64(arguments.seconds);
-    for _ in 0..arguments.repeats {
-        for (at, (name, kind)) in FLOODS.into_iter().enumerate() {
-            let stolen = machine::steal();
-            let found = beside(kind, time);
-            let is_disturbed = machine::stolen_since(stolen) > STEAL_LIMIT;
-            match found {
-                Ok(found) => {
-                    lost[at].add(found.sent.saturating_sub(found.arrived) as f64, is_disturbed);
-                    share[at].add(found.arrived as f64 * 100.0 / found.sent as f64, is_disturbed);
-                    p99[at].add(found.p99_ns as f64 / 1e3, is_disturbed);
-                    let per_s = found.flood as f64 / time.as_secs_f64() / 1e6;
-                    flood[at].add(per_s, is_disturbed);
-                }
-                Err(error) => {
-                    let why = Some(format!("{error:#}"));
-                    for rows in [&mut lost, &mut share, &mut p99, &mut flood] {
-                        rows[at].skipped.clone_from(&why);
-                    }
-                }
-            }
-            let figures = [&lost, &share, &p99, &flood].map(|rows| rows[at].last_line());
-            eprintln!("{name}:{}", figures.concat());
-        }
+    let mut peers: Vec<(&'static str, Measures<'_, 4>)> = Vec::new();
+    for (name, kind) in FLOODS {
+        peers.push((name, Box::new(move |time| beside(kind, time))));
     }
-    outcomes([lost, share, p99, flood])
+    outcomes(crate::run_figures(&mut peers, arguments))
 }
 
 fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
@@ -116,7 +85,9 @@ fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
     ]
 }
 
-fn beside(kind: Flood, time: Duration) -> Result<Found> {
+/// What the nine lose, per cent of theirs that come, their latency in us, and what comes of the
+/// flood in Mpps.
+fn beside(kind: Flood, time: Duration) -> Result<[f64; 4]> {
     let margay = Router::Margay(env!("CARGO_BIN_EXE_margay").into());
     let mut pods = Pods::with_workers(PODS, margay, Attachment::Veth, 1)?;
     pin_workers(pods.node.daemon()?)?;
@@ -147,7 +118,7 @@ fn beside(kind: Flood, time: Duration) -> Result<Found> {
 }
 
 /// Times of the warm-up are not among these: there each pod sends next to nothing.
-fn watch(receiver: &Receiver, senders: &mut Senders, time: Duration) -> Result<Found> {
+fn watch(receiver: &Receiver, senders: &mut Senders, time: Duration) -> Result<[f64; 4]> {
     let before = receiver.counts()?;
     let sent = std::thread::scope(|scope| {
         let sender = scope.spawn(|| {
@@ -164,7 +135,13 @@ fn watch(receiver: &Receiver, senders: &mut Senders, time: Duration) -> Result<F
     let p99_ns = receiver.latency()?.within(990_000).context("no packet has a time")?;
     // What is not stamped is of the flood, or of a neighbour that asks.
     let of_flood = |counts: margay_fastpath::pktgen::Counts| counts.packets - counts.stamped;
-    Ok(Found { sent, arrived, p99_ns, flood: of_flood(flooded) - of_flood(before) })
+    let flood = of_flood(flooded) - of_flood(before);
+    Ok([
+        sent.saturating_sub(arrived) as f64,
+        arrived as f64 * 100.0 / sent as f64,
+        p99_ns as f64 / 1e3,
+        flood as f64 / time.as_secs_f64() / 1e6,
+    ])
 }
 
 /// Sockets of pods, and what each has sent.

@@ -1,8 +1,5 @@
-//! One TCP stream between two pods of one node, both ends and the router on the same cores: the
-//! kernel forwarding between veths, margay between TAPs and between veths.
+//! A node with pods, and what is beyond its uplink.
 
-use crate::report::Outcome;
-use crate::{Arguments, Measure};
 use anyhow::Result;
 use margay::lab::daemon::DaemonSpec;
 use margay::lab::measure::{IperfSpec, Load, iperf};
@@ -11,7 +8,6 @@ use margay::lab::node::{Node, Router};
 use margay::lab::pod::{Attachment, PodSpec};
 use margay::lab::scope::Scope;
 use margay::lab::store::{Pool, Store};
-use std::path::PathBuf;
 use std::time::Duration;
 
 const MTU: u32 = 1500;
@@ -20,24 +16,6 @@ pub(crate) const UPLINK: &str = "uplink0";
 const OUTSIDE: &str = "203.0.113.0/24";
 const TOR: &str = "172.31.1.254";
 const TOR_MAC: &str = "02:00:00:00:01:fe";
-
-pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let margay = || Router::Margay(PathBuf::from(env!("CARGO_BIN_EXE_margay")));
-    let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
-        ("margay, pods on TAPs", Box::new(move |time| stream(margay(), Attachment::Tap, time))),
-        ("margay, pods on veths", Box::new(move |time| stream(margay(), Attachment::Veth, time))),
-        (
-            "Linux ip_forward, veths",
-            Box::new(|time| stream(Router::Kernel, Attachment::Veth, time)),
-        ),
-    ];
-    let notes = vec![
-        "iperf3, one stream, MTU 1500, default offloads of the pods' devices".to_owned(),
-        "Gbit/s of payload, as the receiver counted; ratios are of pods on TAPs".to_owned(),
-    ];
-    let rows = crate::run_all(&mut peers, arguments);
-    Outcome { title: "TCP, pod to pod".to_owned(), unit: "Gbit/s", notes, rows }
-}
 
 /// A node has a way out; its kernel answers ARP for the pods' gateway only if it has one.
 fn plug_uplink(edge: &Namespace, tor: &Namespace, queues: u32) -> Result<()> {
@@ -111,8 +89,4 @@ impl Pods {
         })?;
         Ok(result.bits_per_s)
     }
-}
-
-fn stream(router: Router, attachment: Attachment, time: Duration) -> Result<f64> {
-    Ok(Pods::new(router, attachment)?.measure(Load::Tcp, time)? / 1e9)
 }

@@ -1,9 +1,9 @@
 //! Ten greedy TCP pods on one uplink that has less than its device takes: how far each is off its
 //! share. No peer has this: it says what margay keeps of what it promises.
 
-use crate::report::{Outcome, Row};
-use crate::tcp::{Pods, UPLINK};
-use crate::{Arguments, STEAL_LIMIT, machine};
+use crate::pods::{Pods, UPLINK};
+use crate::report::Outcome;
+use crate::{Arguments, Measure};
 use anyhow::{Context, Result, anyhow};
 use margay::lab::node::Router;
 use margay::lab::pod::Attachment;
@@ -37,22 +37,19 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
 }
 
 fn of_rate(rate: u64, arguments: &Arguments) -> Outcome {
-    let mut rows = CASES.map(|(name, ..)| Row::new(name)).to_vec();
-    let time = Duration::from_secs_f64(arguments.seconds);
-    for _ in 0..arguments.repeats {
-        for (row, (name, workers, weights)) in rows.iter_mut().zip(CASES) {
-            let stolen = machine::steal();
-            match shares(rate, workers, weights, time) {
-                Ok(shares) => {
-                    eprintln!("{name}: {shares:.3?}");
-                    let off = shares.iter().map(|share| (share - 1.0).abs()).fold(0.0, f64::max);
-                    row.add(off * 100.0, machine::stolen_since(stolen) > STEAL_LIMIT);
-                }
-                Err(error) => row.skipped = Some(format!("{error:#}")),
-            }
-            eprintln!("{}", row.last_line());
-        }
+    let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
+    for (name, workers, weights) in CASES {
+        peers.push((
+            name,
+            Box::new(move |time| {
+                let shares = shares(rate, workers, weights, time)?;
+                eprintln!("    {shares:.3?}");
+                let off = shares.iter().map(|share| (share - 1.0).abs()).fold(0.0, f64::max);
+                Ok(off * 100.0)
+            }),
+        ));
     }
+    let rows = crate::run_all(&mut peers, arguments);
     let notes = vec![
         "a TCP stream from each pod on a veth to a host beyond the uplink (uplinkBandwidth): what \
          applications read there after a warm-up of three seconds; the pod that is farthest off"

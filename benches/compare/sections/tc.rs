@@ -5,11 +5,11 @@
 //! Margay limits what goes to a pod, and `tc tbf` what goes out by the same device, as Kubernetes'
 //! bandwidth plugin has it; both count whole frames.
 
-use crate::machine::{self, CoreTime};
-use crate::report::{Outcome, Row};
-use crate::tcp;
-use crate::veth::{IN_MAC, Rig, pin};
-use crate::{Arguments, GENERATOR_CORE, Measure, ROUTER_CORE};
+use crate::machine::CoreTime;
+use crate::pods::Pods;
+use crate::report::Outcome;
+use crate::rig::{IN_MAC, Rig, pin};
+use crate::{Arguments, GENERATOR_CORE, Measure, Measures, ROUTER_CORE};
 use anyhow::{Context, Result, anyhow, ensure};
 use margay::lab::daemon::{Daemon, DaemonSpec};
 use margay::lab::measure::Load;
@@ -24,7 +24,6 @@ use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
-use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -81,25 +80,11 @@ fn burst(rate: u64) -> u64 {
 
 fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
     let rate = mbits * 1_000_000;
-    let busy = RefCell::new(KINDS.map(|(name, _)| Row::new(name)).to_vec());
-    let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
-    for (at, (name, kind)) in KINDS.into_iter().enumerate() {
-        let busy = &busy;
-        peers.push((
-            name,
-            Box::new(move |time| {
-                let stolen = machine::steal();
-                let (share, core) = udp(kind, rate, time)?;
-                let is_disturbed = machine::stolen_since(stolen) > crate::STEAL_LIMIT;
-                busy.borrow_mut()[at].add(core * 100.0, is_disturbed);
-                Ok(share * 100.0)
-            }),
-        ));
+    let mut peers: Vec<(&'static str, Measures<'_, 2>)> = Vec::new();
+    for (name, kind) in KINDS {
+        peers.push((name, Box::new(move |time| udp(kind, rate, time))));
     }
-    let rows = crate::run_all(&mut peers, arguments);
-    drop(peers);
-    let mut busy = busy.into_inner();
-    busy.iter_mut().zip(&rows).for_each(|(busy, row)| busy.skipped.clone_from(&row.skipped));
+    let [rows, busy] = crate::run_figures(&mut peers, arguments);
     let notes = vec![
         format!(
             "UDP in frames of 1514 bytes, half as much again as the limit, generator on CPU \
@@ -125,8 +110,8 @@ fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
     ]
 }
 
-/// The part of its rate that comes through, and the part of the router's core that this took.
-fn udp(kind: Kind, rate: u64, time: Duration) -> Result<(f64, f64)> {
+/// Per cent of its rate that come through, and of the router's core that this took.
+fn udp(kind: Kind, rate: u64, time: Duration) -> Result<[f64; 2]> {
     let queues = if kind == Kind::PolicedByTwo { 2 } else { 1 };
     let rig = Rig::with_queues(DEVICE, queues)?;
     let _daemon = match kind {
@@ -162,7 +147,7 @@ fn udp(kind: Kind, rate: u64, time: Duration) -> Result<(f64, f64)> {
             ensure!(sent.packets > 0, "nothing was sent");
         }
         let (bits_per_s, core) = found?;
-        Ok((bits_per_s / rate as f64, core))
+        Ok([bits_per_s / rate as f64 * 100.0, core * 100.0])
     })
 }
 
@@ -325,12 +310,12 @@ fn stream(kind: Kind, rate: u64, time: Duration) -> Result<f64> {
 }
 
 /// Two pods, the second of which has a limit; the kernel has both on veths.
-fn limited_pods(kind: Kind, attachment: Attachment, rate: u64) -> Result<tcp::Pods> {
+fn limited_pods(kind: Kind, attachment: Attachment, rate: u64) -> Result<Pods> {
     let (router, attachment) = match kind {
         Kind::Tbf => (Router::Kernel, Attachment::Veth),
         _ => (Router::Margay(env!("CARGO_BIN_EXE_margay").into()), attachment),
     };
-    let mut pods = tcp::Pods::new(router, attachment)?;
+    let mut pods = Pods::new(router, attachment)?;
     let server = pods.node.pod("b")?.clone();
     if kind == Kind::Tbf {
         filter(pods.node.namespace(), server.host_device(), rate)?;

@@ -1,0 +1,10 @@
+//! What is measured: a file each, with the peers that it has.
+
+pub(crate) mod acl;
+pub(crate) mod floods;
+pub(crate) mod memory;
+pub(crate) mod nat;
+pub(crate) mod share;
+pub(crate) mod tc;
+pub(crate) mod tcp;
+pub(crate) mod veth;
