@@ -55,6 +55,10 @@ enum Section {
     Memory,
     /// 64-byte packets from veth to veth.
     Veth,
+    /// How long packets take from veth to veth.
+    Latency,
+    /// What a packet costs in memory, over routes, flows, policies and ports.
+    Curves,
     /// One TCP stream between two pods.
     Tcp,
     /// A million flows from veth to veth, their sources translated.
@@ -74,6 +78,8 @@ impl Section {
         match self {
             Section::Memory => sections::memory::run(arguments),
             Section::Veth => sections::veth::run(arguments),
+            Section::Latency => sections::latency::run(arguments),
+            Section::Curves => sections::curves::run(arguments),
             Section::Tcp => sections::tcp::run(arguments),
             Section::Nat => sections::nat::run(arguments),
             Section::Acl => sections::acl::run(arguments),

@@ -1,14 +1,34 @@
-//! Rows, medians, ratios; as a table, as JSON, as files.
+//! Rows, medians, ratios; as a table, as JSON, as a plot, as files.
+
+mod plot;
+mod svg;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
 
-/// One peer's figures.
+/// How figures are to be read, and drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Bars; the longer the better.
+    MoreIsBetter,
+    /// Bars; the shorter the better.
+    LessIsBetter,
+    /// Bars of parts of what is to be reached, which is 100.
+    PerCent,
+    /// A cost over a number ([`Row::at`]): flat is good. The first row is the plain case.
+    Curve,
+    /// Not drawn.
+    TableOnly,
+}
+
+/// One peer's figures, or those of one point of a curve.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
+    /// The number that a curve is drawn over.
+    pub(crate) at: f64,
     values: Vec<f64>,
     disturbed: usize,
     pub(crate) skipped: Option<String>,
@@ -16,7 +36,7 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(name: &'static str) -> Row {
-        Row { name, values: Vec::new(), disturbed: 0, skipped: None }
+        Row { name, at: 0.0, values: Vec::new(), disturbed: 0, skipped: None }
     }
 
     pub(crate) fn add(&mut self, value: f64, disturbed: bool) {
@@ -32,7 +52,7 @@ impl Row {
         }
     }
 
-    fn median(&self) -> Option<f64> {
+    pub(crate) fn median(&self) -> Option<f64> {
         let mut values = self.values.clone();
         values.sort_by(f64::total_cmp);
         match values.len() {
@@ -53,6 +73,7 @@ impl Row {
 pub(crate) struct Outcome {
     pub(crate) title: String,
     pub(crate) unit: &'static str,
+    pub(crate) look: Look,
     /// What must be known to read the figures.
     pub(crate) notes: Vec<String>,
     pub(crate) rows: Vec<Row>,
@@ -108,26 +129,39 @@ impl Report {
         std::fs::create_dir_all(&folder).context("benches/results")?;
         let text = format!("# {name}\n\n{}", self.text());
         std::fs::write(folder.join(format!("{name}.md")), text).context("benches/results")?;
+        std::fs::write(folder.join(format!("{name}.svg")), plot::draw(&self.facts, &self.outcomes))
+            .context("benches/results")?;
         let json = serde_json::to_string_pretty(&self.json())? + "\n";
         std::fs::write(folder.join(format!("{name}.json")), json).context("benches/results")
     }
 }
 
 impl Outcome {
-    fn margay(&self) -> Option<f64> {
-        self.rows.iter().find(|row| row.name.starts_with("margay")).and_then(Row::median)
+    /// What the others stand beside: margay's figure, or a curve's first one.
+    fn base(&self) -> Option<f64> {
+        let is_base = |row: &&Row| self.look == Look::Curve || row.name.starts_with("margay");
+        self.rows.iter().find(is_base).and_then(Row::median)
+    }
+
+    fn ratio(&self, row: &Row) -> Option<f64> {
+        let (base, median) = (self.base()?, row.median()?);
+        let ratio = if self.look == Look::Curve { median / base } else { base / median };
+        ratio.is_finite().then_some(ratio)
     }
 
     fn table(&self) -> String {
-        let mut out =
-            "| peer | median | least - most | margay / peer |\n|---|---|---|---|\n".to_owned();
+        let (first, last) = match self.look {
+            Look::Curve => ("", "beside the first"),
+            _ => ("peer", "margay / peer"),
+        };
+        let mut out = format!("| {first} | median | least - most | {last} |\n|---|---|---|---|\n");
         for row in &self.rows {
             if let Some(why) = &row.skipped {
                 let _ = writeln!(out, "| {} | SKIPPED | {why} | |", row.name);
                 continue;
             }
             let (Some(median), (least, most)) = (row.median(), row.spread()) else { continue };
-            let ratio = self.margay().map_or(String::new(), |own| format!("{:.2}", own / median));
+            let ratio = self.ratio(row).map_or(String::new(), |ratio| format!("{ratio:.2}"));
             let mark = if row.disturbed > 0 { " (disturbed: steal time)" } else { "" };
             let _ = writeln!(
                 out,
@@ -142,7 +176,6 @@ impl Outcome {
     fn json(&self) -> Value {
         let rows = self.rows.iter().map(|row| {
             let (least, most) = row.spread();
-            let ratio = self.margay().zip(row.median()).map(|(own, peer)| own / peer);
             json!({
                 "peer": row.name,
                 "median": row.median(),
@@ -150,7 +183,7 @@ impl Outcome {
                 "most": (!row.values.is_empty()).then_some(most),
                 "values": row.values,
                 "runsWithSteal": row.disturbed,
-                "margayRatio": ratio,
+                "ratio": self.ratio(row),
                 "skipped": row.skipped,
             })
         });

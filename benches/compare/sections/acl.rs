@@ -8,7 +8,7 @@
 use crate::machine::Setting;
 use crate::peers::felix;
 use crate::peers::forwarder::FRAME;
-use crate::report::Outcome;
+use crate::report::{Look, Outcome};
 use crate::rig::{IN_MAC, Rig};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result, ensure};
@@ -69,7 +69,7 @@ fn of_size(size: u16, arguments: &Arguments) -> Outcome {
         100 => "acl: 100 policies and 100 rules",
         _ => "acl: 1000 policies and 1000 rules",
     };
-    Outcome { title: title.to_owned(), unit: "Mflow/s", notes, rows }
+    Outcome { title: title.to_owned(), unit: "Mflow/s", look: Look::MoreIsBetter, notes, rows }
 }
 
 /// Sources in turn; the ones of one policy's set are those with the same remainder.

@@ -5,7 +5,7 @@
 //! the kernel's half of what the worker receives; the worker shares the other one with the sink.
 
 use crate::pods::Pods;
-use crate::report::{Outcome, Row};
+use crate::report::{Look, Outcome, Row};
 use crate::rig::{pin, pin_workers};
 use crate::{Arguments, GENERATOR_CORE, Measures, ROUTER_CORE};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -69,19 +69,25 @@ fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
          half of what is received from them, CPU {ROUTER_CORE} the worker and the sink",
         LINE / 100
     );
-    let outcome = |title: &str, unit, note: &str, rows| Outcome {
+    let outcome = |title: &str, (unit, look), note: &str, rows| Outcome {
         title: format!("floods: {title}"),
         unit,
+        look,
         notes: vec![load.clone(), note.to_owned()],
         rows,
     };
     let sent = "between the socket of a pod and the sink, the pods' own veths included";
     let times = "between the socket of a pod and the sink; up to an eighth too long";
     vec![
-        outcome("lost by the nine", "packets", sent, lost),
-        outcome("of what the nine sent came", "%", sent, share),
-        outcome("99th percentile of the nine's latency", "us", times, p99),
-        outcome("packets that came of the flood", "Mpps", "the rest was dropped", flood),
+        outcome("lost by the nine", ("packets", Look::LessIsBetter), sent, lost),
+        outcome("of what the nine sent came", ("%", Look::PerCent), sent, share),
+        outcome("99th percentile of the nine's latency", ("us", Look::LessIsBetter), times, p99),
+        outcome(
+            "packets that came of the flood",
+            ("Mpps", Look::TableOnly),
+            "the rest was dropped",
+            flood,
+        ),
     ]
 }
 

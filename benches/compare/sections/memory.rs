@@ -4,7 +4,7 @@
 use crate::machine::HugePages;
 use crate::peers::forwarder::{self, IN, Macs, OUT};
 use crate::peers::l3fwd::{L3fwd, Lookup};
-use crate::report::{Outcome, Row};
+use crate::report::{Look, Outcome, Row};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result};
 use margay::lab::process::pause;
@@ -39,7 +39,13 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
         row.skipped = Some(format!("{error:#}"));
         vec![row]
     });
-    vec![Outcome { title: "In memory".to_owned(), unit: "Mpps", notes, rows }]
+    vec![Outcome {
+        title: "In memory".to_owned(),
+        unit: "Mpps",
+        look: Look::MoreIsBetter,
+        notes,
+        rows,
+    }]
 }
 
 fn rows(arguments: &Arguments) -> Result<Vec<Row>> {

@@ -1,7 +1,9 @@
 //! What is measured: a file each, with the peers that it has.
 
 pub(crate) mod acl;
+pub(crate) mod curves;
 pub(crate) mod floods;
+pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod nat;
 pub(crate) mod share;

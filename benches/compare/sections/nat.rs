@@ -4,7 +4,7 @@
 use crate::machine::Setting;
 use crate::peers::forwarder::{self, FRAME};
 use crate::peers::{daemon, linux};
-use crate::report::Outcome;
+use crate::report::{Look, Outcome};
 use crate::rig::{IN_MAC, Rig};
 use crate::{Arguments, Measures};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -61,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
         Outcome {
             title: "NAT: new flows".to_owned(),
             unit: "million a second",
+            look: Look::MoreIsBetter,
             notes: vec![
                 setting,
                 "packets of 2^20 flows in turn, at the generator's speed, into an empty table: how \
@@ -72,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
         Outcome {
             title: "NAT: 1,048,576 flows, packets of all in turn".to_owned(),
             unit: "Mpps",
+            look: Look::MoreIsBetter,
             notes: vec![
                 "margay: one worker, flows 2^21; Linux: nf_conntrack_buckets 2^20, nftables"
                     .to_owned(),
@@ -81,6 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
         Outcome {
             title: "NAT: memory of a flow".to_owned(),
             unit: "bytes",
+            look: Look::LessIsBetter,
             notes: vec![
                 "margay: what the process has more than before the first flow; Linux: what the \
                  kernel's slabs have more, and the buckets"

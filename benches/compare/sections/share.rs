@@ -2,7 +2,7 @@
 //! share. No peer has this: it says what margay keeps of what it promises.
 
 use crate::pods::{Pods, UPLINK};
-use crate::report::Outcome;
+use crate::report::{Look, Outcome};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result, anyhow};
 use margay::lab::node::Router;
@@ -56,7 +56,7 @@ fn of_rate(rate: u64, arguments: &Arguments) -> Outcome {
             .to_owned(),
     ];
     let title = format!("greedy TCP on an uplink of {} Mbit/s", rate / 1_000_000);
-    Outcome { title, unit: "% off its share", notes, rows }
+    Outcome { title, unit: "% off its share", look: Look::LessIsBetter, notes, rows }
 }
 
 /// What each pod has of its share.

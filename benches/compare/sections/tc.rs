@@ -7,7 +7,7 @@
 
 use crate::machine::CoreTime;
 use crate::pods::Pods;
-use crate::report::Outcome;
+use crate::report::{Look, Outcome};
 use crate::rig::{IN_MAC, Rig, pin};
 use crate::{Arguments, GENERATOR_CORE, Measure, Measures, ROUTER_CORE};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -100,10 +100,17 @@ fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
          (threaded NAPI), and so does the sink; a worker with traffic polls"
     )];
     [
-        Outcome { title: format!("limit of {mbits} Mbit/s, UDP"), unit: "% of it", notes, rows },
+        Outcome {
+            title: format!("limit of {mbits} Mbit/s, UDP"),
+            unit: "% of it",
+            look: Look::PerCent,
+            notes,
+            rows,
+        },
         Outcome {
             title: format!("limit of {mbits} Mbit/s, UDP, the router's core"),
             unit: "% busy",
+            look: Look::LessIsBetter,
             notes: of_core,
             rows: busy,
         },
@@ -231,7 +238,7 @@ fn of_super_packets(mbits: u64, arguments: &Arguments) -> Outcome {
     )];
     let rows = crate::run_all(&mut peers, arguments);
     let title = format!("limit of {mbits} Mbit/s, UDP in super-packets");
-    Outcome { title, unit: "% of it", notes, rows }
+    Outcome { title, unit: "% of it", look: Look::PerCent, notes, rows }
 }
 
 /// The part of its rate that comes through.
@@ -298,7 +305,13 @@ fn of_tcp(mbits: u64, arguments: &Arguments) -> Outcome {
              can carry; from {FAST} Mbit/s on margay has the pods on TAPs, below on veths as Linux"
     )];
     let rows = crate::run_all(&mut peers, arguments);
-    Outcome { title: format!("limit of {mbits} Mbit/s, TCP goodput"), unit: "% of it", notes, rows }
+    Outcome {
+        title: format!("limit of {mbits} Mbit/s, TCP goodput"),
+        unit: "% of it",
+        look: Look::PerCent,
+        notes,
+        rows,
+    }
 }
 
 fn stream(kind: Kind, rate: u64, time: Duration) -> Result<f64> {

@@ -1,0 +1,191 @@
+//! What a packet costs in memory, between packets that are made and a sink: over routes, flows,
+//! policies and ports, one of them at a time while the others are held at one or none.
+//!
+//! Only the pipeline and the sink are timed, not the making of packets. Each point is a worker of
+//! its own; points are measured in random order.
+
+mod policies;
+mod traffic;
+mod worker;
+
+use crate::report::{Look, Outcome, Row};
+use crate::rig::pin;
+use crate::{Arguments, Measures, ROUTER_CORE};
+use anyhow::Result;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use traffic::Traffic;
+use worker::{Cost, Worker};
+
+/// What grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Routes,
+    Flows,
+    Policies,
+    FirstPackets,
+    Ports,
+}
+
+type Points = &'static [(&'static str, u32)];
+
+const CURVES: [(Over, &str, Points, &str); 5] = [
+    (
+        Over::Routes,
+        "routes",
+        &[
+            ("1", 1),
+            ("1,000", 1_000),
+            ("10,000", 10_000),
+            ("100,000", 100_000),
+            ("1,000,000", 1_000_000),
+        ],
+        "no flow is tracked; routes of 21 to 28 bits, three of four of 24, spread over the address \
+         space; destinations at random in all of them",
+    ),
+    (
+        Over::Flows,
+        "flows",
+        &[("1", 1), ("1,000", 1_000), ("100,000", 100_000), ("1,000,000", 1_000_000)],
+        "tracked, without policy and translation; one route; packets of all flows in an order in \
+         which neighbours in time are not neighbours in memory",
+    ),
+    (
+        Over::Policies,
+        "policies, packets of known flows",
+        &[("0", 0), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
+        "1,000 tracked flows of one endpoint, one route; each policy has a rule that does not \
+         match, and one behind them lets all pass",
+    ),
+    (
+        Over::FirstPackets,
+        "policies, first packets of flows",
+        &[("0", 0), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
+        "the same; 65,536 flows begin in a table that has held as many before",
+    ),
+    (
+        Over::Ports,
+        "ports",
+        &[("1", 1), ("10", 10), ("100", 100), ("1,000", 1_000)],
+        "no flow is tracked; so many ports to receive by and as many to send by, a route to each of \
+         these; bursts of 64 from each port in turn, at random to all ports",
+    ),
+];
+
+const KNOWN: u32 = 1_000;
+const NEW: u32 = 1 << 16;
+/// What a point may cost more than the first and still count as flat.
+const FLAT: f64 = 1.1;
+const WARM_UP: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
+    CURVES.into_iter().flat_map(|curve| of_curve(curve, arguments)).collect()
+}
+
+fn of_curve(
+    (over, name, points, setting): (Over, &str, Points, &str),
+    arguments: &Arguments,
+) -> [Outcome; 2] {
+    let stages: RefCell<BTreeMap<u32, String>> = RefCell::default();
+    let mut peers: Vec<(&'static str, Measures<'_, 2>)> = Vec::new();
+    for (text, count) in points {
+        let stages = &stages;
+        peers.push((
+            *text,
+            Box::new(move |time| {
+                let (cost, by_stage) = measure(over, *count, time)?;
+                stages.borrow_mut().insert(*count, by_stage);
+                Ok([cost.ns(), cost.cycles()])
+            }),
+        ));
+    }
+    let mut figures = crate::run_figures(&mut peers, arguments);
+    drop(peers);
+    for rows in &mut figures {
+        rows.iter_mut().zip(points).for_each(|(row, (_, count))| row.at = f64::from(*count));
+    }
+    let [ns, cycles] = figures;
+    let mut notes = vec![setting.to_owned(), verdict(&ns)];
+    let text = |count: &u32| points.iter().find(|(_, at)| at == count).map_or("", |(text, _)| text);
+    let lines = stages.into_inner().into_iter();
+    notes.extend(lines.map(|(count, line)| format!("cycles by stage at {}: {line}", text(&count))));
+    let outcome = |unit, look, notes, rows| Outcome {
+        title: format!("curves: a packet over {name}"),
+        unit,
+        look,
+        notes,
+        rows,
+    };
+    let of_counter = vec!["of the time-stamp counter".to_owned()];
+    [outcome("ns", Look::Curve, notes, ns), outcome("cycles", Look::TableOnly, of_counter, cycles)]
+}
+
+/// Whether the curve is flat, or from where on it is not.
+fn verdict(rows: &[Row]) -> String {
+    let base = rows.first().and_then(Row::median).unwrap_or(f64::NAN);
+    let bent = rows.iter().find(|row| row.median().is_some_and(|median| median > base * FLAT));
+    match bent {
+        Some(row) => format!(
+            "bends: at {} it costs {:.0} % more than at {}",
+            row.name,
+            (row.median().unwrap_or(f64::NAN) / base - 1.0) * 100.0,
+            rows[0].name
+        ),
+        None => "flat: no point costs 10 % more than the first".to_owned(),
+    }
+}
+
+/// On a thread of its own, on the router's core.
+fn measure(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            pin(ROUTER_CORE);
+            on_core(over, count, time)
+        });
+        thread.join().map_err(|_| anyhow::anyhow!("the worker panicked"))?
+    })
+}
+
+fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
+    let (mut worker, mut traffic) = match over {
+        Over::Routes => (Worker::with_routes(count)?, Traffic::to_routes(count)),
+        Over::Flows => (Worker::with_policies(None)?, Traffic::of_flows(count)),
+        Over::Policies => {
+            (Worker::with_policies(policies::policy(count)?)?, Traffic::of_flows(KNOWN))
+        }
+        Over::FirstPackets => {
+            return first_packets(Worker::with_policies(policies::policy(count)?)?, time);
+        }
+        Over::Ports => (Worker::with_ports(count as u16)?, Traffic::to_ports(count)),
+    };
+    let known = traffic.flows();
+    worker.turn(&mut traffic, known)?;
+    run_for(&mut worker, &mut traffic, WARM_UP)?;
+    worker.forget_stages();
+    let cost = run_for(&mut worker, &mut traffic, time)?;
+    Ok((cost, worker.stages()))
+}
+
+fn run_for(worker: &mut Worker, traffic: &mut Traffic, time: Duration) -> Result<Cost> {
+    let (start, mut cost) = (Instant::now(), Cost::default());
+    while start.elapsed() < time {
+        cost.add(worker.turn(traffic, 1 << 15)?);
+    }
+    Ok(cost)
+}
+
+/// Flows that begin, end, and begin again.
+fn first_packets(mut worker: Worker, time: Duration) -> Result<(Cost, String)> {
+    let mut cost = Cost::default();
+    let mut traffic = Traffic::of_flows(NEW);
+    worker.turn(&mut traffic, NEW)?;
+    worker.end_all(NEW);
+    worker.forget_stages();
+    let start = Instant::now();
+    while cost.is_none() || start.elapsed() < time {
+        cost.add(worker.turn(&mut traffic, NEW)?);
+        worker.end_all(NEW);
+    }
+    Ok((cost, worker.stages()))
+}
