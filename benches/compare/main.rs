@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench compare -- [--only veth,memory,tcp,nat,acl,tc,floods,share]
-//!     [--repeats N] [--seconds S] [--rates MBIT,...] [--save NAME]
+//!     [--peers NAME,...] [--repeats N] [--seconds S] [--rates MBIT,...] [--save NAME]
 //! ```
 //!
 //! All peers of a section get the same packets, the same sink and the same core for the router, in
@@ -32,6 +32,9 @@ struct Arguments {
     /// The sections to run; without it all of them.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Section>,
+    /// Peers whose names have one of these in them; without it all of them.
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
     /// Runs of each peer.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
@@ -63,6 +66,10 @@ enum Section {
     Tcp,
     /// A million flows from veth to veth, their sources translated.
     Nat,
+    /// Tracking, policies, NAT and a limit at once.
+    Full,
+    /// Into a VXLAN tunnel.
+    Vxlan,
     /// New flows to a pod with policy.
     Acl,
     /// A pod's bandwidth limit.
@@ -82,6 +89,8 @@ impl Section {
             Section::Curves => sections::curves::run(arguments),
             Section::Tcp => sections::tcp::run(arguments),
             Section::Nat => sections::nat::run(arguments),
+            Section::Full => sections::full::run(arguments),
+            Section::Vxlan => sections::vxlan::run(arguments),
             Section::Acl => sections::acl::run(arguments),
             Section::Tc => sections::tc::run(arguments),
             Section::Floods => sections::floods::run(arguments),
@@ -113,6 +122,11 @@ fn run_figures<const N: usize>(
     peers: &mut [(&'static str, Measures<'_, N>)],
     arguments: &Arguments,
 ) -> [Vec<Row>; N] {
+    let wanted = |name: &str| {
+        let all = arguments.peers.is_empty();
+        all || arguments.peers.iter().any(|part| name.contains(part.as_str()))
+    };
+    let mut peers: Vec<_> = peers.iter_mut().filter(|(name, _)| wanted(name)).collect();
     let rows: Vec<Row> = peers.iter().map(|(name, _)| Row::new(name)).collect();
     let mut figures = [(); N].map(|()| rows.clone());
     let time = Duration::from_secs_f64(arguments.seconds);

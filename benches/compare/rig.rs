@@ -43,6 +43,7 @@ pub(crate) struct Rig {
     pub(crate) router: Namespace,
     pub(crate) sink: Namespace,
     pub(crate) scope: Scope,
+    ingress: String,
 }
 
 impl Rig {
@@ -57,10 +58,16 @@ impl Rig {
 
     /// The same with so many queues of each device.
     pub(crate) fn with_queues(egress: &str, queues: u32) -> Result<Rig> {
+        Rig::with_devices(["in0", egress], queues)
+    }
+
+    /// The devices towards generator and sink have these names.
+    pub(crate) fn with_devices([ingress, egress]: [&str; 2], queues: u32) -> Result<Rig> {
         let scope = Scope::new()?;
         let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
         let [generator, router, sink] = namespaces;
-        let rig = Rig { generator: generator?, router: router?, sink: sink?, scope };
+        let (generator, router, sink) = (generator?, router?, sink?);
+        let rig = Rig { generator, router, sink, scope, ingress: ingress.to_owned() };
         let spec = LinkSpec { mtu: 1500, queues };
         let (in_mac, out_mac) = (IN_MAC.to_string(), OUT_MAC.to_string());
         let sink_mac = SINK_MAC.to_string();
@@ -70,7 +77,7 @@ impl Rig {
         connect(
             spec,
             &end(&rig.generator, "g0", None, "10.10.0.2/24")?,
-            &end(&rig.router, "in0", Some(&in_mac), "10.10.0.1/24")?,
+            &end(&rig.router, ingress, Some(&in_mac), "10.10.0.1/24")?,
         )?;
         connect(
             spec,
@@ -78,7 +85,7 @@ impl Rig {
             &end(&rig.sink, "s0", Some(&sink_mac), "10.20.0.2/24")?,
         )?;
         // Without XDP or GRO a veth does not take redirected frames; the sink answers nobody.
-        rig.tool("ethtool", &["-K", "in0", "gro", "on"])?;
+        rig.tool("ethtool", &["-K", ingress, "gro", "on"])?;
         let napi = rig.sink.command("ethtool", &["-K", "s0", "gro", "on"]);
         process::run_ok(napi, "", COMMAND_LIMIT)?;
         rig.router
@@ -101,8 +108,10 @@ impl Rig {
     /// stays the default: a thread of the kernel's competes with whole groups of processes
     /// (sched_autogroup_enabled), so with the bench's own one it gets all or nothing.
     pub(crate) fn pin_receive(&self) -> Result<()> {
-        self.tool("sh", &["-c", "echo 1 > /sys/class/net/in0/threaded"])?;
-        let threads = self.tool("pgrep", &["^napi/in0-"])?;
+        let ingress = &self.ingress;
+        let line = format!("echo 1 > /sys/class/net/{ingress}/threaded");
+        self.tool("sh", &["-c", &line])?;
+        let threads = self.tool("pgrep", &[&format!("^napi/{ingress}-")])?;
         for thread in threads.split_whitespace() {
             self.tool("taskset", &["-p", "-c", &ROUTER_CORE.to_string(), thread])?;
         }

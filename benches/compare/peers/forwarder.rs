@@ -7,7 +7,7 @@ use margay_fastpath::fib::FibWriter;
 use margay_fastpath::port::PortId;
 use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
 use margay_tunnels::wire::ethernet::{self, Mac};
-use margay_tunnels::wire::{ipv4, protocol};
+use margay_tunnels::wire::{checksum, ipv4, protocol, udp};
 use std::net::Ipv4Addr;
 
 /// 198.18.0.0/15 is for benchmarks (RFC 2544).
@@ -31,6 +31,22 @@ pub(crate) fn flows(count: u32, router: Mac) -> Vec<Vec<u8>> {
         bytes
     };
     (0..count).map(flow).collect()
+}
+
+/// A frame of 60 bytes to the station `to`: UDP from an address and port to another one, with its
+/// checksum.
+pub(crate) fn udp(to: Mac, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Vec<u8> {
+    let len = (FRAME - 34) as u16;
+    let mut bytes = ethernet::header(to, Mac([2, 0, 0, 0, 0, 2]), ethernet::IPV4).to_vec();
+    bytes.extend(ipv4::header(src.0, dst.0, protocol::UDP, 64, len));
+    for word in [src.1, dst.1, len, 0] {
+        bytes.extend(word.to_be_bytes());
+    }
+    bytes.resize(FRAME, 0);
+    let pseudo = checksum::pseudo_v4(src.0, dst.0, protocol::UDP, usize::from(len));
+    let sum = udp::nonzero(checksum::finish(checksum::sum(&bytes[34..]) + pseudo));
+    bytes[40..42].copy_from_slice(&sum.to_be_bytes());
+    bytes
 }
 
 /// The 256 routes that the flows use.

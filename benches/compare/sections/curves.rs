@@ -48,20 +48,21 @@ const CURVES: [(Over, &str, Points, &str); 5] = [
         Over::Flows,
         "flows",
         &[("1", 1), ("1,000", 1_000), ("100,000", 100_000), ("1,000,000", 1_000_000)],
-        "tracked, without policy and translation; one route; packets of all flows in an order in \
-         which neighbours in time are not neighbours in memory",
+        "tracked, from an endpoint with one policy, without translation; one route; packets of all \
+         flows in an order in which neighbours in time are not neighbours in memory",
     ),
     (
         Over::Policies,
         "policies, packets of known flows",
-        &[("0", 0), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
-        "1,000 tracked flows of one endpoint, one route; each policy has a rule that does not \
-         match, and one behind them lets all pass",
+        &[("0", 0), ("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
+        "1,000 flows of one endpoint, one route; each policy has a rule that does not match, and \
+         one behind them lets all pass; flows are tracked from the first policy on, and without any \
+         they are not",
     ),
     (
         Over::FirstPackets,
         "policies, first packets of flows",
-        &[("0", 0), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
+        &[("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
         "the same; 65,536 flows begin in a table that has held as many before",
     ),
     (
@@ -103,7 +104,10 @@ fn of_curve(
     let mut figures = crate::run_figures(&mut peers, arguments);
     drop(peers);
     for rows in &mut figures {
-        rows.iter_mut().zip(points).for_each(|(row, (_, count))| row.at = f64::from(*count));
+        for row in rows.iter_mut() {
+            row.at =
+                points.iter().find(|(text, _)| *text == row.name).map_or(0.0, |it| it.1.into());
+        }
     }
     let [ns, cycles] = figures;
     let mut notes = vec![setting.to_owned(), verdict(&ns)];
@@ -150,7 +154,7 @@ fn measure(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
 fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
     let (mut worker, mut traffic) = match over {
         Over::Routes => (Worker::with_routes(count)?, Traffic::to_routes(count)),
-        Over::Flows => (Worker::with_policies(None)?, Traffic::of_flows(count)),
+        Over::Flows => (Worker::with_policies(policies::policy(1)?)?, Traffic::of_flows(count)),
         Over::Policies => {
             (Worker::with_policies(policies::policy(count)?)?, Traffic::of_flows(KNOWN))
         }
@@ -164,7 +168,7 @@ fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
     run_for(&mut worker, &mut traffic, WARM_UP)?;
     worker.forget_stages();
     let cost = run_for(&mut worker, &mut traffic, time)?;
-    Ok((cost, worker.stages()))
+    Ok((cost, worker.stages(cost)))
 }
 
 fn run_for(worker: &mut Worker, traffic: &mut Traffic, time: Duration) -> Result<Cost> {
@@ -187,5 +191,5 @@ fn first_packets(mut worker: Worker, time: Duration) -> Result<(Cost, String)> {
         cost.add(worker.turn(&mut traffic, NEW)?);
         worker.end_all(NEW);
     }
-    Ok((cost, worker.stages()))
+    Ok((cost, worker.stages(cost)))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod acl;
 pub(crate) mod curves;
 pub(crate) mod floods;
+pub(crate) mod full;
 pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod nat;
@@ -10,3 +11,4 @@ pub(crate) mod share;
 pub(crate) mod tc;
 pub(crate) mod tcp;
 pub(crate) mod veth;
+pub(crate) mod vxlan;

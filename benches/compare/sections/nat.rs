@@ -2,7 +2,7 @@
 //! fast packets of all of them go through, and what a flow takes in memory.
 
 use crate::machine::Setting;
-use crate::peers::forwarder::{self, FRAME};
+use crate::peers::forwarder;
 use crate::peers::{daemon, linux};
 use crate::report::{Look, Outcome};
 use crate::rig::{IN_MAC, Rig};
@@ -13,8 +13,6 @@ use margay::lab::process::{self, pause};
 use margay::lab::store::Pool;
 use margay_fastpath::pktgen::{Frames, Pace, Sender, Source};
 use margay_fastpath::sys::bpf::generator::Generator;
-use margay_tunnels::wire::ethernet::{self, Mac};
-use margay_tunnels::wire::{checksum, ipv4, protocol, udp};
 use serde_json::json;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,18 +101,7 @@ fn frame(flow: u32) -> Vec<u8> {
     let (server, endpoint) = (flow % SERVERS, flow / SERVERS);
     let src = Ipv4Addr::from(0x0a0a_0040 + endpoint % PODS);
     let dst = Ipv4Addr::from(forwarder::FIRST + server * 256 + 1);
-    let len = (FRAME - 34) as u16;
-    let mut bytes = ethernet::header(IN_MAC, Mac([2, 0, 0, 0, 0, 2]), ethernet::IPV4).to_vec();
-    bytes.extend(ipv4::header(src, dst, protocol::UDP, 64, len));
-    let port = FIRST_PORT + endpoint;
-    for word in [port as u16, 9, len, 0] {
-        bytes.extend(word.to_be_bytes());
-    }
-    bytes.resize(FRAME, 0);
-    let pseudo = checksum::pseudo_v4(src, dst, protocol::UDP, usize::from(len));
-    let sum = udp::nonzero(checksum::finish(checksum::sum(&bytes[34..]) + pseudo));
-    bytes[40..42].copy_from_slice(&sum.to_be_bytes());
-    bytes
+    forwarder::udp(IN_MAC, (src, (FIRST_PORT + endpoint) as u16), (dst, 9))
 }
 
 /// New flows, packets of all of them, both in millions a second; bytes of a flow.

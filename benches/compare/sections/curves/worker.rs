@@ -194,15 +194,20 @@ impl Worker {
         self.before = self.stage_counts();
     }
 
-    /// Cycles a packet of each stage that packets went through.
-    pub(super) fn stages(&self) -> String {
+    /// Cycles a packet of each stage that packets went through; what is left of the whole is
+    /// taking them apart, bursts, and the sink.
+    pub(super) fn stages(&self, whole: Cost) -> String {
         let counts = self.stage_counts();
-        let since = counts.iter().zip(&self.before).zip(Stage::ALL);
-        let texts =
-            since.filter(|((now, before), _)| now.1 > before.1).map(|((now, before), stage)| {
+        let (mut rest, mut texts) = (whole.cycles(), Vec::new());
+        for ((now, before), stage) in counts.iter().zip(&self.before).zip(Stage::ALL) {
+            // The clock of the first stage has the making of packets in it.
+            if now.1 > before.1 && stage != Stage::Parse {
                 let cost = (now.0 - before.0) as f64 / (now.1 - before.1) as f64;
-                format!("{} {cost:.0}", stage.name())
-            });
-        texts.collect::<Vec<_>>().join(", ")
+                rest -= cost;
+                texts.push(format!("{} {cost:.0}", stage.name()));
+            }
+        }
+        texts.push(format!("the rest {rest:.0}"));
+        texts.join(", ")
     }
 }
