@@ -8,12 +8,14 @@ use margay::lab::node::{Node, Router};
 use margay::lab::pod::{Attachment, PodSpec};
 use margay::lab::scope::Scope;
 use margay::lab::store::{Pool, Store};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const MTU: u32 = 1500;
 pub(crate) const UPLINK: &str = "uplink0";
 /// What is beyond the uplink, by which address there, with which link address.
 const OUTSIDE: &str = "203.0.113.0/24";
+pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const TOR: &str = "172.31.1.254";
 const TOR_MAC: &str = "02:00:00:00:01:fe";
 
@@ -75,6 +77,26 @@ impl Pods {
             node.add_pod(PodSpec { attachment, ..PodSpec::new(&name, namespace, MTU) })?;
         }
         Ok(Pods { node, store, tor, _scope: scope })
+    }
+
+    /// Gives what is beyond the uplink an address there, and the way back to pods and node.
+    pub(crate) fn open_outside(&self) -> Result<()> {
+        self.tor.ip(&format!(
+            "addr add {SERVER}/32 dev lo\nroute add 10.65.0.0/16 via 172.31.1.1\n\
+             route add 172.30.0.1/32 via 172.31.1.1"
+        ))
+    }
+
+    /// Bits a second of payload from the first pod to a host beyond the uplink.
+    pub(crate) fn measure_outside(&self, load: Load, time: Duration) -> Result<f64> {
+        let result = iperf(IperfSpec {
+            client: self.node.pod("a")?.namespace(),
+            server: &self.tor,
+            target: SERVER.into(),
+            load,
+            seconds: time.as_secs_f64().ceil() as u32,
+        })?;
+        Ok(result.bits_per_s)
     }
 
     /// Bits a second of payload from the first pod to the second.

@@ -86,6 +86,8 @@ fn parse_ping(text: &str) -> Result<PingResult> {
 pub enum Load {
     /// One TCP stream, as fast as it goes.
     Tcp,
+    /// So many TCP streams at once.
+    Streams(u32),
     /// UDP datagrams of `length` payload bytes at `rate` bit/s; 0 is as fast as it goes.
     Udp {
         /// Payload bytes.
@@ -142,8 +144,14 @@ pub fn iperf(spec: IperfSpec) -> Result<IperfResult> {
     // The control connection gives up early when nothing comes back at all.
     let client = ["-J", "-c", &target, "-p", &port, "-t", &time, "--connect-timeout", "2000"];
     let mut command = spec.client.command("iperf3", &client);
-    if let Load::Udp { length, rate } = spec.load {
-        command.args(["-u", "-l", &length.to_string(), "-b", &rate.to_string()]);
+    match spec.load {
+        Load::Tcp => (),
+        Load::Streams(count) => {
+            command.args(["-P", &count.to_string()]);
+        }
+        Load::Udp { length, rate } => {
+            command.args(["-u", "-l", &length.to_string(), "-b", &rate.to_string()]);
+        }
     }
     let output = process::run(command, "", Duration::from_secs(u64::from(spec.seconds) + 10))?;
     parse_iperf(&output.stdout)

@@ -262,7 +262,7 @@ pub fn run_load(spec: IperfSpec) -> Result<(f64, String)> {
     let result = measure::iperf(spec)?;
     let gbps = result.bits_per_s / 1e9;
     match spec.load {
-        Load::Tcp => {
+        Load::Tcp | Load::Streams(_) => {
             ensure!(result.bits_per_s > TCP_FLOOR, "only {gbps:.3} Gbit/s");
             Ok((gbps, format!("{gbps:.2} Gbit/s, {} segments sent again", result.retransmits)))
         }

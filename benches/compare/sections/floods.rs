@@ -4,7 +4,7 @@
 //! All pods hang on veths, and one worker has them all. Everything that sends shares a core with
 //! the kernel's half of what the worker receives; the worker shares the other one with the sink.
 
-use crate::pods::Pods;
+use crate::pods::{Pods, SERVER};
 use crate::report::{Look, Outcome, Row};
 use crate::rig::{pin, pin_workers};
 use crate::{Arguments, GENERATOR_CORE, Measures, ROUTER_CORE};
@@ -27,7 +27,6 @@ const PODS: u8 = 10;
 const FRAME: usize = 60;
 /// What one core takes on veth, roughly, in packets a second; nine pods send a hundredth each.
 const LINE: u64 = 1_000_000;
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// An address of the host, and the first of those that nobody on its uplink has.
 const HOST: Ipv4Addr = Ipv4Addr::new(172, 31, 1, 1);
 const ABSENT: u32 = 0xac1f_0164;
@@ -161,7 +160,7 @@ impl Senders {
         let socket = |pod: &Pod| {
             pod.namespace().enter(|| {
                 let socket = UdpSocket::bind((pod.v4(), 0))?;
-                socket.connect((OUTSIDE, 9))?;
+                socket.connect((SERVER, 9))?;
                 Ok(socket)
             })
         };
@@ -205,7 +204,7 @@ fn frames(pod: &Pod, kind: Flood) -> Result<Vec<Vec<u8>>> {
     let link = ethernet::header(mac(HOST_MAC)?, mac(pod.mac())?, ethernet::IPV4);
     let destinations: Vec<Ipv4Addr> = match kind {
         Flood::None => Vec::new(),
-        Flood::Outside => vec![OUTSIDE],
+        Flood::Outside => vec![SERVER],
         Flood::Host => vec![HOST],
         Flood::Absent => (0..ABSENT_COUNT).map(|at| Ipv4Addr::from(ABSENT + at)).collect(),
     };

@@ -1,7 +1,7 @@
 //! Ten greedy TCP pods on one uplink that has less than its device takes: how far each is off its
 //! share. No peer has this: it says what margay keeps of what it promises.
 
-use crate::pods::{Pods, UPLINK};
+use crate::pods::{Pods, SERVER, UPLINK};
 use crate::report::{Look, Outcome};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result, anyhow};
@@ -10,14 +10,13 @@ use margay::lab::pod::Attachment;
 use margay::lab::process::wait_for;
 use serde_json::json;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PODS: u8 = 10;
 /// What the uplink has, in bits a second.
 const RATES: [u64; 2] = [20_000_000, 200_000_000];
-const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const PORT: u16 = 7100;
 const LIMIT: Duration = Duration::from_secs(20);
 /// Until windows have their size.
@@ -63,7 +62,7 @@ fn of_rate(rate: u64, arguments: &Arguments) -> Outcome {
 fn shares(rate: u64, workers: u32, weights: &[u32], time: Duration) -> Result<Vec<f64>> {
     let margay = Router::Margay(env!("CARGO_BIN_EXE_margay").into());
     let mut pods = Pods::with_workers(weights.len() as u8, margay, Attachment::Veth, workers)?;
-    pods.tor.ip(&format!("addr add {OUTSIDE}/32 dev lo\nroute add 10.65.0.0/16 via 172.31.1.1"))?;
+    pods.open_outside()?;
     let daemon = pods.node.daemon()?;
     daemon.stop()?;
     daemon.restart_with(json!({ "uplinkBandwidth": { UPLINK: rate } }))?;
@@ -73,7 +72,7 @@ fn shares(rate: u64, workers: u32, weights: &[u32], time: Duration) -> Result<Ve
         let annotations = json!({ "margay.io/weight": weight.to_string() });
         pods.store.put_annotated_endpoint("edge1", pod, &json!({}), &annotations)?;
     }
-    let to = SocketAddr::from((OUTSIDE, PORT));
+    let to = SocketAddr::from((SERVER, PORT));
     let listener = pods.tor.enter(|| Ok(TcpListener::bind(to)?))?;
     let mut streams = Vec::new();
     let mut senders = Vec::new();
