@@ -1,7 +1,7 @@
 //! Runs margay and its peers side by side on this machine, and prints what each does.
 //!
 //! ```text
-//! cargo bench --bench compare -- [--only veth,memory,tcp,nat,acl,tc,floods,share]
+//! cargo bench --bench compare -- [--only SECTION,...]
 //!     [--peers NAME,...] [--repeats N] [--seconds S] [--rates MBIT,...] [--save NAME]
 //! ```
 //!
@@ -66,6 +66,8 @@ enum Section {
     Tcp,
     /// A million flows from veth to veth, their sources translated.
     Nat,
+    /// A million routes from veth to veth.
+    Routes,
     /// Tracking, policies, NAT and a limit at once.
     Full,
     /// Into a VXLAN tunnel.
@@ -89,6 +91,7 @@ impl Section {
             Section::Curves => sections::curves::run(arguments),
             Section::Tcp => sections::tcp::run(arguments),
             Section::Nat => sections::nat::run(arguments),
+            Section::Routes => sections::routes::run(arguments),
             Section::Full => sections::full::run(arguments),
             Section::Vxlan => sections::vxlan::run(arguments),
             Section::Acl => sections::acl::run(arguments),

@@ -55,6 +55,28 @@ pub(crate) fn routes() -> Result<Vec<Ipv4Net>> {
     (0..256).map(|third| net(third).context("a prefix of 24 bits")).collect()
 }
 
+/// Address and length of one of many routes, 1,000,000 at most: three of four of 24 bits, others of
+/// 21 to 28, none in another, spread over the address space without 10.0.0.0/8.
+pub(crate) fn wide_route(at: u32) -> (Ipv4Addr, u8) {
+    let len = match at % 16 {
+        0..12 => 24,
+        12 | 13 => 22,
+        14 => 21,
+        _ => 28,
+    };
+    let address = 0x0100_0000 + at * 8 * 256;
+    let beyond = if address >= 0x0a00_0000 { 0x0100_0000 } else { 0 };
+    (Ipv4Addr::from(address + beyond), len)
+}
+
+/// A number without order, always the same.
+pub(crate) fn mixed(at: u32) -> u32 {
+    let mut value = at.wrapping_mul(0x9e37_79b1);
+    value ^= value >> 15;
+    value = value.wrapping_mul(0x85eb_ca6b);
+    value ^ (value >> 13)
+}
+
 /// Link addresses of the router's ports, and of the next hop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Macs {

@@ -1,6 +1,7 @@
 //! What is measured beside each other, and how it is set up.
 
 pub(crate) mod daemon;
+pub(crate) mod feed;
 pub(crate) mod felix;
 pub(crate) mod forwarder;
 pub(crate) mod l3fwd;

@@ -7,6 +7,7 @@ pub(crate) mod full;
 pub(crate) mod latency;
 pub(crate) mod memory;
 pub(crate) mod nat;
+pub(crate) mod routes;
 pub(crate) mod share;
 pub(crate) mod tc;
 pub(crate) mod tcp;

@@ -1,21 +1,17 @@
 //! The packets: 60-byte UDP, each made from its number.
 
 use super::worker::ROUTER;
+use crate::peers::forwarder;
 use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, protocol};
 use std::net::Ipv4Addr;
 
 /// Length of the smallest frame without its check sequence.
 pub(super) const FRAME: usize = 60;
-/// Routes begin at 1.0.0.0, each at so many addresses from the last.
-const FIRST_ROUTE: u32 = 0x0100_0000;
-const SPACING: u32 = 8 * 256;
 /// 198.18.0.0: a /24 for each port.
 pub(super) const FIRST_PORT: u32 = 0xc612_0000;
 /// Flows of one source address.
 const FLOWS_EACH: u32 = 1024;
-/// Odd, so that numbers modulo a power of two are all met; the golden ratio of 2^32.
-const MIXER: u32 = 0x9e37_79b1;
 
 /// What differs from packet to packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +26,6 @@ enum Kind {
 pub(super) struct Traffic {
     kind: Kind,
     at: u32,
-}
-
-/// The prefix of route number `at`: address and length.
-pub(super) fn route(at: u32) -> (Ipv4Addr, u8) {
-    let len = match at % 16 {
-        0..12 => 24,
-        12 | 13 => 22,
-        14 => 21,
-        _ => 28,
-    };
-    (Ipv4Addr::from(FIRST_ROUTE + at * SPACING), len)
 }
 
 impl Traffic {
@@ -67,14 +52,16 @@ impl Traffic {
         self.at = at.wrapping_add(1);
         let (src, port, dst) = match self.kind {
             Kind::Routes(count) => {
-                let route = mixed(at) % count;
-                (0x0a00_0001, 1024, FIRST_ROUTE + route * SPACING + 1 + (at & 7))
+                let (net, _) = forwarder::wide_route(forwarder::mixed(at) % count);
+                (0x0a00_0001, 1024, u32::from(net) + 1 + (at & 7))
             }
             Kind::Flows(count) => {
                 let flow = shuffled(at, count);
                 (0x0a00_0001 + flow / FLOWS_EACH, 1024 + flow % FLOWS_EACH, FIRST_PORT + 1)
             }
-            Kind::Ports(count) => (0x0a00_0001, 1024, FIRST_PORT + mixed(at) % count * 256 + 1),
+            Kind::Ports(count) => {
+                (0x0a00_0001, 1024, FIRST_PORT + forwarder::mixed(at) % count * 256 + 1)
+            }
         };
         let (src, dst) = (Ipv4Addr::from(src), Ipv4Addr::from(dst));
         let from = Mac([2, 0, 0, 0, 0, 9]);
@@ -83,14 +70,6 @@ impl Traffic {
         frame[34..36].copy_from_slice(&(port as u16).to_be_bytes());
         frame[36..42].copy_from_slice(&[0, 9, 0, 26, 0x12, 0x34]);
     }
-}
-
-/// A number without order.
-fn mixed(at: u32) -> u32 {
-    let mut value = at.wrapping_mul(MIXER);
-    value ^= value >> 15;
-    value = value.wrapping_mul(0x85eb_ca6b);
-    value ^ (value >> 13)
 }
 
 /// Each number below `count` once in so many packets; a step of a prime that is far from it.

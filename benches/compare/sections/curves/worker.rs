@@ -1,6 +1,7 @@
 //! One worker's pipeline between packets that are made and a sink that throws them away.
 
-use super::traffic::{self, FIRST_PORT, FRAME, Traffic};
+use super::traffic::{FIRST_PORT, FRAME, Traffic};
+use crate::peers::forwarder;
 use anyhow::{Context, Result, ensure};
 use ipnet::Ipv4Net;
 use margay_fastpath::counters::{Stage, WorkerCounters};
@@ -97,7 +98,7 @@ fn tables(ports: u16) -> Tables {
 impl Worker {
     /// One port each way, so many routes, and nothing tracked.
     pub(super) fn with_routes(count: u32) -> Result<Worker> {
-        let routes = (0..count).map(|at| (traffic::route(at), TargetId(1)));
+        let routes = (0..count).map(|at| (forwarder::wide_route(at), TargetId(1)));
         Worker::new(tables(1), 1, routes)
     }
 
