@@ -28,6 +28,8 @@ pub(crate) fn facts() -> Vec<(&'static str, String)> {
         ("margay", format!("{} {}", env!("CARGO_PKG_VERSION"), revision())),
         ("dpdk", line("pkg-config", &["--modversion", "libdpdk"])),
         ("iperf3", line("iperf3", &["--version"])),
+        ("nftables", line("nft", &["--version"])),
+        ("iproute2", line("ip", &["-V"])),
     ]
 }
 

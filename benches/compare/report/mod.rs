@@ -17,7 +17,8 @@ pub(crate) enum Look {
     LessIsBetter,
     /// Bars of parts of what is to be reached, which is 100.
     PerCent,
-    /// A cost over a number ([`Row::at`]): flat is good. The first row is the plain case.
+    /// A cost over a number ([`Row::at`]): flat is good. The first row is the plain case, and the
+    /// second note says where the curve bends: it is drawn, too.
     Curve,
     /// Not drawn.
     TableOnly,

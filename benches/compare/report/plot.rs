@@ -16,6 +16,8 @@ const FIELD_WIDTH: f64 = 780.0;
 const FIELD_HEIGHT: f64 = 190.0;
 /// Longest text of a row that has no figure, in letters.
 const REASON: usize = 85;
+/// Longest note.
+const NOTE: usize = 135;
 /// What a curve may cost more than its first point and still be flat.
 const FLAT: f64 = 1.1;
 
@@ -35,6 +37,10 @@ pub(super) fn draw(facts: &[(&'static str, String)], outcomes: &[Outcome]) -> St
         svg.text("head", (LEFT, y), &outcome.title);
         y += 18.0;
         svg.text("small muted", (LEFT, y), reading(outcome));
+        if let Some(note) = outcome.notes.get(1).filter(|_| outcome.look == Look::Curve) {
+            y += 16.0;
+            svg.text("small muted", (LEFT, y), shortened(note, NOTE));
+        }
         y += 12.0;
         y = if outcome.look == Look::Curve {
             curve(&mut svg, outcome, y)
@@ -153,7 +159,8 @@ fn curve(svg: &mut Svg, outcome: &Outcome, top: f64) -> f64 {
     for at in 0..=(full / step).round() as u32 {
         let value = f64::from(at) * step;
         svg.line("grid", (FIELD, y(value)), (FIELD + FIELD_WIDTH, y(value)));
-        svg.text("small muted end", (FIELD - 8.0, y(value) + 4.0), figure(value));
+        let text = format!("{}", (value * 100.0).round() / 100.0);
+        svg.text("small muted end", (FIELD - 8.0, y(value) + 4.0), text);
     }
     let points: Vec<(f64, f64)> = rows
         .iter()

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use traffic::Traffic;
-use worker::{Cost, Worker};
+use worker::{Cost, Stages, Worker};
 
 /// What grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn of_curve(
     (over, name, points, setting): (Over, &str, Points, &str),
     arguments: &Arguments,
 ) -> [Outcome; 2] {
-    let stages: RefCell<BTreeMap<u32, String>> = RefCell::default();
+    let stages: RefCell<BTreeMap<u32, Stages>> = RefCell::default();
     let mut peers: Vec<(&'static str, Measures<'_, 2>)> = Vec::new();
     for (text, count) in points {
         let stages = &stages;
@@ -110,10 +110,14 @@ fn of_curve(
         }
     }
     let [ns, cycles] = figures;
-    let mut notes = vec![setting.to_owned(), verdict(&ns)];
+    let stages = stages.into_inner();
+    let mut notes = vec![setting.to_owned(), verdict(&ns) + &reason(&stages)];
     let text = |count: &u32| points.iter().find(|(_, at)| at == count).map_or("", |(text, _)| text);
-    let lines = stages.into_inner().into_iter();
-    notes.extend(lines.map(|(count, line)| format!("cycles by stage at {}: {line}", text(&count))));
+    notes.extend(stages.iter().map(|(count, stages)| {
+        let parts: Vec<String> =
+            stages.iter().map(|(name, cycles)| format!("{name} {cycles:.0}")).collect();
+        format!("cycles by stage at {}: {}", text(count), parts.join(", "))
+    }));
     let outcome = |unit, look, notes, rows| Outcome {
         title: format!("curves: a packet over {name}"),
         unit,
@@ -140,8 +144,22 @@ fn verdict(rows: &[Row]) -> String {
     }
 }
 
+/// Which stages cost more at the last point than at the first.
+fn reason(stages: &BTreeMap<u32, Stages>) -> String {
+    let (Some(first), Some(last)) = (stages.values().next(), stages.values().next_back()) else {
+        return String::new();
+    };
+    let before = |name: &str| first.iter().find(|it| it.0 == name).map_or(0.0, |it| it.1);
+    let more = last.iter().map(|(name, cycles)| (name, cycles - before(name)));
+    let more: Vec<String> = more
+        .filter(|(_, cycles)| cycles.abs() >= 1.0)
+        .map(|(name, cycles)| format!("{name} {cycles:+.0}"))
+        .collect();
+    format!("; cycles from the first point to the last: {}", more.join(", "))
+}
+
 /// On a thread of its own, on the router's core.
-fn measure(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
+fn measure(over: Over, count: u32, time: Duration) -> Result<(Cost, Stages)> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             pin(ROUTER_CORE);
@@ -151,7 +169,7 @@ fn measure(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
     })
 }
 
-fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, String)> {
+fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, Stages)> {
     let (mut worker, mut traffic) = match over {
         Over::Routes => (Worker::with_routes(count)?, Traffic::to_routes(count)),
         Over::Flows => (Worker::with_policies(policies::policy(1)?)?, Traffic::of_flows(count)),
@@ -180,7 +198,7 @@ fn run_for(worker: &mut Worker, traffic: &mut Traffic, time: Duration) -> Result
 }
 
 /// Flows that begin, end, and begin again.
-fn first_packets(mut worker: Worker, time: Duration) -> Result<(Cost, String)> {
+fn first_packets(mut worker: Worker, time: Duration) -> Result<(Cost, Stages)> {
     let mut cost = Cost::default();
     let mut traffic = Traffic::of_flows(NEW);
     worker.turn(&mut traffic, NEW)?;

@@ -29,6 +29,9 @@ const IDLE: u64 = 1000 * SECOND;
 const FLOWS: usize = 1 << 21;
 const FRAMES: usize = 4096;
 
+/// Stages, and cycles a packet.
+pub(super) type Stages = Vec<(&'static str, f64)>;
+
 /// Packets, and the time that they took.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Cost {
@@ -197,18 +200,18 @@ impl Worker {
 
     /// Cycles a packet of each stage that packets went through; what is left of the whole is
     /// taking them apart, bursts, and the sink.
-    pub(super) fn stages(&self, whole: Cost) -> String {
+    pub(super) fn stages(&self, whole: Cost) -> Stages {
         let counts = self.stage_counts();
-        let (mut rest, mut texts) = (whole.cycles(), Vec::new());
+        let (mut rest, mut stages) = (whole.cycles(), Vec::new());
         for ((now, before), stage) in counts.iter().zip(&self.before).zip(Stage::ALL) {
             // The clock of the first stage has the making of packets in it.
             if now.1 > before.1 && stage != Stage::Parse {
                 let cost = (now.0 - before.0) as f64 / (now.1 - before.1) as f64;
                 rest -= cost;
-                texts.push(format!("{} {cost:.0}", stage.name()));
+                stages.push((stage.name(), cost));
             }
         }
-        texts.push(format!("the rest {rest:.0}"));
-        texts.join(", ")
+        stages.push(("the rest", rest));
+        stages
     }
 }
