@@ -37,26 +37,32 @@ const MAX: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Features {
+    /// All of it, for flows that were answered.
     All,
+    /// All of it, for flows that nobody answers, as those of logs and metrics are.
+    OneWay,
     None,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
         ("margay, all on", Box::new(|time| margay(Features::All, time))),
+        ("margay, all on, no answers", Box::new(|time| margay(Features::OneWay, time))),
         ("margay, all off", Box::new(|time| margay(Features::None, time))),
         ("Linux, nftables, all on", Box::new(|time| linux(Features::All, time))),
+        ("Linux, nftables, all on, no answers", Box::new(|time| linux(Features::OneWay, time))),
         ("Linux, all off", Box::new(|time| linux(Features::None, time))),
     ];
     let notes = vec![
         format!(
-            "{FLOWS} UDP flows of a pod, each of which was answered once before; connection \
+            "{FLOWS} UDP flows of a pod, each of which was answered once before, or never; connection \
              tracking, {POLICIES} policies of which one lets a flow pass, masquerading, and a limit \
              of {} Gbit/s; 64 bytes, cores as for veth",
             LIMIT / 1_000_000_000
         ),
         "margay: AF_XDP alone, for what is limited is not offloaded; Linux: established flows pass \
-         by the first rule, as with Felix, and the limit is a rule before it"
+         by the first rule, as with Felix, and the limit is a rule before it; a flow without \
+         answers is not established there"
             .to_owned(),
     ];
     let rows = crate::run_all(&mut peers, arguments);
@@ -84,12 +90,14 @@ fn measure(rig: &Rig, features: Features, time: Duration) -> Result<f64> {
     let forth =
         (0..FLOWS).map(|at| forwarder::udp(IN_MAC, (POD, port(at)), (server(at), SERVER_PORT)));
     let frames: Vec<Vec<u8>> = forth.collect();
-    if features == Features::All {
-        let back = (0..FLOWS)
-            .map(|at| forwarder::udp(OUT_MAC, (server(at), SERVER_PORT), (NODE, port(at))));
+    if features != Features::None {
         // Without the sink the last veth takes no frames.
         let _sink = rig.sink(63)?;
         send_once(&rig.generator, "g0", frames.clone())?;
+    }
+    if features == Features::All {
+        let back = (0..FLOWS)
+            .map(|at| forwarder::udp(OUT_MAC, (server(at), SERVER_PORT), (NODE, port(at))));
         send_once(&rig.sink, "s0", back.collect())?;
     }
     rig.measure_frames(&frames, 63, time)
@@ -122,7 +130,11 @@ fn linux(features: Features, time: Duration) -> Result<f64> {
     let table = rig.tool("nft", &["list", "counter", "ip", "full", "established"])?;
     let packets = table.split_whitespace().skip_while(|word| *word != "packets").nth(1);
     let packets: u64 = packets.context("nft: no counter")?.parse()?;
-    ensure!(packets > u64::from(FLOWS) * 10, "only {packets} packets of established flows");
+    let are_established = packets > u64::from(FLOWS) * 10;
+    ensure!(
+        are_established == (features == Features::All),
+        "{packets} packets of established flows"
+    );
     Ok(rate)
 }
 
@@ -175,7 +187,7 @@ fn margay(features: Features, time: Duration) -> Result<f64> {
     let daemon = rig.daemon(spec, json!({ "nat": nat }))?;
     in_force(&daemon, features)?;
     let rate = measure(&rig, features, time)?;
-    if features == Features::All {
+    if features != Features::None {
         let flows = daemon.show("nat")?["flows"].as_u64().context("show nat: no flows")?;
         ensure!(flows >= u64::from(FLOWS), "only {flows} of {FLOWS} flows are translated");
     }
@@ -188,7 +200,7 @@ fn in_force(daemon: &Daemon, features: Features) -> Result<()> {
         let rules = policy[0]["egress"].as_array().map_or(0, Vec::len);
         let limited = daemon.show("limits")?[0]["egress"]["bandwidth"] == LIMIT;
         let is_ready = match features {
-            Features::All => rules >= POLICIES as usize && limited,
+            Features::All | Features::OneWay => rules >= POLICIES as usize && limited,
             Features::None => policy[0]["open"] == true,
         };
         Ok(is_ready.then_some(()))
@@ -200,13 +212,13 @@ fn put_resources(rig: &Rig, store: &Store, features: Features) -> Result<()> {
         PodSpec { device: "g0".to_owned(), ..PodSpec::new("client", rig.generator.clone(), 1500) };
     let pod = Pod::new(spec, 1, 1, POD, "fd10::2".parse()?);
     ensure!(pod.host_device() == DEVICE, "its device is {}", pod.host_device());
-    let all = features == Features::All;
+    let all = features != Features::None;
     store.put_pool("pods", Pool { nat_outgoing: all, ..Pool::new("10.10.0.0/24".parse()?) })?;
     let controls = if all { json!({ "egressBandwidth": LIMIT }) } else { json!({}) };
     store.put_limited_endpoint("edge1", &pod, &controls, false)?;
     let policies = match features {
         Features::None => vec![policy("out", "Egress", json!({ "action": "Allow" }))],
-        Features::All => (0..POLICIES)
+        Features::All | Features::OneWay => (0..POLICIES)
             .map(|at| {
                 let to = json!({ "nets": nets(at), "ports": [SERVER_PORT] });
                 let rule = json!({ "action": "Allow", "protocol": "UDP", "destination": to });
