@@ -158,6 +158,7 @@ impl Outcome {
         let mut out = format!("| {first} | median | least - most | {last} |\n|---|---|---|---|\n");
         for row in &self.rows {
             if let Some(why) = &row.skipped {
+                let why = why.lines().next().unwrap_or_default();
                 let _ = writeln!(out, "| {} | SKIPPED | {why} | |", row.name);
                 continue;
             }

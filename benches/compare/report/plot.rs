@@ -106,7 +106,8 @@ fn bars(svg: &mut Svg, outcome: &Outcome, top: f64) -> f64 {
                 svg.text("", (BARS + BARS_WIDTH + 14.0, base), text);
             }
             (None, _) => {
-                let why = row.skipped.as_deref().unwrap_or("not run");
+                let why = row.skipped.as_deref().and_then(|why| why.lines().next());
+                let why = why.unwrap_or("not run");
                 let text = shortened(&format!("SKIPPED: {why}"), REASON);
                 svg.text("small muted", (BARS, base), text);
             }

@@ -22,7 +22,7 @@ const POLICIES: u16 = 100;
 const PORT: u16 = 5201;
 const OTHER_PORTS: u16 = 20_000;
 /// More than two cores here carry, in bits a second.
-const LIMIT: u64 = 200_000_000_000;
+const LIMIT: u64 = 80_000_000_000;
 const WAIT: Duration = Duration::from_secs(20);
 
 /// Who routes, and what is on.
@@ -30,6 +30,8 @@ const WAIT: Duration = Duration::from_secs(20);
 enum Kind {
     Margay(Attachment, Features),
     Linux(Features),
+    /// Super-packets are cut before the uplink, as before a device that cannot.
+    LinuxCut(Features),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,13 +40,15 @@ enum Features {
     None,
 }
 
-const KINDS: [(&str, Kind); 6] = [
+const KINDS: [(&str, Kind); 8] = [
     ("margay, pods on TAPs, all on", Kind::Margay(Attachment::Tap, Features::All)),
     ("margay, pods on TAPs", Kind::Margay(Attachment::Tap, Features::None)),
     ("margay, pods on veths, all on", Kind::Margay(Attachment::Veth, Features::All)),
     ("margay, pods on veths", Kind::Margay(Attachment::Veth, Features::None)),
     ("Linux, veths, nftables, all on", Kind::Linux(Features::All)),
     ("Linux ip_forward, veths", Kind::Linux(Features::None)),
+    ("Linux, uplink without TSO, all on", Kind::LinuxCut(Features::All)),
+    ("Linux, uplink without TSO", Kind::LinuxCut(Features::None)),
 ];
 
 /// Where a stream ends.
@@ -63,11 +67,17 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
 fn of_case(way: Way, name: &str, streams: u32, arguments: &Arguments) -> Outcome {
     let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
     for (name, kind) in KINDS {
+        if way == Way::ToPod && matches!(kind, Kind::LinuxCut(_)) {
+            continue;
+        }
         peers.push((name, Box::new(move |time| measure(kind, way, streams, time))));
     }
     let notes = vec![
         "iperf3, MTU 1500, default offloads of the pods' devices and of the uplink; Gbit/s of \
          payload, as the receiver counted; ratios are to the first row"
+            .to_owned(),
+        "the kernel's super-packets go through a veth as an uplink whole, as through no wire; margay \
+         cuts them before it, and so does the kernel where TSO and GSO of the uplink are off"
             .to_owned(),
         format!(
             "all on: each pod has {POLICIES} policies of which one lets the stream pass, a limit of \
@@ -83,7 +93,9 @@ fn of_case(way: Way, name: &str, streams: u32, arguments: &Arguments) -> Outcome
 
 fn measure(kind: Kind, way: Way, streams: u32, time: Duration) -> Result<f64> {
     let (router, attachment, features) = match kind {
-        Kind::Linux(features) => (Router::Kernel, Attachment::Veth, features),
+        Kind::Linux(features) | Kind::LinuxCut(features) => {
+            (Router::Kernel, Attachment::Veth, features)
+        }
         Kind::Margay(attachment, features) => {
             (Router::Margay(env!("CARGO_BIN_EXE_margay").into()), attachment, features)
         }
@@ -91,6 +103,10 @@ fn measure(kind: Kind, way: Way, streams: u32, time: Duration) -> Result<f64> {
     let is_kernel = router == Router::Kernel;
     let mut pods = Pods::new(router, attachment)?;
     pods.open_outside()?;
+    if matches!(kind, Kind::LinuxCut(_)) {
+        let off = ["-K", UPLINK, "tso", "off", "gso", "off"];
+        process::run_ok(pods.node.namespace().command("ethtool", &off), "", WAIT)?;
+    }
     match features {
         Features::None => (),
         Features::All if is_kernel => {
