@@ -8,6 +8,7 @@ const LEFT: f64 = 24.0;
 /// Bars begin here, and have so much room; figures stand behind it.
 const BARS: f64 = 300.0;
 const BARS_WIDTH: f64 = 400.0;
+const FIGURES: f64 = BARS + BARS_WIDTH + 14.0;
 const BAR_STEP: f64 = 24.0;
 const BAR: f64 = 14.0;
 /// A curve's field.
@@ -102,8 +103,8 @@ fn bars(svg: &mut Svg, outcome: &Outcome, top: f64) -> f64 {
                     let x = BARS + end * scale;
                     svg.line("spread", (x, middle - 4.0), (x, middle + 4.0));
                 }
-                let text = format!("{}{}", figure(median), beside(outcome, row));
-                svg.text("", (BARS + BARS_WIDTH + 14.0, base), text);
+                svg.text("", (FIGURES, base), figure(median));
+                svg.text("small muted", (FIGURES + 70.0, base), beside(outcome, row));
             }
             (None, _) => {
                 let why = row.skipped.as_deref().and_then(|why| why.lines().next());
@@ -121,12 +122,12 @@ fn bars(svg: &mut Svg, outcome: &Outcome, top: f64) -> f64 {
     y
 }
 
-/// What a peer is beside margay.
+/// What a peer is beside margay; nothing for margay itself.
 fn beside(outcome: &Outcome, row: &Row) -> String {
     let own = outcome.rows.iter().find(|row| row.name.starts_with("margay"));
     match outcome.ratio(row) {
         Some(ratio) if own.is_some_and(|own| own.name != row.name) && ratio > 0.0 => {
-            format!("   margay / this: {}", figure(ratio))
+            format!("margay / this: {}", figure(ratio))
         }
         _ => String::new(),
     }
