@@ -3,7 +3,9 @@
 use std::fmt::{Display, Write};
 
 /// Classes with their colours; what is on dark ground has its own.
-const STYLE: &str = "text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1f2933}\
+const STYLE: &str = "\
+    text{font:13px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif}\
+    text{fill:#1f2933}\
     .title{font-size:17px;font-weight:600}.head{font-size:15px;font-weight:600}\
     .small{font-size:12px}.muted{fill:#52606d}.end{text-anchor:end}.middle{text-anchor:middle}\
     .ground{fill:#ffffff}.own{fill:#1769aa}.peer{fill:#9aa5b1}.band{fill:#dbeafe}\

@@ -56,8 +56,8 @@ const CURVES: [(Over, &str, Points, &str); 5] = [
         "policies, packets of known flows",
         &[("0", 0), ("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
         "1,000 flows of one endpoint, one route; each policy has a rule that does not match, and \
-         one behind them lets all pass; flows are tracked from the first policy on, and without any \
-         they are not",
+         one behind them lets all pass; flows are tracked from the first policy on, and without \
+         any they are not",
     ),
     (
         Over::FirstPackets,
@@ -69,8 +69,8 @@ const CURVES: [(Over, &str, Points, &str); 5] = [
         Over::Ports,
         "ports",
         &[("1", 1), ("10", 10), ("100", 100), ("1,000", 1_000)],
-        "no flow is tracked; so many ports to receive by and as many to send by, a route to each of \
-         these; bursts of 64 from each port in turn, at random to all ports",
+        "no flow is tracked; so many ports to receive by and as many to send by, a route to each \
+         of these; bursts of 64 from each port in turn, at random to all ports",
     ),
 ];
 

@@ -55,9 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     ];
     let notes = vec![
         format!(
-            "{FLOWS} UDP flows of a pod, each of which was answered once before, or never; connection \
-             tracking, {POLICIES} policies of which one lets a flow pass, masquerading, and a limit \
-             of {} Gbit/s; 64 bytes, cores as for veth",
+            "{FLOWS} UDP flows of a pod, each of which was answered once before, or never; \
+             connection tracking, {POLICIES} policies of which one lets a flow pass, masquerading, \
+             and a limit of {} Gbit/s; 64 bytes, cores as for veth",
             LIMIT / 1_000_000_000
         ),
         "margay: AF_XDP alone, for what is limited is not offloaded; Linux: established flows pass \

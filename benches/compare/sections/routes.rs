@@ -1,5 +1,5 @@
-//! A million routes from veth to veth, beside 256: margay learns them by BGP, the kernel has them in
-//! its table.
+//! A million routes from veth to veth, beside 256: margay learns them by BGP, the kernel has them
+//! in its table.
 
 use crate::peers::{feed, forwarder};
 use crate::report::{Look, Outcome};
@@ -31,8 +31,8 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     ];
     let notes = vec![
         format!(
-            "{DESTINATIONS} destinations at random in all routes, in random order; 64 bytes, rig and \
-             cores as for veth; routes of 21 to 28 bits, three of four of 24"
+            "{DESTINATIONS} destinations at random in all routes, in random order; 64 bytes, rig \
+             and cores as for veth; routes of 21 to 28 bits, three of four of 24"
         ),
         "margay: AF_XDP alone, routes by BGP from the generator's side, none of them in the kernel"
             .to_owned(),

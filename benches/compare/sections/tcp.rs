@@ -76,12 +76,12 @@ fn of_case(way: Way, name: &str, streams: u32, arguments: &Arguments) -> Outcome
         "iperf3, MTU 1500, default offloads of the pods' devices and of the uplink; Gbit/s of \
          payload, as the receiver counted; ratios are to the first row"
             .to_owned(),
-        "the kernel's super-packets go through a veth as an uplink whole, as through no wire; margay \
-         cuts them before it, and so does the kernel where TSO and GSO of the uplink are off"
+        "the kernel's super-packets go through a veth as an uplink whole, as through no wire; \
+         margay cuts them before it, and so does the kernel where TSO and GSO of the uplink are off"
             .to_owned(),
         format!(
-            "all on: each pod has {POLICIES} policies of which one lets the stream pass, a limit of \
-             {} Gbit/s each way, and looks like its node outside",
+            "all on: each pod has {POLICIES} policies of which one lets the stream pass, a limit \
+             of {} Gbit/s each way, and looks like its node outside",
             LIMIT / 1_000_000_000
         ),
     ];

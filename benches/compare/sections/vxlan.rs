@@ -68,7 +68,8 @@ fn kernel(time: Duration) -> Result<f64> {
     let rig = Rig::new()?;
     linux::route_by_kernel(&rig)?;
     rig.router.ip(
-        "link add vx0 mtu 1450 type vxlan id 4096 dstport 4789 local 10.20.0.1 dev out0 nolearning\n\
+        "link add vx0 mtu 1450 type vxlan id 4096 dstport 4789 local 10.20.0.1 dev out0 \
+         nolearning\n\
          addr add 10.65.0.0/32 dev vx0\n\
          link set vx0 up",
     )?;
