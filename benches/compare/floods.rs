@@ -4,8 +4,9 @@
 //! All pods hang on veths, and one worker has them all. Everything that sends shares a core with
 //! the kernel's half of what the worker receives; the worker shares the other one with the sink.
 
+use crate::losses::Losses;
 use crate::report::{Outcome, Row};
-use crate::tcp::Pods;
+use crate::tcp::{Pods, UPLINK};
 use crate::veth::{pin, pin_workers};
 use crate::{Arguments, GENERATOR_CORE, ROUTER_CORE, STEAL_LIMIT, machine};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -60,19 +61,23 @@ struct Found {
     arrived: u64,
     p99_ns: u64,
     flood: u64,
+    /// Who lost packets, and how many.
+    losses: String,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let rows = || FLOODS.map(|(name, _)| Row::new(name)).to_vec();
     let [mut lost, mut share, mut p99, mut flood] = [rows(), rows(), rows(), rows()];
     let time = Duration::from_secs_f64(arguments.seconds);
-    for _ in 0..arguments.repeats {
+    let mut losers = Vec::new();
+    for run in 1..=arguments.repeats {
         for (at, (name, kind)) in FLOODS.into_iter().enumerate() {
             let stolen = machine::steal();
             let found = beside(kind, time);
             let is_disturbed = machine::stolen_since(stolen) > STEAL_LIMIT;
             match found {
                 Ok(found) => {
+                    losers.push(format!("{name}, run {run}, lost by {}", found.losses));
                     lost[at].add(found.sent.saturating_sub(found.arrived) as f64, is_disturbed);
                     share[at].add(found.arrived as f64 * 100.0 / found.sent as f64, is_disturbed);
                     p99[at].add(found.p99_ns as f64 / 1e3, is_disturbed);
@@ -86,14 +91,15 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
                     }
                 }
             }
+            eprintln!("{}", losers.last().map_or("", String::as_str));
             let figures = [&lost, &share, &p99, &flood].map(|rows| rows[at].last_line());
             eprintln!("{name}:{}", figures.concat());
         }
     }
-    outcomes([lost, share, p99, flood])
+    outcomes([lost, share, p99, flood], losers)
 }
 
-fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
+fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4], losers: Vec<String>) -> Vec<Outcome> {
     let load = format!(
         "nine pods send {} packets of 64 bytes a second each, from sockets, while a tenth floods \
          as fast as a core can beside them; CPU {GENERATOR_CORE} has all senders and the kernel's \
@@ -108,8 +114,10 @@ fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
     };
     let sent = "between the socket of a pod and the sink, the pods' own veths included";
     let times = "between the socket of a pod and the sink; up to an eighth too long";
+    let mut lost = outcome("lost by the nine", "packets", sent, lost);
+    lost.notes.extend(losers);
     vec![
-        outcome("lost by the nine", "packets", sent, lost),
+        lost,
         outcome("of what the nine sent came", "%", sent, share),
         outcome("99th percentile of the nine's latency", "us", times, p99),
         outcome("packets that came of the flood", "Mpps", "the rest was dropped", flood),
@@ -133,13 +141,23 @@ fn beside(kind: Flood, time: Duration) -> Result<Found> {
         pause(Duration::from_millis(50))?;
         Ok((receiver.counts()?.stamped >= before + others.len() as u64).then_some(()))
     })?;
-    let stop = AtomicBool::new(false);
+    let (edge, stop) = (pods.node.namespace().clone(), AtomicBool::new(false));
+    let hosts = others.iter().map(Pod::host_device).collect();
+    let mut places = vec![("the node's ends of the nine", &edge, hosts)];
+    places.extend([("uplink", &edge, vec![UPLINK]), ("sink", &pods.tor, vec!["edge1"])]);
+    let ends = others.iter().map(|pod| ("the pods", pod.namespace(), vec![pod.device()]));
+    places.extend(ends);
+    let daemon = pods.node.daemon()?;
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| match kind {
             Flood::None => Ok(()),
             _ => flood(flooding, kind, &stop),
         });
-        let found = pause(WARM_UP).and_then(|()| watch(&receiver, &mut senders, time));
+        let found = pause(WARM_UP).and_then(|()| {
+            let before = Losses::read(daemon, &places)?;
+            let found = watch(&receiver, &mut senders, time)?;
+            Ok(Found { losses: Losses::read(daemon, &places)?.since(&before), ..found })
+        });
         stop.store(true, Ordering::Relaxed);
         flood.join().map_err(|_| anyhow!("the generator panicked"))??;
         found
@@ -164,7 +182,8 @@ fn watch(receiver: &Receiver, senders: &mut Senders, time: Duration) -> Result<F
     let p99_ns = receiver.latency()?.within(990_000).context("no packet has a time")?;
     // What is not stamped is of the flood, or of a neighbour that asks.
     let of_flood = |counts: margay_fastpath::pktgen::Counts| counts.packets - counts.stamped;
-    Ok(Found { sent, arrived, p99_ns, flood: of_flood(flooded) - of_flood(before) })
+    let flood = of_flood(flooded) - of_flood(before);
+    Ok(Found { sent, arrived, p99_ns, flood, losses: String::new() })
 }
 
 /// Sockets of pods, and what each has sent.

@@ -14,6 +14,7 @@ mod felix;
 mod floods;
 mod forwarder;
 mod l3fwd;
+mod losses;
 mod machine;
 mod memory;
 mod nat;
