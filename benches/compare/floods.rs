@@ -154,9 +154,9 @@ fn beside(kind: Flood, time: Duration) -> Result<Found> {
             _ => flood(flooding, kind, &stop),
         });
         let found = pause(WARM_UP).and_then(|()| {
-            let before = Losses::read(daemon, &places)?;
+            let before = Losses::read(Some(daemon), &places)?;
             let found = watch(&receiver, &mut senders, time)?;
-            Ok(Found { losses: Losses::read(daemon, &places)?.since(&before), ..found })
+            Ok(Found { losses: Losses::read(Some(daemon), &places)?.since(&before), ..found })
         });
         stop.store(true, Ordering::Relaxed);
         flood.join().map_err(|_| anyhow!("the generator panicked"))??;

@@ -22,20 +22,10 @@ pub(crate) struct Losses(BTreeMap<String, u64>);
 
 impl Losses {
     /// The totals now: of these devices, of margay's sockets on them, and of what has no device.
-    pub(crate) fn read(daemon: &Daemon, places: &[Place<'_>]) -> Result<Losses> {
+    pub(crate) fn read(daemon: Option<&Daemon>, places: &[Place<'_>]) -> Result<Losses> {
         let mut losses = Losses::default();
-        for (reason, count) in daemon.drops()? {
-            losses.add("margay, of all packets", &reason, count);
-        }
-        let shown = daemon.show("ports")?;
-        for port in shown.as_array().into_iter().flatten() {
-            let is_here = |(_, _, devices): &&Place<'_>| {
-                devices.iter().any(|device| port["name"] == **device)
-            };
-            let Some((place, ..)) = places.iter().find(is_here) else { continue };
-            for (total, count) in port["kernel"].as_object().into_iter().flatten() {
-                losses.add(&format!("{place}, AF_XDP"), total, count.as_u64().unwrap_or(0));
-            }
+        if let Some(daemon) = daemon {
+            losses.read_margay(daemon, places)?;
         }
         for (place, namespace, devices) in places {
             for device in devices {
@@ -45,6 +35,23 @@ impl Losses {
         }
         losses.read_cores()?;
         Ok(losses)
+    }
+
+    fn read_margay(&mut self, daemon: &Daemon, places: &[Place<'_>]) -> Result<()> {
+        for (reason, count) in daemon.drops()? {
+            self.add("margay, of all packets", &reason, count);
+        }
+        let shown = daemon.show("ports")?;
+        for port in shown.as_array().into_iter().flatten() {
+            let is_here = |(_, _, devices): &&Place<'_>| {
+                devices.iter().any(|device| port["name"] == **device)
+            };
+            let Some((place, ..)) = places.iter().find(is_here) else { continue };
+            for (total, count) in port["kernel"].as_object().into_iter().flatten() {
+                self.add(&format!("{place}, AF_XDP"), total, count.as_u64().unwrap_or(0));
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, place: &str, total: &str, count: u64) {

@@ -13,6 +13,7 @@ mod acl;
 mod felix;
 mod floods;
 mod forwarder;
+mod jumbo;
 mod l3fwd;
 mod losses;
 mod machine;

@@ -85,16 +85,15 @@ impl Rig {
 
     /// The device towards the sink has this name.
     pub(crate) fn with_egress(egress: &str) -> Result<Rig> {
-        Rig::with_queues(egress, 1)
+        Rig::with_links(egress, LinkSpec { mtu: 1500, queues: 1 })
     }
 
-    /// The same with so many queues of each device.
-    pub(crate) fn with_queues(egress: &str, queues: u32) -> Result<Rig> {
+    /// The same with an MTU, and so many queues of each device.
+    pub(crate) fn with_links(egress: &str, spec: LinkSpec) -> Result<Rig> {
         let scope = Scope::new()?;
         let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
         let [generator, router, sink] = namespaces;
         let rig = Rig { generator: generator?, router: router?, sink: sink?, scope };
-        let spec = LinkSpec { mtu: 1500, queues };
         let (in_mac, out_mac) = (IN_MAC.to_string(), OUT_MAC.to_string());
         let sink_mac = SINK_MAC.to_string();
         let end = |namespace, device, mac, address: &str| -> Result<LinkEnd<'_>> {
