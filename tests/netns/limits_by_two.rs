@@ -1,7 +1,7 @@
 //! Limits beside two workers: packets at once and connections, to the packet and to the connection,
 //! both from a pod and to it. Each worker has a queue of the uplink. One of them has the pod, and
-//! gets from the other what is for it; connections are counted by the one that has the flow, so that
-//! both must have refused some.
+//! gets from the other what is for it; connections are counted by the one that has the flow, so
+//! that both must have refused some.
 //!
 //! Nothing here goes by how fast the machine is: rates are so low that bursts are all that passes.
 
