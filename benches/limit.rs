@@ -166,8 +166,8 @@ fn shapers(criterion: &mut Criterion) {
             at = (at + 1) % PACKETS;
             now_ns += STEP_NS;
             let (shaper, bytes) = packets[at];
-            if let Booking::At(at_ns) = shapers[shaper].book(&mut leases[shaper], now_ns, 8 * bytes)
-            {
+            let (shaper, lease) = (&shapers[shaper], &mut leases[shaper]);
+            if let Booking::At(at_ns) = shaper.book(lease, now_ns, 8 * bytes, true) {
                 black_box(wheel.insert(at_ns, at)).ok();
             }
             while let Some(packet) = wheel.pop(now_ns) {

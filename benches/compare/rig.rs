@@ -53,22 +53,25 @@ impl Rig {
 
     /// The device towards the sink has this name.
     pub(crate) fn with_egress(egress: &str) -> Result<Rig> {
-        Rig::with_queues(egress, 1)
-    }
-
-    /// The same with so many queues of each device.
-    pub(crate) fn with_queues(egress: &str, queues: u32) -> Result<Rig> {
-        Rig::with_devices(["in0", egress], queues)
+        Rig::with_links(egress, LinkSpec { mtu: 1500, queues: 1 })
     }
 
     /// The devices towards generator and sink have these names.
-    pub(crate) fn with_devices([ingress, egress]: [&str; 2], queues: u32) -> Result<Rig> {
+    pub(crate) fn with_devices(names: [&str; 2], queues: u32) -> Result<Rig> {
+        Rig::with(names, LinkSpec { mtu: 1500, queues })
+    }
+
+    /// As [`Rig::with_egress`], with an MTU, and so many queues of each device.
+    pub(crate) fn with_links(egress: &str, spec: LinkSpec) -> Result<Rig> {
+        Rig::with(["in0", egress], spec)
+    }
+
+    fn with([ingress, egress]: [&str; 2], spec: LinkSpec) -> Result<Rig> {
         let scope = Scope::new()?;
         let namespaces = ["generator", "router", "sink"].map(|role| scope.namespace(role));
         let [generator, router, sink] = namespaces;
         let (generator, router, sink) = (generator?, router?, sink?);
         let rig = Rig { generator, router, sink, scope, ingress: ingress.to_owned() };
-        let spec = LinkSpec { mtu: 1500, queues };
         let (in_mac, out_mac) = (IN_MAC.to_string(), OUT_MAC.to_string());
         let sink_mac = SINK_MAC.to_string();
         let end = |namespace, device, mac, address: &str| -> Result<LinkEnd<'_>> {

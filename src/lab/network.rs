@@ -72,7 +72,7 @@ pub struct NetworkSpec {
     pub router: Router,
     /// MTU of all links but that of the narrow pod, in bytes.
     pub mtu: u32,
-    /// Queues of the links between routers.
+    /// Queues of the links between routers and of pods on veths.
     pub queues: u32,
     /// Worker threads of each daemon.
     pub workers: u32,
@@ -145,7 +145,8 @@ impl Network {
         let narrower = if name.starts_with("narrow") { NARROW } else { self.spec.encap.overhead() };
         let namespace = self.scope.namespace(&format!("pod-{name}"))?;
         let spec = PodSpec::new(name, namespace, self.spec.mtu - narrower);
-        self.nodes[node].add_pod(spec).map(|_| ())
+        let link = LinkSpec { queues: self.spec.queues, ..spec.link };
+        self.nodes[node].add_pod(PodSpec { link, ..spec }).map(|_| ())
     }
 
     /// What it was built from.

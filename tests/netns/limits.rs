@@ -72,15 +72,16 @@ impl Drop for Flood {
     }
 }
 
-struct Rig {
-    network: Network,
-    pod: margay::lab::pod::Pod,
-    outside: IpAddr,
+/// A network, a pod there, and an address of the host outside.
+pub(crate) struct Rig {
+    pub(crate) network: Network,
+    pub(crate) pod: margay::lab::pod::Pod,
+    pub(crate) outside: IpAddr,
 }
 
 impl Rig {
     /// Limits of the pod from now on; returns when they are in force.
-    fn limit(&mut self, controls: &Value, shaped: bool) {
+    pub(crate) fn limit(&mut self, controls: &Value, shaped: bool) {
         let store = self.network.store().unwrap();
         let node = self.network.nodes[0].name().to_owned();
         store.put_limited_endpoint(&node, &self.pod, controls, shaped).unwrap();
@@ -88,17 +89,19 @@ impl Rig {
         let wanted = |field: &str| controls.get(field).cloned().unwrap_or(Value::Null);
         wait_for("the limits to be in force", PATIENCE, || {
             let shown = daemon.show("limits")?;
-            let of = |direction: &str, field: &str| shown[0][direction][field].clone();
-            let same = of("egress", "bandwidth") == wanted("egressBandwidth")
-                && of("ingress", "bandwidth") == wanted("ingressBandwidth")
-                && of("egress", "packetRate") == wanted("egressPacketRate")
-                && of("ingress", "maxConnections") == wanted("ingressMaxConnections");
+            let same = ["egress", "ingress"].iter().all(|direction| {
+                ["bandwidth", "packetRate", "maxConnections"].iter().all(|field| {
+                    let (first, rest) = field.split_at(1);
+                    let name = format!("{direction}{}{rest}", first.to_uppercase());
+                    shown[0][direction][field] == wanted(&name)
+                })
+            });
             Ok(same.then_some(()))
         })
         .unwrap();
     }
 
-    fn pod_at(&self, port: u16) -> SocketAddr {
+    pub(crate) fn pod_at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.pod.v4(), port)
     }
 }

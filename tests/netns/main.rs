@@ -17,6 +17,7 @@ mod fair;
 mod frames;
 mod kernel;
 mod limits;
+mod limits_by_two;
 mod nat;
 mod nat_limits;
 mod offload;

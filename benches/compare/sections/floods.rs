@@ -4,7 +4,8 @@
 //! All pods hang on veths, and one worker has them all. Everything that sends shares a core with
 //! the kernel's half of what the worker receives; the worker shares the other one with the sink.
 
-use crate::pods::{Pods, SERVER};
+use super::losses::Losses;
+use crate::pods::{Pods, SERVER, UPLINK};
 use crate::report::{Look, Outcome, Row};
 use crate::rig::{pin, pin_workers};
 use crate::{Arguments, GENERATOR_CORE, Measures, ROUTER_CORE};
@@ -18,6 +19,7 @@ use margay_fastpath::sys::bpf::generator::Generator;
 use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, protocol};
 use nix::net::if_::if_nametoindex;
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -54,14 +56,25 @@ const FLOODS: [(&str, Flood); 4] = [
 ];
 
 pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
+    let losers = RefCell::new(Vec::new());
     let mut peers: Vec<(&'static str, Measures<'_, 4>)> = Vec::new();
     for (name, kind) in FLOODS {
-        peers.push((name, Box::new(move |time| beside(kind, time))));
+        let losers = &losers;
+        let measure = move |time| {
+            let (figures, losses) = beside(kind, time)?;
+            let line = format!("{name}: lost by {losses}");
+            eprintln!("{line}");
+            losers.borrow_mut().push(line);
+            Ok(figures)
+        };
+        peers.push((name, Box::new(measure)));
     }
-    outcomes(crate::run_figures(&mut peers, arguments))
+    let figures = crate::run_figures(&mut peers, arguments);
+    drop(peers);
+    outcomes(figures, losers.into_inner())
 }
 
-fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
+fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4], losers: Vec<String>) -> Vec<Outcome> {
     let load = format!(
         "nine pods send {} packets of 64 bytes a second each, from sockets, while a tenth floods \
          as fast as a core can beside them; CPU {GENERATOR_CORE} has all senders and the kernel's \
@@ -77,8 +90,10 @@ fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
     };
     let sent = "between the socket of a pod and the sink, the pods' own veths included";
     let times = "between the socket of a pod and the sink; up to an eighth too long";
+    let mut lost = outcome("lost by the nine", ("packets", Look::LessIsBetter), sent, lost);
+    lost.notes.extend(losers);
     vec![
-        outcome("lost by the nine", ("packets", Look::LessIsBetter), sent, lost),
+        lost,
         outcome("of what the nine sent came", ("%", Look::PerCent), sent, share),
         outcome("99th percentile of the nine's latency", ("us", Look::LessIsBetter), times, p99),
         outcome(
@@ -91,8 +106,8 @@ fn outcomes([lost, share, p99, flood]: [Vec<Row>; 4]) -> Vec<Outcome> {
 }
 
 /// What the nine lose, per cent of theirs that come, their latency in us, and what comes of the
-/// flood in Mpps.
-fn beside(kind: Flood, time: Duration) -> Result<[f64; 4]> {
+/// flood in Mpps; and who loses packets, and how many.
+fn beside(kind: Flood, time: Duration) -> Result<([f64; 4], String)> {
     let margay = Router::Margay(env!("CARGO_BIN_EXE_margay").into());
     let mut pods = Pods::with_workers(PODS, margay, Attachment::Veth, 1)?;
     pin_workers(pods.node.daemon()?)?;
@@ -109,13 +124,23 @@ fn beside(kind: Flood, time: Duration) -> Result<[f64; 4]> {
         pause(Duration::from_millis(50))?;
         Ok((receiver.counts()?.stamped >= before + others.len() as u64).then_some(()))
     })?;
-    let stop = AtomicBool::new(false);
+    let (edge, stop) = (pods.node.namespace().clone(), AtomicBool::new(false));
+    let hosts = others.iter().map(Pod::host_device).collect();
+    let mut places = vec![("the node's ends of the nine", &edge, hosts)];
+    places.extend([("uplink", &edge, vec![UPLINK]), ("sink", &pods.tor, vec!["edge1"])]);
+    let ends = others.iter().map(|pod| ("the pods", pod.namespace(), vec![pod.device()]));
+    places.extend(ends);
+    let daemon = pods.node.daemon()?;
     std::thread::scope(|scope| {
         let flood = scope.spawn(|| match kind {
             Flood::None => Ok(()),
             _ => flood(flooding, kind, &stop),
         });
-        let found = pause(WARM_UP).and_then(|()| watch(&receiver, &mut senders, time));
+        let found = pause(WARM_UP).and_then(|()| {
+            let before = Losses::read(Some(daemon), &places)?;
+            let figures = watch(&receiver, &mut senders, time)?;
+            Ok((figures, Losses::read(Some(daemon), &places)?.since(&before)))
+        });
         stop.store(true, Ordering::Relaxed);
         flood.join().map_err(|_| anyhow!("the generator panicked"))??;
         found

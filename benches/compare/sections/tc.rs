@@ -5,6 +5,7 @@
 //! Margay limits what goes to a pod, and `tc tbf` what goes out by the same device, as Kubernetes'
 //! bandwidth plugin has it; both count whole frames.
 
+use super::jumbo;
 use crate::machine::CoreTime;
 use crate::pods::Pods;
 use crate::report::{Look, Outcome};
@@ -28,9 +29,9 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
-const DEVICE: &str = "cali0100000001";
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 2);
+pub(crate) const DEVICE: &str = "cali0100000001";
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_secs(20);
 const LINE: Duration = Duration::from_secs(60);
 /// A full frame with its check sequence, as the generator counts, and without, as limits do.
@@ -43,6 +44,8 @@ const DATAGRAM: u16 = 1472;
 const DATAGRAMS: usize = 40;
 /// Rates from which UDP is sent so as well, in Mbit/s.
 const FAST: u64 = 1_000;
+/// Rates from which UDP is sent in jumbo frames as well, in Mbit/s.
+const FASTER: u64 = 5_000;
 const PORT: u16 = 5300;
 /// A burst is what a tenth of a second brings: a policer does not make good what a generator that
 /// stands still for longer than the burst has not sent.
@@ -50,14 +53,14 @@ const BURSTS: u64 = 10;
 
 /// How a limit is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Policed,
     PolicedByTwo,
     Shaped,
     Tbf,
 }
 
-const KINDS: [(&str, Kind); 4] = [
+pub(crate) const KINDS: [(&str, Kind); 4] = [
     ("margay, shaping", Kind::Shaped),
     ("margay, policing", Kind::Policed),
     ("margay, policing, two workers", Kind::PolicedByTwo),
@@ -70,6 +73,8 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let mut found: Vec<Outcome> = udp.collect();
     let fast = rates.clone().filter(|mbits| *mbits >= FAST);
     found.extend(fast.map(|mbits| of_super_packets(mbits, arguments)));
+    let faster = rates.clone().filter(|mbits| *mbits >= FASTER);
+    found.extend(faster.map(|mbits| jumbo::run(mbits, arguments)));
     found.extend(rates.map(|mbits| of_tcp(mbits, arguments)));
     found
 }
@@ -117,23 +122,33 @@ fn of_udp(mbits: u64, arguments: &Arguments) -> [Outcome; 2] {
     ]
 }
 
+impl Kind {
+    /// Workers, and queues of each device.
+    pub(crate) fn queues(self) -> u32 {
+        if self == Kind::PolicedByTwo { 2 } else { 1 }
+    }
+}
+
+/// What keeps the limit in the rig's router, where the pod's device is limited.
+pub(crate) fn limiter(rig: &Rig, kind: Kind, rate: u64, link: LinkSpec) -> Result<Option<Daemon>> {
+    if kind != Kind::Tbf {
+        return Ok(Some(limited(rig, kind, rate, link)?));
+    }
+    rig.router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
+    filter(&rig.router, DEVICE, rate)?;
+    Ok(None)
+}
+
 /// Per cent of its rate that come through, and of the router's core that this took.
 fn udp(kind: Kind, rate: u64, time: Duration) -> Result<[f64; 2]> {
-    let queues = if kind == Kind::PolicedByTwo { 2 } else { 1 };
-    let rig = Rig::with_queues(DEVICE, queues)?;
-    let _daemon = match kind {
-        Kind::Tbf => {
-            rig.router.sysctl(&[("net/ipv4/ip_forward", "1")])?;
-            filter(&rig.router, DEVICE, rate)?;
-            None
-        }
-        _ => Some(limited(&rig, kind, rate, queues)?),
-    };
+    let link = LinkSpec { mtu: 1500, queues: kind.queues() };
+    let rig = Rig::with_links(DEVICE, link)?;
+    let _daemon = limiter(&rig, kind, rate, link)?;
     rig.pin_receive()?;
     let attach = || Ok(Receiver::attach(if_nametoindex("s0")?, 1, AttachMode::Native)?);
     let receiver = rig.sink.enter(attach)?;
     let cores: &[usize] =
-        if queues == 2 { &[GENERATOR_CORE, ROUTER_CORE] } else { &[GENERATOR_CORE] };
+        if link.queues == 2 { &[GENERATOR_CORE, ROUTER_CORE] } else { &[GENERATOR_CORE] };
     let stop = AtomicBool::new(false);
     let per_second = (rate * 3 / 2 / FRAME_BITS / cores.len() as u64).max(1);
     let send = |core: usize| {
@@ -197,11 +212,11 @@ fn controls(rate: u64) -> Value {
 }
 
 /// Margay's: the sink is a pod.
-fn limited(rig: &Rig, kind: Kind, rate: u64, queues: u32) -> Result<Daemon> {
+fn limited(rig: &Rig, kind: Kind, rate: u64, link: LinkSpec) -> Result<Daemon> {
     let spec = PodSpec {
-        link: LinkSpec { mtu: 1500, queues },
+        link,
         device: "s0".to_owned(),
-        ..PodSpec::new("server", rig.sink.clone(), 1500)
+        ..PodSpec::new("server", rig.sink.clone(), link.mtu)
     };
     let pod = Pod::new(spec, 1, 1, POD, "fd20::2".parse()?);
     ensure!(pod.host_device() == DEVICE, "its device is {}", pod.host_device());
@@ -210,7 +225,7 @@ fn limited(rig: &Rig, kind: Kind, rate: u64, queues: u32) -> Result<Daemon> {
     store.put_limited_endpoint("edge1", &pod, &controls(rate), kind == Kind::Shaped)?;
     let spec = DaemonSpec {
         uplinks: vec!["in0".to_owned()],
-        workers: queues,
+        workers: link.queues,
         ..DaemonSpec::new(env!("CARGO_BIN_EXE_margay"), "edge1", &store, &rig.scope)
     };
     let daemon = rig.daemon(spec, Value::Null)?;

@@ -102,15 +102,29 @@ impl Way {
         self.is_limited
     }
 
-    /// Lets a packet pass, now or later, or says what it is beyond.
+    /// Lets a packet pass, now or (if it may wait) later, or says what it is beyond.
     #[inline]
-    pub fn admit(&self, own: &mut OwnWay, now_ns: u64, cost: Cost) -> Result<Departure, Excess> {
+    pub fn admit(
+        &self,
+        own: &mut OwnWay,
+        now_ns: u64,
+        cost: Cost,
+        may_wait: bool,
+    ) -> Result<Departure, Excess> {
         self.policer.pass(&mut own.leases, now_ns, cost)?;
         if self.bits.is_none() {
             return Ok(Departure::Now);
         }
-        let bits = book(&self.bits, &mut own.bits, now_ns, cost)?;
-        let peak = book(&self.peak, &mut own.peak, now_ns, cost)?;
+        let book = |shaper: &Option<Shaper>, lease: &mut Lease| {
+            let Some(shaper) = shaper else { return Ok(now_ns) };
+            match shaper.book(lease, now_ns, cost.bits(), may_wait) {
+                Booking::Now => Ok(now_ns),
+                Booking::At(at_ns) => Ok(at_ns),
+                Booking::Drop => Err(Excess::Queue),
+            }
+        };
+        let bits = book(&self.bits, &mut own.bits)?;
+        let peak = book(&self.peak, &mut own.peak)?;
         Ok(match bits.max(peak) {
             at_ns if at_ns <= now_ns => Departure::Now,
             at_ns => Departure::At(at_ns),
@@ -124,21 +138,6 @@ fn split(wanted: WayLimits) -> (Rates, Rates) {
     match wanted.shaped && wanted.rates.bits.is_some() {
         true => (Rates { packets, ..Rates::default() }, Rates { packets: None, ..wanted.rates }),
         false => (wanted.rates, Rates::default()),
-    }
-}
-
-/// When a shaper lets a packet go, in nanoseconds.
-fn book(
-    shaper: &Option<Shaper>,
-    lease: &mut Lease,
-    now_ns: u64,
-    cost: Cost,
-) -> Result<u64, Excess> {
-    let Some(shaper) = shaper else { return Ok(now_ns) };
-    match shaper.book(lease, now_ns, cost.bits()) {
-        Booking::Now => Ok(now_ns),
-        Booking::At(at_ns) => Ok(at_ns),
-        Booking::Drop => Err(Excess::Queue),
     }
 }
 

@@ -37,10 +37,11 @@ impl Shaper {
         Shaper { bits: self.bits.changed(rate, workers, now_ns) }
     }
 
-    /// Books the departure of a packet of so many bits.
+    /// Books the departure of a packet of so many bits; nothing is booked for one that would have
+    /// to wait and may not.
     #[inline]
-    pub fn book(&self, lease: &mut Lease, now_ns: u64, bits: u32) -> Booking {
-        let latest_ns = now_ns.saturating_add(SHAPER_DELAY_NS);
+    pub fn book(&self, lease: &mut Lease, now_ns: u64, bits: u32, may_wait: bool) -> Booking {
+        let latest_ns = now_ns.saturating_add(if may_wait { SHAPER_DELAY_NS } else { 0 });
         match self.bits.book(lease, now_ns, bits, latest_ns) {
             None => Booking::Drop,
             Some(at_ns) if at_ns <= now_ns => Booking::Now,

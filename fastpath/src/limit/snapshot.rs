@@ -174,15 +174,16 @@ impl OwnLimits {
             // Leases are of a bucket that is gone.
             *own = Own { generation: limits.generation(), way: OwnWay::default(), ..*own };
         }
-        let at_ns = match limits.way(direction).admit(&mut own.way, now_ns, cost)? {
-            Departure::Now if own.waiting == 0 => return Ok(Departure::Now),
-            Departure::Now => own.last_ns,
-            Departure::At(at_ns) => at_ns.max(own.last_ns),
-        };
-        // Those of a burst are put into the wheel after all of them were asked about.
-        match self.waiting() + BURST <= WAITING_MAX {
-            true => Ok(Departure::At(at_ns)),
-            false => Err(Excess::Queue),
+        // An endpoint has as many places at most as are free, so that one leaves half of them and
+        // others find some. Those of a burst take theirs after all of them were asked about.
+        let free = WAITING_MAX.saturating_sub(self.wheel.as_ref().map_or(0, Wheel::len) + BURST);
+        let own = self.own(port, direction);
+        let may_wait = (own.waiting as usize) < free;
+        match limits.way(direction).admit(&mut own.way, now_ns, cost, may_wait)? {
+            Departure::Now if own.waiting == 0 => Ok(Departure::Now),
+            _ if !may_wait => Err(Excess::Queue),
+            Departure::Now => Ok(Departure::At(own.last_ns)),
+            Departure::At(at_ns) => Ok(Departure::At(at_ns.max(own.last_ns))),
         }
     }
 

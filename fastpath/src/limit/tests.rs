@@ -177,7 +177,7 @@ proptest! {
         let (mut departures, mut now_ns) = (Vec::new(), 7);
         for (wait, worker, cost) in steps {
             now_ns += wait;
-            match shaper.book(&mut leases[worker % workers], now_ns, cost) {
+            match shaper.book(&mut leases[worker % workers], now_ns, cost, true) {
                 Booking::Now => departures.push((now_ns, cost)),
                 Booking::At(at_ns) => {
                     prop_assert!(at_ns > now_ns && at_ns <= now_ns + SHAPER_DELAY_NS);
@@ -320,7 +320,8 @@ fn a_super_packet_costs_what_its_parts_do() {
     packet.free(&mut pool);
 }
 
-/// The bound on what waits in one worker, and that nothing is lost at it.
+/// The bound on what waits in one worker: an endpoint leaves room to others, what is refused is not
+/// booked, and nothing is lost.
 #[test]
 fn no_more_wait_in_a_worker_than_may() {
     use crate::packet::Packet;
@@ -330,26 +331,45 @@ fn no_more_wait_in_a_worker_than_may() {
     let bits = Some(Rate { per_second: 1_000_000_000, burst: 1 });
     let way = WayLimits { rates: Rates { bits, ..Rates::default() }, shaped: true };
     let wanted = Wanted { ways: [way; 2], dscp: None };
-    let limits = EndpointLimits::new(wanted, 1, 1);
     let mut own = OwnLimits::default();
-    let (place, mut now_ns) = ((PortId(3), margay_acl::Direction::Egress), 5_000_000_000);
-    let mut refused = false;
-    while !refused {
-        match own.admit(place, &limits, now_ns, Cost::packet(64)) {
+    let now_ns = 5_000_000_000;
+    let ask = |own: &mut OwnLimits, pool: &mut FramePool, limits: &EndpointLimits, port: u16| {
+        let place = (PortId(port), margay_acl::Direction::Egress);
+        match own.admit(place, limits, now_ns, Cost::packet(64)) {
             Ok(Departure::At(at_ns)) => {
-                let packet = Packet::new(pool.alloc().unwrap(), HEADROOM, 64, PortId(3));
+                let packet = Packet::new(pool.alloc().unwrap(), HEADROOM, 64, PortId(port));
                 own.wait(at_ns, now_ns, Waiting::From(packet)).unwrap();
+                Some(at_ns)
             }
             Ok(Departure::Now) => panic!("there is no burst"),
-            Err(excess) => refused = excess == Excess::Queue,
+            Err(excess) => {
+                assert_eq!(excess, Excess::Queue);
+                None
+            }
         }
+    };
+    let room = (WAITING_MAX - BURST) as u64;
+    let mut first = None;
+    for (port, most) in [(3, room / 2), (4, room / 4), (5, room / 8), (6, room / 16)] {
+        let limits = EndpointLimits::new(wanted, 1, 1);
+        let (before, mut last_ns) = (own.waiting() as u64, 0);
+        while let Some(at_ns) = ask(&mut own, &mut pool, &limits, port) {
+            last_ns = at_ns;
+        }
+        assert_eq!(own.waiting() as u64 - before, most);
+        assert!((0..1000).all(|_| ask(&mut own, &mut pool, &limits, port).is_none()));
+        first.get_or_insert((limits, last_ns));
     }
-    assert!((WAITING_MAX - BURST..=WAITING_MAX).contains(&own.waiting()));
-    now_ns += HORIZON_NS;
-    while let Some(Waiting::From(packet)) = own.release(now_ns) {
+    let mut drained = 0;
+    while let Some(Waiting::From(packet)) = own.release(now_ns + HORIZON_NS) {
+        drained += 1;
         packet.free(&mut pool);
     }
-    assert_eq!(own.waiting(), 0);
+    assert_eq!((drained, own.waiting()), (room / 2 + room / 4 + room / 8 + room / 16, 0));
+    let (limits, last_ns) = first.unwrap();
+    let next_ns = ask(&mut own, &mut pool, &limits, 3);
+    assert_eq!(next_ns, Some(last_ns + 512), "refusals are not booked");
+    own.take_any().unwrap().free(&mut pool);
     assert!(own.take_any().is_none());
 }
 

@@ -3,8 +3,10 @@
 
 use super::spec::FillLevels;
 
-/// How many frames a queue keeps posted: few when idle, four times as many each time they run
-/// short, and those for some seconds, since traffic that paused comes back in bursts.
+/// How many frames a queue keeps posted: few when idle, with traffic what comes in half the time
+/// between two looks, and four times as many each time they run short; and those for some seconds,
+/// since traffic that paused comes back in bursts. A worker that stands still for milliseconds, as
+/// one on a virtual machine does now and then, loses what no frame was posted for.
 #[derive(Debug)]
 pub(super) struct Level {
     bounds: FillLevels,
@@ -25,8 +27,12 @@ impl Level {
     /// each time that frames are posted writes to the kernel's cache lines.
     #[inline]
     pub(super) fn wanted(&mut self, held: usize, may_grow: bool) -> Option<usize> {
-        if held * 2 < self.target && self.target < self.bounds.most && may_grow {
-            self.target = (self.target * 4).min(self.bounds.most);
+        if self.target < self.bounds.most && may_grow {
+            if held * 2 < self.target {
+                self.target = (self.target * 4).min(self.bounds.most);
+            } else if self.received > self.target * 2 {
+                self.target = (self.target * 2).min(self.bounds.most);
+            }
         }
         (held + self.target.div_ceil(8) <= self.target).then_some(self.target)
     }
@@ -98,6 +104,31 @@ mod tests {
         assert_eq!(looks(&mut level, 25, 1), Some(200), "traffic begins the count anew");
         assert_eq!(looks(&mut level, 24, Level::PATIENCE), Some(100));
         assert_eq!(looks(&mut level, 0, 5 * Level::PATIENCE), Some(32));
+    }
+
+    #[test]
+    fn the_level_follows_steady_traffic_that_never_runs_short() {
+        let mut level = Level::new(FillLevels { idle: 32, most: 512, share: 1 });
+        let (mut held, mut posted) = (32, vec![32]);
+        for _ in 0..2000 {
+            level.count(1);
+            held -= 1;
+            if let Some(target) = level.wanted(held, true) {
+                held = target;
+                posted.push(target);
+            }
+        }
+        posted.dedup();
+        assert_eq!(posted, [32, 64, 128, 256, 512]);
+        let mut level = Level::new(FillLevels { idle: 32, most: 512, share: 1 });
+        for _ in 0..10 {
+            level.count(64);
+            assert_eq!(level.wanted(16, true), Some(32));
+            level.look();
+        }
+        level.count(65);
+        assert_eq!(level.wanted(16, false), Some(32));
+        assert_eq!(level.wanted(16, true), Some(64));
     }
 
     #[test]
