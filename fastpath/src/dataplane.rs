@@ -4,7 +4,7 @@
 //! documentation says. Workers answer between two bursts.
 
 use crate::capture::{CaptureFilter, Captured, Tap};
-use crate::counters::{PortCounters, WorkerCounters};
+use crate::counters::PortCounters;
 use crate::epoch::Published;
 use crate::fib::Fib;
 use crate::flow_log::FlowLog;
@@ -15,23 +15,25 @@ use crate::policy::Policy;
 use crate::port::{Port, PortId};
 use crate::service::Clients;
 use crate::sys::memory::{Arena, ArenaError, FramePool};
-use crate::sys::wait::{WaitSet, Waker};
+use crate::sys::wait::WaitSet;
 use crate::tables::Tables;
 use crate::tunnel::PathMtus;
 use crate::worker::{Command, Worker};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use crossbeam::queue::ArrayQueue;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 mod flows;
 mod offload;
+mod peer;
 mod report;
+
+pub(crate) use peer::Peer;
 
 pub(crate) use flows::FlowQuestion;
 pub use flows::{Flow, RECENT_POLICIES};
@@ -113,20 +115,6 @@ impl HandOver {
             HandOver::Send(_, packet) | HandOver::Track(packet) => packet,
         }
     }
-}
-
-/// One worker, as the other threads see it.
-#[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) counters: Arc<WorkerCounters>,
-    pub(crate) inbox: ArrayQueue<HandOver>,
-    pub(crate) waker: Waker,
-    pub(crate) asleep: AtomicBool,
-    pub(crate) beat_ns: AtomicU64,
-    pub(crate) held: AtomicU64,
-    pub(crate) cached: AtomicUsize,
-    panicked: AtomicBool,
-    pinned: AtomicBool,
 }
 
 /// What all threads of the data plane share.
@@ -341,22 +329,6 @@ impl Drop for Dataplane {
 impl Thread {
     fn is_running(&self) -> bool {
         self.handle.as_ref().is_some_and(|handle| !handle.is_finished())
-    }
-}
-
-impl Peer {
-    fn new(waker: Waker) -> Peer {
-        Peer {
-            counters: Arc::new(WorkerCounters::default()),
-            inbox: ArrayQueue::new(HAND_OVER),
-            waker,
-            asleep: AtomicBool::new(false),
-            beat_ns: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-            cached: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
-            pinned: AtomicBool::new(false),
-        }
     }
 }
 

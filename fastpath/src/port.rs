@@ -113,6 +113,13 @@ pub trait Port: Send {
     /// returns finished frames to the pool, refills rings, wakes the kernel if it asks for it.
     fn service(&mut self, pool: &mut FramePool);
 
+    /// Notes what `rx` has given so far.
+    fn mark(&mut self) {}
+
+    /// What `rx` had given at the last mark has left the workers: nothing that comes in after it can
+    /// overtake it.
+    fn settle(&mut self) {}
+
     /// A descriptor that polls readable when `rx` would find packets; `None` when the port must
     /// be asked (files, simulations).
     fn poll_fd(&self) -> Option<RawFd>;

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::nat::PortRange;
-use crate::offload::FlowMap;
+use crate::offload::{Arrivals, FlowMap};
 use crate::port::PortId;
 use crate::sys::bpf::{Map, MapKind, Program, ProgramError};
 use crate::sys::memory::Arena;
@@ -19,6 +19,8 @@ use crate::sys::xdp::raise_memlock_limit;
 use crate::sys::xdp::umem::Umem;
 
 pub mod program;
+
+use program::Carrier;
 
 /// No port of an address is for translation.
 pub const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
@@ -260,22 +262,28 @@ impl Steering {
         map(MapKind::Xskmap, "xsks", (4, 4), queues)
     }
 
-    /// The program of one port's device, loaded; true when it carries flows. Kernels before 5.18
-    /// take it without that part only.
-    pub(crate) fn load(&self, xsks: &Map, port: PortId) -> Result<(Program, bool), SteeringError> {
+    /// The program of one port's device with so many queues, loaded, and what is known of the
+    /// queues when it carries flows. Kernels before 5.18 take it without that part only.
+    pub(crate) fn load(
+        &self,
+        xsks: &Map,
+        port: PortId,
+        queues: u32,
+    ) -> Result<(Program, Option<Arc<Arrivals>>), SteeringError> {
         if let Some(map) = &self.offload {
-            match self.load_with(xsks, Some((map, port))) {
-                Ok(program) => return Ok((program, true)),
+            let arrivals = Arc::new(Arrivals::new(queues)?);
+            match self.load_with(xsks, Some(Carrier { map, port, arrivals: &arrivals })) {
+                Ok(program) => return Ok((program, Some(arrivals))),
                 Err(error) => tracing::warn!(%port, "no flow offload: {error}"),
             }
         }
-        Ok((self.load_with(xsks, None)?, false))
+        Ok((self.load_with(xsks, None)?, None))
     }
 
     pub(crate) fn load_with(
         &self,
         xsks: &Map,
-        offload: Option<(&FlowMap, PortId)>,
+        offload: Option<Carrier<'_>>,
     ) -> Result<Program, SteeringError> {
         let insns = program::assemble(program::Maps { offload, ..self.maps(xsks) })?;
         Ok(Program::load_xdp(PROGRAM_NAME, &insns)?)

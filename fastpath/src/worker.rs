@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 mod backlog;
 mod handing;
 mod queue;
+mod settle;
 mod shaped;
 mod slot;
 mod transmit;
@@ -85,6 +86,8 @@ pub(crate) struct Worker {
     /// Ports that packets wait for, and how many do.
     backlog: Vec<PortId>,
     queued: usize,
+    /// Packets from the inbox that others have not been told of as finished.
+    unfinished: u64,
     /// Of ports with a rate that others own.
     handing: Vec<(PortId, Box<PortQueue>)>,
     burst: Vec<Packet>,
@@ -122,6 +125,7 @@ impl Worker {
             commands,
             backlog: Vec::new(),
             queued: 0,
+            unfinished: 0,
             handing: Vec::new(),
             burst: Vec::with_capacity(BURST),
             ready: Vec::new(),
@@ -159,6 +163,7 @@ impl Worker {
         self.pipeline.counters.loops.add(1);
         let released = self.release_shaped() + self.drain_backlog();
         let moved = released + self.serve_hot_ports() + self.take_handed_over();
+        self.tell_finished();
         if now_ns >= self.last_tick_ns + TICK_NS {
             self.tick();
         }
@@ -194,6 +199,7 @@ impl Worker {
     }
 
     fn serve(&mut self, id: PortId) -> usize {
+        self.settle(id);
         self.pipeline.start_lap();
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return 0;
@@ -339,8 +345,7 @@ impl Worker {
             tracing::error!(port = %id, %error, "the port cannot be waited on");
         }
         let cold_at_ns = self.now_ns + slot::COLD_AFTER_NS;
-        let slot =
-            Slot { port, counters, hot: true, cold_at_ns, moved: 0, waited_on: true, queue: None };
+        let slot = Slot::new(port, counters, cold_at_ns);
         self.slots[at] = Some(slot);
         self.hot.push(id);
     }

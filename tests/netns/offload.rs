@@ -8,6 +8,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use margay::lab::daemon::DaemonSpec;
@@ -27,8 +28,12 @@ const LINK: LinkSpec = LinkSpec { mtu: 1500, queues: 1 };
 const ECHO: &str = "172.31.1.254:9000";
 const TALK: &str = "172.31.1.254:9001";
 const OTHER_MAC: &str = "02:00:00:00:00:77";
+const THIRD_MAC: &str = "02:00:00:00:00:78";
 /// Questions of one round.
 const ROUND: u64 = 30;
+/// Numbers of one turn, and turns.
+const NUMBERS: u64 = 20_000;
+const NUMBER_ROUNDS: u64 = 8;
 const QUESTION: &[u8] = b"are you there";
 
 struct Lab {
@@ -213,6 +218,73 @@ fn connection(lab: &mut Lab, offload: bool) {
         Ok((ended && flow["tier"] == "worker").then_some(()))
     })
     .unwrap();
+}
+
+/// Sends numbers as fast as it can, several times, and has the flow decided anew in between.
+fn send_numbers(lab: &mut Lab, to: SocketAddr) {
+    let socket = lab.pod.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
+    socket.connect(to).unwrap();
+    for round in 0..NUMBER_ROUNDS {
+        for number in 0..NUMBERS {
+            // What finds no room is lost, which is no fault here.
+            let _ = socket.send(&(round * NUMBERS + number).to_be_bytes());
+            if number == NUMBERS / 2 {
+                let mac = if round % 2 == 0 { OTHER_MAC } else { THIRD_MAC };
+                lab.outside.ip(&format!("link set eth0 address {mac}")).unwrap();
+                let line = format!("neigh replace {} lladdr {mac} dev uplink0", to.ip());
+                lab.node.namespace().ip(&line).unwrap();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Receives numbers until `done` and nothing comes any more: how many, and how many came behind a
+/// larger one.
+fn receive_numbers(socket: &UdpSocket, done: &AtomicBool) -> (u64, u64) {
+    let (mut count, mut late, mut largest) = (0, 0, 0);
+    let mut bytes = [0; 8];
+    loop {
+        match socket.recv(&mut bytes) {
+            Ok(_) => {
+                let number = u64::from_be_bytes(bytes);
+                count += 1;
+                late += u64::from(number < largest);
+                largest = largest.max(number);
+            }
+            Err(_) if done.load(Ordering::Relaxed) => return (count, late),
+            Err(_) => {}
+        }
+    }
+}
+
+#[test]
+fn a_flow_keeps_its_order_when_the_program_takes_it_over() {
+    const TOOLS: &[Tool] = &[Tool { program: "ethtool", package: "ethtool" }];
+    let Some(_turn) = crate::turn(TOOLS) else { return };
+    let mut lab = Lab::new(true);
+    let to: SocketAddr = ECHO.parse().unwrap();
+    let server = lab.outside.enter(|| Ok(UdpSocket::bind(to)?)).unwrap();
+    server.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let done = AtomicBool::new(false);
+    let (count, late) = std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| receive_numbers(&server, &done));
+        // The worker is to fall behind.
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        send_numbers(&mut lab, to);
+        done.store(true, Ordering::Relaxed);
+        receiver.join().unwrap()
+    });
+    let carried = lab.carried();
+    println!("{count} of {} arrived, {carried:?} of them carried", NUMBERS * NUMBER_ROUNDS);
+    assert!(carried[0] > NUMBERS / 10, "only {carried:?} were carried");
+    assert_eq!(late, 0, "of {count} that arrived so many came behind a later one");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, protocol};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::AtomicBool;
 
 const FRAMES: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(5);

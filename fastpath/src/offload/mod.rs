@@ -10,12 +10,18 @@
 //! The workers stay the only deciders: [`decide`] makes of what the pipeline would do with a flow a
 //! plain [`Decision`], [`tier`] keeps one worker's share of the [`FlowMap`]. Whatever may change a
 //! decision raises the map's generation, and all older entries are the workers' again at once.
+//!
+//! Order is kept: the program carries a flow only once all of its packets that went to a worker
+//! before have left that worker ([`arrivals`]). While the worker is far behind, packets of a flow
+//! that waits for this are dropped like those that find its ring full.
 
+mod arrivals;
 mod decide;
 mod key;
 mod record;
 pub(crate) mod tier;
 
+pub(crate) use arrivals::{Arrivals, QUEUE_SHIFT, layout as arrivals_layout};
 pub use key::Key;
 pub(crate) use key::TCP_TURNING;
 pub use record::Decision;

@@ -20,6 +20,13 @@ pub(crate) mod layout {
     pub(crate) const BYTES: usize = 11;
     /// The word that says when the last packet came, in nanoseconds of the kernel's clock.
     pub(crate) const USED_NS: usize = 12;
+    /// Words that only the program writes, about the order of packets; 0 at first. The generation
+    /// in which no packet is under way to the worker any more:
+    pub(crate) const SETTLED: usize = 13;
+    /// the generation and the queue, in the lowest byte, that the next word is about:
+    pub(crate) const KNOWN: usize = 14;
+    /// the number of the last packet that went to the worker.
+    pub(crate) const LAST: usize = 15;
 
     /// Byte offset: both link addresses as they are written, 12 bytes.
     pub(crate) const LINK: i16 = 8;

@@ -8,7 +8,7 @@ use crate::nat::{Class, Filtering, PortRange, Ranges, Rules};
 use crate::packet::Packet;
 use crate::pipeline::{Pipeline, View};
 use crate::steering::Steering;
-use crate::steering::program::{XDP_PASS, XDP_REDIRECT};
+use crate::steering::program::{Carrier, XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use crate::steering::tests::in_namespace;
 use crate::sys::bpf::{Program, XdpContext};
 use crate::sys::memory::{Arena, FramePool, HEADROOM};
@@ -18,6 +18,7 @@ use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp};
 use std::net::IpAddr;
 
 mod life;
+mod order;
 mod same;
 
 const POD: PortId = PortId(0);
@@ -98,6 +99,7 @@ struct Rig {
     writer: FibWriter,
     map: Arc<FlowMap>,
     programs: [Program; 2],
+    arrivals: [Arrivals; 2],
     now_ns: u64,
     _leases: Vec<PortLease>,
     _steering: Steering,
@@ -168,8 +170,13 @@ impl Rig {
         let map = FlowMap::new().unwrap();
         let steering = Steering::new(&arena, 4789).unwrap().with_offload(map.clone());
         let xsks = steering.new_xskmap(1).unwrap();
-        let programs =
-            [POD, UPLINK].map(|port| steering.load_with(&xsks, Some((&*map, port))).unwrap());
+        let arrivals = [POD, UPLINK].map(|_| Arrivals::new(2).unwrap());
+        let program = |port: PortId| {
+            let arrivals = &arrivals[usize::from(port.0)];
+            let carrier = Carrier { map: &map, port, arrivals };
+            steering.load_with(&xsks, Some(carrier)).unwrap()
+        };
+        let programs = [POD, UPLINK].map(program);
         let leases = [POD, UPLINK, OTHER].map(|port| {
             let lease = map.open_port(port, 1).unwrap();
             map.set_egress(port, Some(1));
@@ -187,7 +194,8 @@ impl Rig {
         let clock_ns = crate::sys::clock::monotonic_ns() - now_ns;
         pipeline.start_offload(map.clone(), 1, clock_ns);
         let (tables, _leases) = (tables(translated), leases.into_iter().collect());
-        Rig { pipeline, tables, fib, writer, map, programs, now_ns, _leases, _steering: steering }
+        let _steering = steering;
+        Rig { pipeline, tables, fib, writer, map, programs, arrivals, now_ns, _leases, _steering }
     }
 
     /// Through the pipeline; what is sent, by port.
@@ -212,8 +220,16 @@ impl Rig {
         sent
     }
 
-    /// Through the program of a port: `None` for what comes to the worker, as it came.
+    /// Through the program of a port, whose worker has dealt with all that came before: `None` for
+    /// what comes to the worker, as it came.
     fn carry(&self, from: PortId, frame: &[u8]) -> Option<Vec<u8>> {
+        self.arrivals[usize::from(from.0)].set_seen(0, u64::MAX);
+        // After a change the program finds out by a first packet that none is under way.
+        self.run(from, frame).or_else(|| self.run(from, frame))
+    }
+
+    /// Through the program of a port once, on the first queue.
+    fn run(&self, from: PortId, frame: &[u8]) -> Option<Vec<u8>> {
         let program = &self.programs[usize::from(from.0)];
         let run = program.test_run(frame, XdpContext { ifindex: 1, rx_queue: 0 }, 1).unwrap();
         if run.verdict == XDP_REDIRECT {

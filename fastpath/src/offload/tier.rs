@@ -240,7 +240,7 @@ impl Tier {
         for (at, word) in decision.words(&key.tuple).into_iter().enumerate() {
             records.word(row, 1 + at).store(word, Ordering::Relaxed);
         }
-        for word in [layout::PACKETS, layout::BYTES, layout::USED_NS] {
+        for word in layout::PACKETS..layout::WORDS {
             records.word(row, word).store(0, Ordering::Relaxed);
         }
         self.set_generation(row, self.generation);

@@ -5,6 +5,7 @@
 //! always the kernel's. Closing a socket can take the kernel milliseconds: a closed part only
 //! hands its sockets to the [`XdpDevice`], which closes them on the control side.
 
+mod arrival;
 mod device;
 mod level;
 mod open;
@@ -23,6 +24,7 @@ use crate::packet::Packet;
 use crate::port::{Port, PortId, PortReport, RxState, TxOffloads};
 use crate::sys::memory::FramePool;
 use crate::sys::xdp::socket::Kick;
+use arrival::Arrival;
 use device::Shared;
 use queue::Queue;
 
@@ -152,6 +154,7 @@ impl Port for XdpPort {
         let mut left = budget;
         for turn in 0..count {
             let queue = &mut self.queues[(self.first + turn) % count];
+            queue.give_credit();
             let received = queue.receive(pool, out, left, self.port);
             self.counters.rx_too_long += std::mem::take(&mut queue.too_long);
             left -= received;
@@ -176,6 +179,14 @@ impl Port for XdpPort {
         if !self.down {
             self.kick();
         }
+    }
+
+    fn mark(&mut self) {
+        self.queues.iter_mut().filter_map(Queue::arrival).for_each(Arrival::mark);
+    }
+
+    fn settle(&mut self) {
+        self.queues.iter_mut().filter_map(Queue::arrival).for_each(Arrival::settle);
     }
 
     fn service(&mut self, pool: &mut FramePool) {
@@ -221,6 +232,7 @@ impl Port for XdpPort {
                 totals.tx_ring_empty_descs,
             ];
             kernel.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            kernel[1] += queue.refused();
             bad += queue.socket.bad_descs();
             held += queue.socket.rx_held() + queue.socket.tx_held();
         }

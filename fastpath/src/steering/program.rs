@@ -8,16 +8,19 @@
 //! queue without a socket passes as well. Before all that, packets of offloaded flows are carried
 //! to their next hop at once (see [`offload`]); no other packet is written to.
 
-use crate::offload::FlowMap;
+use crate::offload::{Arrivals, FlowMap};
 use crate::port::PortId;
 use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
 
 mod offload;
+mod order;
 mod translated;
 mod tunnel;
 
+/// Verdict: nowhere.
+pub const XDP_DROP: u32 = 1;
 /// Verdict: to the host's stack. Also what an empty slot of the XSKMAP gives.
 pub const XDP_PASS: u32 = 2;
 /// Verdict: where the redirect said.
@@ -53,8 +56,19 @@ pub(super) struct Maps<'a> {
     pub(super) xsks: &'a Map,
     /// UDP port of VXLAN.
     pub(super) vxlan_port: u16,
-    /// Offloaded flows, and the port that the program is for.
-    pub(super) offload: Option<(&'a FlowMap, PortId)>,
+    /// What it takes to carry flows.
+    pub(super) offload: Option<Carrier<'a>>,
+}
+
+/// What it takes to carry flows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Carrier<'a> {
+    /// Offloaded flows.
+    pub(crate) map: &'a FlowMap,
+    /// The port that the program is for.
+    pub(crate) port: PortId,
+    /// The queues of its device.
+    pub(crate) arrivals: &'a Arrivals,
 }
 
 /// Flag in the maps of addresses: one of the host's.
@@ -89,21 +103,25 @@ fn write(maps: Maps<'_>) -> Assembler {
     let mut asm = Assembler::new();
     ethernet(&mut asm);
     asm.label("ipv4");
-    if let Some((map, port)) = maps.offload {
-        offload::ipv4(&mut asm, map, port);
+    if let Some(carrier) = maps.offload {
+        offload::ipv4(&mut asm, carrier);
         offload::steer(&mut asm, "steer_v4");
     }
     ipv4(&mut asm, maps.local_v4);
     tunnel::ipv4(&mut asm, maps.vxlan_port);
     translated::ipv4(&mut asm, maps.services_v4);
     asm.label("ipv6");
-    if let Some((map, port)) = maps.offload {
-        offload::ipv6(&mut asm, map, port);
+    if let Some(carrier) = maps.offload {
+        offload::ipv6(&mut asm, carrier);
         offload::steer(&mut asm, "steer_v6");
     }
     ipv6(&mut asm, maps.local_v6);
     tunnel::ipv6(&mut asm, maps.vxlan_port);
     translated::ipv6(&mut asm, maps.services_v6);
+    asm.label("redirect");
+    if let Some(carrier) = maps.offload {
+        order::give(&mut asm, carrier.arrivals, maps.xsks);
+    }
     verdicts(&mut asm, maps.xsks);
     asm
 }
@@ -204,12 +222,16 @@ fn look_up(asm: &mut Assembler, map: &Map, name: &'static str, key: i32) {
     asm.call(Helper::MapLookup);
 }
 
-fn verdicts(asm: &mut Assembler, xsks: &Map) {
-    asm.label("redirect");
+/// R0 is the verdict: to the socket of the packet's queue, or to the kernel if there is none.
+fn redirect(asm: &mut Assembler, xsks: &Map) {
     asm.load_map(R1, xsks, "xsks");
     asm.load(Size::W, R2, R6, CTX_RX_QUEUE);
     asm.mov(R3, XDP_PASS as i32);
     asm.call(Helper::RedirectMap);
+}
+
+fn verdicts(asm: &mut Assembler, xsks: &Map) {
+    redirect(asm, xsks);
     asm.exit();
     asm.label("pass");
     asm.mov(R0, XDP_PASS as i32);

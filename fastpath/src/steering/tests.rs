@@ -48,7 +48,7 @@ impl Bench {
     fn new() -> Bench {
         let steering = Steering::new(&Arena::new(256, 0).unwrap(), VXLAN_PORT).unwrap();
         let xsks = steering.new_xskmap(4).unwrap();
-        let program = steering.load(&xsks, PortId(0)).unwrap().0;
+        let program = steering.load(&xsks, PortId(0), 4).unwrap().0;
         Bench { steering, xsks, program }
     }
 

@@ -43,7 +43,9 @@ impl Worker {
         let sent = queue.drain(None, (tables, self.now_ns), pool, |pool, burst| {
             let room = UNDER_WAY.saturating_sub(peer.inbox.len()).max(SHORT).min(burst.len());
             for packet in burst.drain(..room) {
+                peer.will_hand(1);
                 if let Err(handed) = peer.inbox.push(HandOver::Send(*id, packet)) {
+                    peer.did_not_hand(1);
                     counters.count_drop(DropReason::HandOverFull);
                     handed.packet().free(pool);
                 }

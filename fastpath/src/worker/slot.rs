@@ -1,6 +1,7 @@
 //! A port as its worker has it: hot or cold, waited on or not.
 
 use super::queue::PortQueue;
+use super::settle::Settling;
 use crate::counters::PortCounters;
 use crate::port::{Port, PortId};
 use crate::sys::wait::WaitSet;
@@ -26,9 +27,18 @@ pub(super) struct Slot {
     pub(super) waited_on: bool,
     /// What waits for it, once something has.
     pub(super) queue: Option<Box<PortQueue>>,
+    /// How far what it brought has come.
+    pub(super) settling: Settling,
 }
 
 impl Slot {
+    /// A hot port.
+    pub(super) fn new(port: Box<dyn Port>, counters: Arc<PortCounters>, cold_at_ns: u64) -> Slot {
+        let (moved, waited_on, queue) = (0, true, None);
+        let settling = Settling::default();
+        Slot { port, counters, hot: true, cold_at_ns, moved, waited_on, queue, settling }
+    }
+
     /// Packets that wait for it.
     #[inline]
     pub(super) fn queued(&self) -> usize {

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::offload::PortLease;
+use crate::offload::{Arrivals, PortLease};
 use crate::sys::bpf::{Link, Map};
 use crate::sys::memory::FramePool;
 use crate::sys::xdp::socket::Socket;
@@ -16,6 +16,7 @@ pub(super) struct Shared {
     mode: String,
     umem: Arc<Umem>,
     xsks: Map,
+    arrivals: Option<Arc<Arrivals>>,
     retired: Mutex<Retired>,
 }
 
@@ -28,9 +29,14 @@ struct Retired {
 }
 
 impl Shared {
-    pub(super) fn new(name: String, mode: String, umem: Arc<Umem>, xsks: Map) -> Shared {
+    pub(super) fn new(
+        name: String,
+        mode: String,
+        umem: Arc<Umem>,
+        (xsks, arrivals): (Map, Option<Arc<Arrivals>>),
+    ) -> Shared {
         let retired = Mutex::new(Retired { sockets: Vec::new(), held: true });
-        Shared { name, mode, umem, xsks, retired }
+        Shared { name, mode, umem, xsks, arrivals, retired }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -58,6 +64,9 @@ impl Shared {
     pub(super) fn vacate(&self, queue: u32) {
         // An empty slot is what we want; the map has no other way to fail.
         let _ = self.xsks.delete(&queue.to_ne_bytes());
+        if let Some(arrivals) = &self.arrivals {
+            arrivals.end_credit(queue);
+        }
     }
 
     fn retired(&self) -> MutexGuard<'_, Retired> {

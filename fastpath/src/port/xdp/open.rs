@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::XdpPort;
+use super::arrival::Arrival;
 use super::device::{Shared, XdpDevice};
 use super::queue::Queue;
 use super::spec::{XdpMode, XdpSpec};
@@ -113,9 +114,11 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
     }
     let device = find_free(name)?;
     let xsks = steering.new_xskmap(device.rx_queues)?;
-    let (program, carries) = steering.load(&xsks, spec.port)?;
+    let (program, arrivals) = steering.load(&xsks, spec.port, device.rx_queues)?;
     let (link, attached) = attach(&program, &device, spec.mode)?;
-    let offload = steering.offload().filter(|_| carries && attached.mode == AttachMode::Native);
+    // Behind the driver, packets of one queue may come on several processors.
+    let arrivals = arrivals.filter(|_| attached.mode == AttachMode::Native);
+    let offload = steering.offload().filter(|_| arrivals.is_some());
     let lease = offload.and_then(|map| map.open_port(spec.port, device.index));
     let zero_copy =
         spec.zero_copy && attached.mode == AttachMode::Native && device.zero_copy != Some(false);
@@ -138,14 +141,15 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
         })?;
         refused = refused.or(opened.zero_copy_refused);
         let fill = spec.fill.with_free(steering.umem().arena().free_small());
-        let mut queue = Queue::new(opened.socket, number, fill);
+        let arrivals = arrivals.clone().map(|all| Arrival::new(all, number, spec, device.mtu));
+        let mut queue = Queue::new(opened.socket, number, fill, arrivals);
         queue.socket.fill_to(&mut pool, fill.idle);
         queues.push(queue);
     }
     let first = queues.first().map(|queue| &queue.socket);
     let mode =
         mode_text(&device, spec, &attached, first.is_some_and(|s| s.is_zero_copy()), refused);
-    let shared = Shared::new(name.clone(), mode, steering.umem().clone(), xsks);
+    let shared = Shared::new(name.clone(), mode, steering.umem().clone(), (xsks, arrivals));
     let handle = XdpDevice::new(Arc::new(shared), device.index, device.rx_queues, (link, lease));
     let parts = share_out(spec, &handle, queues)?;
     Ok((handle, parts))

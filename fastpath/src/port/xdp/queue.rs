@@ -1,6 +1,7 @@
 //! One queue of an AF_XDP port: packets from descriptors, descriptors from packets, and how many
 //! frames are posted for receiving.
 
+use super::arrival::Arrival;
 use super::level::{Level, Watchdog};
 use super::spec::FillLevels;
 use crate::packet::Packet;
@@ -31,10 +32,17 @@ pub(super) struct Queue {
     may_grow: bool,
     partial: Option<Packet>,
     skipping: bool,
+    /// Its part in flow offload.
+    arrival: Option<Arrival>,
 }
 
 impl Queue {
-    pub(super) fn new(socket: Socket, number: u32, levels: FillLevels) -> Queue {
+    pub(super) fn new(
+        socket: Socket,
+        number: u32,
+        levels: FillLevels,
+        arrival: Option<Arrival>,
+    ) -> Queue {
         Queue {
             socket,
             number,
@@ -46,7 +54,26 @@ impl Queue {
             may_grow: true,
             partial: None,
             skipping: false,
+            arrival,
         }
+    }
+
+    /// Its part in flow offload.
+    pub(super) fn arrival(&mut self) -> Option<&mut Arrival> {
+        self.arrival.as_mut()
+    }
+
+    /// Lets the program give as many packets as there are frames for.
+    #[inline]
+    pub(super) fn give_credit(&mut self) {
+        if let Some(arrival) = &self.arrival {
+            arrival.give_credit(self.socket.rx_held());
+        }
+    }
+
+    /// Packets that were dropped because there was no room, before the socket saw them.
+    pub(super) fn refused(&self) -> u64 {
+        self.arrival.as_ref().map_or(0, Arrival::refused)
     }
 
     /// Posts frames up to the level that traffic asks for; false when the pool had too few.
@@ -61,6 +88,9 @@ impl Queue {
     pub(super) fn look(&mut self, may_grow: bool) -> bool {
         self.level.look();
         self.may_grow = may_grow;
+        if let Some(arrival) = &mut self.arrival {
+            arrival.look(!self.socket.has_received());
+        }
         let under_way = self.socket.tx_held();
         self.wants_kick |= under_way > 0;
         self.watchdog.look(under_way, std::mem::take(&mut self.completed))
@@ -74,10 +104,11 @@ impl Queue {
         budget: usize,
         port: PortId,
     ) -> usize {
-        let mut count = 0;
+        let (mut count, mut taken) = (0, 0);
         while count < budget {
             let Some(part) = self.socket.receive(pool) else { break };
             let more = part.more;
+            taken += u64::from(!more);
             let packet = match self.partial.take() {
                 None if self.skipping => {
                     self.skipping = more;
@@ -109,6 +140,9 @@ impl Queue {
         }
         self.socket.end_receive();
         self.level.count(count);
+        if let Some(arrival) = &mut self.arrival {
+            arrival.take(taken);
+        }
         count
     }
 

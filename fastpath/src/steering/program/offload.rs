@@ -4,9 +4,10 @@
 //! steered as it came. What the checks ask is what the pipeline asks of a packet that it forwards
 //! without further ado; [`crate::offload`] tells who fills the maps, and when an entry is void.
 
-use super::{CTX_DATA, CTX_DATA_END, IP, look_up, need_or, network_order};
+use super::order::{settle, to_worker};
+use super::{CTX_DATA, CTX_DATA_END, Carrier, IP, XDP_DROP, look_up, need_or, network_order};
+use crate::offload::TCP_TURNING;
 use crate::offload::layout::{self, MAYBE_PARTIAL, TRANSLATED};
-use crate::offload::{FlowMap, TCP_TURNING};
 use crate::port::PortId;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
 use crate::sys::bpf::checksum::{self, fold};
@@ -22,8 +23,6 @@ const UDP_CHECKSUM: i16 = 6;
 const LINK_LEN: i32 = IP as i32;
 const IPV4_CHECKSUM: i16 = IP + 10;
 const IPV4_TTL: i16 = IP + 8;
-/// The verdict when the egress device has just gone.
-const XDP_DROP: i32 = 1;
 /// Where the row's number lies on the stack, behind the key.
 const ROW: i16 = -4;
 
@@ -44,9 +43,13 @@ struct Family {
 }
 
 /// Labels of one family's part.
-struct Labels {
+pub(super) struct Labels {
     /// Not offloaded: steering goes on.
-    not: &'static str,
+    pub(super) not: &'static str,
+    /// This packet is the worker's, and the flow's next ones until it has left the worker.
+    pub(super) worker: &'static str,
+    pub(super) settled: &'static str,
+    pub(super) settles: &'static str,
     tcp: &'static str,
     complete: &'static str,
     partial_tcp: &'static str,
@@ -67,6 +70,9 @@ const V4: Family = Family {
     flows: "flows_v4",
     labels: Labels {
         not: "steer_v4",
+        worker: "offload_worker_v4",
+        settled: "offload_settled_v4",
+        settles: "offload_settles_v4",
         tcp: "offload_tcp_v4",
         complete: "offload_complete_v4",
         partial_tcp: "offload_partial_tcp_v4",
@@ -88,6 +94,9 @@ const V6: Family = Family {
     flows: "flows_v6",
     labels: Labels {
         not: "steer_v6",
+        worker: "offload_worker_v6",
+        settled: "offload_settled_v6",
+        settles: "offload_settles_v6",
         tcp: "offload_tcp_v6",
         complete: "offload_complete_v6",
         partial_tcp: "offload_partial_tcp_v6",
@@ -100,7 +109,7 @@ const V6: Family = Family {
 };
 
 /// IPv4 in a unicast frame: R2 is the packet's start, R3 its end, R6 the context.
-pub(super) fn ipv4(asm: &mut Assembler, map: &FlowMap, port: PortId) {
+pub(super) fn ipv4(asm: &mut Assembler, carrier: Carrier<'_>) {
     let family = &V4;
     let not = family.labels.not;
     asm.mov(R8, R2);
@@ -116,11 +125,11 @@ pub(super) fn ipv4(asm: &mut Assembler, map: &FlowMap, port: PortId) {
     asm.load(Size::H, R9, R8, IP + 2);
     asm.to_be(R9, 16);
     asm.alu(Alu::And, R9, 0xffff);
-    carry(asm, map, port, family);
+    carry(asm, carrier, family);
 }
 
 /// The same for IPv6.
-pub(super) fn ipv6(asm: &mut Assembler, map: &FlowMap, port: PortId) {
+pub(super) fn ipv6(asm: &mut Assembler, carrier: Carrier<'_>) {
     let family = &V6;
     let not = family.labels.not;
     asm.mov(R8, R2);
@@ -132,11 +141,12 @@ pub(super) fn ipv6(asm: &mut Assembler, map: &FlowMap, port: PortId) {
     asm.to_be(R9, 16);
     asm.alu(Alu::And, R9, 0xffff);
     asm.alu(Alu::Add, R9, family.header);
-    carry(asm, map, port, family);
+    carry(asm, carrier, family);
 }
 
 /// R8 is the packet, R9 the length of the IP packet.
-fn carry(asm: &mut Assembler, map: &FlowMap, port: PortId, family: &Family) {
+fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
+    let Carrier { map, port, arrivals } = carrier;
     let not = family.labels.not;
     let (flows, records, devices) = map.maps(family.header == 20);
     asm.load(Size::B, R4, R8, family.ttl);
@@ -155,7 +165,12 @@ fn carry(asm: &mut Assembler, map: &FlowMap, port: PortId, family: &Family) {
     look_up(asm, records, "flows", i32::from(ROW));
     asm.jump_if(If::Eq, R0, 0, not);
     asm.mov(R7, R0);
-    valid(asm, map, family);
+    asm.load_map_value(R1, map.generation_map(), "generation");
+    asm.load(Size::D, R1, R1, 0);
+    asm.load(Size::D, R4, R7, word(layout::GENERATION));
+    asm.jump_if(If::Ne, R1, R4, not);
+    settle(asm, arrivals, &family.labels);
+    valid(asm, family);
     unless_partial(asm, family);
     translate(asm, family);
     route(asm, family);
@@ -163,9 +178,16 @@ fn carry(asm: &mut Assembler, map: &FlowMap, port: PortId, family: &Family) {
     cut_padding(asm, family);
     asm.load_map(R1, devices, "devices");
     asm.load(Size::W, R2, R7, layout::EGRESS);
-    asm.mov(R3, XDP_DROP);
+    // What happens when the egress device has just gone.
+    asm.mov(R3, XDP_DROP as i32);
     asm.call(Helper::RedirectMap);
     asm.exit();
+    to_worker(asm, arrivals, &family.labels);
+}
+
+/// The byte offset of a word of a record.
+pub(super) const fn word(number: usize) -> i16 {
+    8 * number as i16
 }
 
 /// Leaves the protocol in R5.
@@ -206,22 +228,17 @@ fn key(asm: &mut Assembler, port: PortId, family: &Family) {
     asm.store(Size::W, R10, at + 4, R5);
 }
 
-/// The entry is of this generation, for this station, and its egress port takes the packet. Leaves
-/// the flags in R5.
-fn valid(asm: &mut Assembler, map: &FlowMap, family: &Family) {
-    let not = family.labels.not;
-    asm.load_map_value(R1, map.generation_map(), "generation");
-    asm.load(Size::D, R1, R1, 0);
-    asm.load(Size::D, R4, R7, 0);
-    asm.jump_if(If::Ne, R1, R4, not);
+/// The entry is for this station, and its egress port takes the packet. Leaves the flags in R5.
+fn valid(asm: &mut Assembler, family: &Family) {
+    let worker = family.labels.worker;
     asm.load(Size::W, R1, R8, 0);
     asm.load(Size::W, R4, R7, layout::IN_MAC);
-    asm.jump_if(If::Ne, R1, R4, not);
+    asm.jump_if(If::Ne, R1, R4, worker);
     asm.load(Size::H, R1, R8, 4);
     asm.load(Size::H, R4, R7, layout::IN_MAC + 4);
-    asm.jump_if(If::Ne, R1, R4, not);
+    asm.jump_if(If::Ne, R1, R4, worker);
     asm.load(Size::H, R4, R7, layout::MAX_LEN);
-    asm.jump_if(If::Gt, R9, R4, not);
+    asm.jump_if(If::Gt, R9, R4, worker);
     asm.load(Size::H, R5, R7, layout::FLAGS);
 }
 
@@ -230,13 +247,13 @@ fn need_tcp(asm: &mut Assembler, family: &Family) {
     asm.load(Size::W, R3, R6, CTX_DATA_END);
     asm.mov(R4, R8);
     asm.alu(Alu::Add, R4, LINK_LEN + family.header + TCP_LEN);
-    asm.jump_if(If::Gt, R4, R3, family.labels.not);
+    asm.jump_if(If::Gt, R4, R3, family.labels.worker);
 }
 
 /// A checksum field that holds the sum of the pseudo-header waits to be finished, if the sender is
 /// one that leaves it so; the same test as [`crate::segment::detect_partial`].
 fn unless_partial(asm: &mut Assembler, family: &Family) {
-    let Labels { not, complete, partial_tcp, partial, .. } = family.labels;
+    let Labels { worker, complete, partial_tcp, partial, .. } = family.labels;
     let at = (LINK_LEN + family.header) as i16;
     asm.mov(R4, R5);
     asm.alu(Alu::And, R4, MAYBE_PARTIAL);
@@ -260,7 +277,7 @@ fn unless_partial(asm: &mut Assembler, family: &Family) {
     need_tcp(asm, family);
     asm.load(Size::H, R4, R8, at + TCP_CHECKSUM);
     asm.label(partial);
-    asm.jump_if(If::Eq, R1, R4, not);
+    asm.jump_if(If::Eq, R1, R4, worker);
     asm.label(complete);
 }
 
@@ -336,10 +353,10 @@ fn route(asm: &mut Assembler, family: &Family) {
 
 fn count(asm: &mut Assembler) {
     asm.mov(R1, 1);
-    asm.atomic_add(R7, 8 * layout::PACKETS as i16, R1);
-    asm.atomic_add(R7, 8 * layout::BYTES as i16, R9);
+    asm.atomic_add(R7, word(layout::PACKETS), R1);
+    asm.atomic_add(R7, word(layout::BYTES), R9);
     asm.call(Helper::KtimeGetCoarseNs);
-    asm.store(Size::D, R7, 8 * layout::USED_NS as i16, R0);
+    asm.store(Size::D, R7, word(layout::USED_NS), R0);
 }
 
 /// Bytes behind the IP packet are the link's, and end here.

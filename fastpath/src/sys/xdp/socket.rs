@@ -237,6 +237,11 @@ impl Socket {
         None
     }
 
+    /// True when the kernel has put something into the rx ring that was not taken yet.
+    pub fn has_received(&mut self) -> bool {
+        self.rings.rx.ready() > 0
+    }
+
     /// Ends a run of [`Socket::receive`]: the kernel may use the ring's places again.
     #[inline]
     pub fn end_receive(&mut self) {

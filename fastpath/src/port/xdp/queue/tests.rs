@@ -13,7 +13,7 @@ const PORT: PortId = PortId(3);
 
 fn queue() -> (Queue, Kernel, Arc<Umem>, FramePool) {
     let (socket, kernel, umem, pool) = socket();
-    (Queue::new(socket, 0, LEVELS), kernel, umem, pool)
+    (Queue::new(socket, 0, LEVELS, None), kernel, umem, pool)
 }
 
 /// The kernel delivers one part of `len` bytes.
