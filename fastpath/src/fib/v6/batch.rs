@@ -72,7 +72,11 @@ impl Table6 {
                 continue;
             }
             let before = self.fallback.read();
-            let found = if gathers { self.gather(addresses) } else { self.find_all(addresses) };
+            // Of 8 addresses the loads for one by one take two thirds of the gathers' time.
+            let found = match gathers && addresses.len() > GROUP {
+                true => self.gather(addresses),
+                false => self.find_all(addresses),
+            };
             let mut all = u32::MAX;
             for (entry, out) in found.iter().zip(out.iter_mut()) {
                 *out = Entry(*entry).id();
