@@ -108,9 +108,7 @@ pub fn bound_of(bound: u32) -> u32 {
 #[cfg(target_arch = "x86_64")]
 #[inline]
 fn interval(bounds: &[AtomicU32; 8], value: u32) -> usize {
-    use std::arch::x86_64::{
-        __m128i, _mm_cmpgt_epi32, _mm_movemask_epi8, _mm_packs_epi32, _mm_set1_epi32,
-    };
+    use std::arch::x86_64::__m128i;
     let (low, high): (__m128i, __m128i);
     // In assembly, because Rust knows no atomic load of more than one word. The processor loads
     // each aligned word whole, as a relaxed load would, and a writer changes no bounds that a
@@ -127,14 +125,21 @@ fn interval(bounds: &[AtomicU32; 8], value: u32) -> usize {
         );
     }
     // SAFETY: every x86-64 has SSE2.
-    let beyond = unsafe {
-        let value = _mm_set1_epi32(bound(value) as i32);
-        let beyond = _mm_packs_epi32(_mm_cmpgt_epi32(low, value), _mm_cmpgt_epi32(high, value));
-        _mm_movemask_epi8(beyond)
-    };
+    let beyond = unsafe { beyond(low, high, bound(value) as i32) };
     // Two bits for each bound; the first one is always reached, and the last interval has no end.
     let beyond = beyond & !0b11 | 1 << 16;
     beyond.trailing_zeros() as usize / 2 - 1
+}
+
+/// Two bits for each of eight numbers that is greater than `value`, from the lowest one on.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse2")]
+#[inline]
+fn beyond(low: std::arch::x86_64::__m128i, high: std::arch::x86_64::__m128i, value: i32) -> i32 {
+    use std::arch::x86_64::{_mm_cmpgt_epi32, _mm_movemask_epi8, _mm_packs_epi32, _mm_set1_epi32};
+    let value = _mm_set1_epi32(value);
+    let beyond = _mm_packs_epi32(_mm_cmpgt_epi32(low, value), _mm_cmpgt_epi32(high, value));
+    _mm_movemask_epi8(beyond)
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -3,8 +3,8 @@
 //!
 //! A step is the same for both kinds of nodes: which line of the node decides, whether its bounds
 //! count or the address's octet, and which of its words is next, is chosen without a branch. So
-//! there is one list of addresses on their way, and nothing that is hard to predict. The few that go
-//! on behind the second word (/64) finish one by one.
+//! there is one set of addresses on their way, and nothing that is hard to predict. The few that
+//! go on behind the second word (/64) finish one by one.
 
 use super::{INTERVALS, Key, LINE, Table6};
 use crate::fib::entry::{BUCKET, Entry, NUMBER, STRIDE};
@@ -175,7 +175,7 @@ impl Batch {
                 let line = line(node, octet_here);
                 let interval = INTERVALS + nodes.interval(line, head as u32);
                 let is_stride = stride_mask(node);
-                line + (octet_here % LINE & is_stride | interval & !is_stride)
+                line + ((octet_here % LINE) & is_stride | interval & !is_stride)
             };
             let entry = Entry(nodes.load(place));
             self.entries[lane] = entry.0;
