@@ -10,6 +10,8 @@
 //! translation (making 60-byte packets, route, rewrite) is measured too, with NAT off. With
 //! `--rules` flows have policy of so many rules instead. See `benches/README.md` for figures.
 
+#[path = "flows/policy.rs"]
+mod policy;
 #[path = "flows/rules.rs"]
 mod rules;
 #[path = "flows/traffic.rs"]

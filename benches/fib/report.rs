@@ -8,6 +8,7 @@ use margay_fastpath::sys::clock::cycles;
 use margay_fastpath::tables::TargetId;
 use prefix_trie::PrefixMap;
 use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Passes over all addresses; the median counts.
@@ -56,6 +57,7 @@ pub(crate) fn print() {
     println!("addresses: {} of each, random inside random prefixes\n", addresses.v4.len());
     println!("{:<34} {:>26} {:>26}", "", "IPv4", "IPv6");
     changes(&table);
+    changes_under_a_reader(&table, &addresses);
     lookups(&table, &addresses);
     prefix_trie(&table, &addresses);
     dpdk::print(&table, &addresses);
@@ -92,6 +94,54 @@ fn changes(table: &Table) {
     row("margay: delete, file order", gone.0, gone.1);
     let load = (first.0.ns * v4.len() as f64 + first.1.ns * v6.len() as f64) / 1e6;
     println!("margay: whole table loaded in {load:.0} ms; {resident:.0} MiB resident; {usage:?}\n");
+}
+
+/// Every prefix goes and comes back, while another thread looks addresses up in bursts.
+fn changes_under_a_reader(table: &Table, addresses: &Addresses) {
+    if std::thread::available_parallelism().map_or(1, |count| count.get()) < 2 {
+        println!("margay: changes under a reader: SKIPPED: they take two processors");
+        return;
+    }
+    let (mut writer, fib) = loaded(table);
+    let (stop, looked_up) = (AtomicBool::new(false), AtomicU64::new(0));
+    let reader = || {
+        let mut out = [TargetId::default(); 64];
+        let bursts = addresses.v4.chunks(64).zip(addresses.v6.chunks(64)).cycle();
+        for (v4, v6) in bursts.take_while(|_| !stop.load(Ordering::Relaxed)) {
+            fib.lookup_v4_batch(v4, black_box(&mut out));
+            fib.lookup_v6_batch(v6, black_box(&mut out));
+            looked_up.fetch_add(128, Ordering::Release);
+        }
+    };
+    let wait_for_the_reader = || {
+        // Three bursts further, it has been between two lookups.
+        let before = looked_up.load(Ordering::Acquire);
+        while looked_up.load(Ordering::Acquire) < before + 384 {
+            std::hint::spin_loop();
+        }
+    };
+    let mut flap = |nets: &[IpNet]| {
+        once(2 * nets.len(), &mut || {
+            for nets in nets.chunks(1024) {
+                nets.iter().for_each(|net| drop(black_box(writer.remove(*net))));
+                for net in nets {
+                    writer.insert(*net, TargetId(7)).expect("room for what was there");
+                }
+                wait_for_the_reader();
+                writer.reclaim();
+            }
+        })
+    };
+    let v4: Vec<IpNet> = table.v4.iter().copied().map(IpNet::V4).collect();
+    let v6: Vec<IpNet> = table.v6.iter().copied().map(IpNet::V6).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(reader);
+        let costs = (flap(&v4), flap(&v6));
+        stop.store(true, Ordering::Relaxed);
+        row("margay: a change, under a reader", costs.0, costs.1);
+        let [v4, v6] = [costs.0, costs.1].map(|cost| 1e3 / cost.ns);
+        println!("margay: {v4:.2} and {v6:.2} million changes a second under a reader\n");
+    });
 }
 
 fn lookups(table: &Table, addresses: &Addresses) {

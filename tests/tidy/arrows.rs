@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("margay-control", &["margay-fastpath", "margay-bgp", "margay-acl", "margay-tunnels"]),
     ("margay-fastpath", &["margay-acl", "margay-tunnels"]),
     ("margay-fuzz", &["margay-acl", "margay-fastpath", "margay-tunnels", "margay-bgp"]),
+    ("margay-counts", &["margay-acl", "margay-fastpath", "margay-tunnels"]),
     ("margay-acl", &[]),
     ("margay-tunnels", &[]),
     ("margay-bgp", &[]),

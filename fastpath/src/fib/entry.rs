@@ -6,9 +6,9 @@ use crate::tables::TargetId;
 pub const MAX_TARGET: u32 = (1 << 24) - 1;
 
 const TARGET: u32 = 1 << 31;
-const STRIDE: u32 = 1 << 30;
-const BUCKET: u32 = 1 << 29;
-const NUMBER: u32 = MAX_TARGET;
+pub(super) const STRIDE: u32 = 1 << 30;
+pub(super) const BUCKET: u32 = 1 << 29;
+pub(super) const NUMBER: u32 = MAX_TARGET;
 
 /// A table's word, decoded. 0 is [`Entry::NONE`], so that fresh tables are empty tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

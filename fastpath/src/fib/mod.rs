@@ -166,12 +166,13 @@ impl FibWriter {
         FibWriter::with_limits(FibLimits::default()).expect("1 GiB of address space for the FIB")
     }
 
-    /// An empty table. An error means that the system refuses the address space. Numbers of nodes
-    /// above 2^24 count as that.
+    /// An empty table. An error means that the system refuses the address space. More groups than
+    /// 2^24, strides than 2^19 and buckets than 2^22 count as that.
     pub fn with_limits(limits: FibLimits) -> std::io::Result<(FibWriter, Arc<Fib>)> {
         let most = MAX_TARGET + 1;
         let groups = limits.groups_v4.min(most);
-        let (strides, buckets) = (limits.strides_v6.min(most), limits.buckets_v6.min(most));
+        let strides = limits.strides_v6.min(v6::STRIDES_MAX);
+        let buckets = limits.buckets_v6.min(v6::BUCKETS_MAX);
         let fib =
             Arc::new(Fib { v4: v4::Table4::new(groups)?, v6: v6::Table6::new(strides, buckets)? });
         let (v4, v6) = (v4::Writer4::new(groups), v6::Writer6::new(strides, buckets));

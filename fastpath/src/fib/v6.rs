@@ -8,9 +8,13 @@
 //! word whatever the depth it hangs at, so that a bucket can be split into strides, or strides be
 //! joined, without touching the next word's nodes.
 //!
+//! Nodes of both kinds are in one table and named by its lines, so that a batch finds the line of
+//! the next step without asking which kind it is.
+//!
 //! Boundaries never change under a reader: a bucket that needs other ones is written anew and
 //! published with one store. Entries change in place.
 
+mod batch;
 mod cut;
 mod writer;
 
@@ -25,17 +29,23 @@ pub(super) use writer::Writer6;
 /// Intervals of a bucket. With 16, in two lines, a table of 160,147 prefixes took 13 MB instead of
 /// 15, and a lookup 56 cycles instead of 50.
 const INTERVALS: usize = 8;
-/// Words of a bucket: the lower bounds of its intervals, the first one unused, then their entries.
-const BUCKET_WORDS: usize = 2 * INTERVALS;
-/// Addresses that a batch has on their way at once.
-const LANES: usize = 64;
+/// Words of a line of the cache. A bucket is one: the lower bounds of its intervals, then their
+/// entries.
+const LINE: usize = 16;
+/// Lines of a stride.
+const STRIDE_LINES: u32 = 256 / LINE as u32;
+/// Most strides of a table: an entry holds the number of a line.
+pub(super) const STRIDES_MAX: u32 = 1 << 19;
+/// Most buckets of a table.
+pub(super) const BUCKETS_MAX: u32 = 1 << 22;
 
 /// What readers see.
 #[derive(Debug)]
 pub(super) struct Table6 {
     root: WordTable,
-    strides: WordTable,
-    buckets: WordTable,
+    nodes: WordTable,
+    /// The line of the first bucket: strides are before it.
+    first_bucket: u32,
     pub(super) fallback: Fallback,
 }
 
@@ -55,45 +65,30 @@ impl Key {
 }
 
 impl Table6 {
+    /// At most [`STRIDES_MAX`] and [`BUCKETS_MAX`].
     pub(super) fn new(strides: u32, buckets: u32) -> std::io::Result<Table6> {
+        let first_bucket = strides * STRIDE_LINES;
         Ok(Table6 {
             root: WordTable::new(1 << 24)?,
-            strides: WordTable::new(strides as usize * 256)?,
-            buckets: WordTable::new(buckets as usize * BUCKET_WORDS)?,
+            nodes: WordTable::new((first_bucket + buckets) as usize * LINE)?,
+            first_bucket,
             fallback: Fallback::default(),
         })
     }
 
     pub(super) fn promote(&self) {
         self.root.promote();
-        self.strides.promote();
-        self.buckets.promote();
+        self.nodes.promote();
     }
 
     #[inline]
-    fn root_entry(&self, key: &Key) -> Entry {
-        Entry(self.root[(key.word(0) >> 8) as usize].load(Ordering::Acquire))
+    fn root_entry(&self, slot: u32) -> Entry {
+        Entry(self.root[slot as usize].load(Ordering::Acquire))
     }
 
     #[inline]
-    fn stride_entry(&self, stride: Entry, octet: u8) -> Entry {
-        Entry(self.strides[stride_start(stride) | usize::from(octet)].load(Ordering::Acquire))
-    }
-
-    #[inline]
-    fn bucket_entry(&self, bucket: Entry, word: u32) -> Entry {
-        let start = bucket_start(bucket);
-        let interval = self.interval(start, word);
-        Entry(self.buckets[start + INTERVALS + interval].load(Ordering::Acquire))
-    }
-
-    /// Which interval of the bucket at `start` a word falls into. Unused bounds are the greatest
-    /// word, and their entries repeat the last one.
-    #[inline]
-    fn interval(&self, start: usize, word: u32) -> usize {
-        let bounds = &self.buckets[start..start + INTERVALS];
-        let reached = |at: usize| usize::from(bounds[at].load(Ordering::Relaxed) <= word);
-        reached(1) + reached(2) + reached(3) + reached(4) + reached(5) + reached(6) + reached(7)
+    fn entry(&self, at: usize) -> Entry {
+        Entry(self.nodes[at].load(Ordering::Acquire))
     }
 
     /// The next entry on the way: `node` hangs at octet `depth`, which is moved on.
@@ -101,17 +96,17 @@ impl Table6 {
     fn step(&self, node: Entry, key: &Key, depth: &mut usize) -> Entry {
         if node.is_stride() {
             *depth += 1;
-            return self.stride_entry(node, key.octets[(*depth - 1) & 15]);
+            return self.entry(start(node) | usize::from(key.octets[(*depth - 1) & 15]));
         }
         let word = *depth / 4;
         *depth = word * 4 + 4;
-        self.bucket_entry(node, key.word(word))
+        self.entry(
+            start(node) + INTERVALS + self.nodes.reader().interval(start(node), key.word(word)),
+        )
     }
 
     #[inline]
-    fn find(&self, key: &Key) -> Entry {
-        let mut entry = self.root_entry(key);
-        let mut depth = 3;
+    fn find(&self, key: &Key, mut entry: Entry, mut depth: usize) -> Entry {
         while entry.is_node() && depth < 16 {
             entry = self.step(entry, key, &mut depth);
         }
@@ -123,7 +118,7 @@ impl Table6 {
         let key = Key { octets: address.octets() };
         loop {
             let before = self.fallback.read();
-            let entry = self.find(&key);
+            let entry = self.find(&key, self.root_entry(key.word(0) >> 8), 3);
             if entry.is_target() {
                 return entry.id();
             }
@@ -132,136 +127,10 @@ impl Table6 {
             }
         }
     }
-
-    /// Some addresses at a time, level by level, so that the loads of one level don't wait for
-    /// each other.
-    pub(super) fn lookup_batch(&self, addresses: &[Ipv6Addr], out: &mut [TargetId]) {
-        for (addresses, out) in addresses.chunks(LANES).zip(out.chunks_mut(LANES)) {
-            let before = self.fallback.read();
-            let entries = Batch::new(self, addresses).find();
-            for ((address, entry), out) in addresses.iter().zip(entries).zip(out) {
-                *out = match entry.is_target() {
-                    true => entry.id(),
-                    false if self.fallback.read() == before => before.id(),
-                    false => self.lookup(*address),
-                };
-            }
-        }
-    }
 }
 
-/// Up to [`LANES`] addresses on their way. Those at strides and those at buckets are in lists of
-/// their own, so that no pass has a branch that is hard to predict.
-struct Batch<'a> {
-    table: &'a Table6,
-    keys: [Key; LANES],
-    entries: [Entry; LANES],
-    strides: List,
-    buckets: List,
-    /// At the next word, at a node of either kind.
-    deeper: List,
-}
-
-impl<'a> Batch<'a> {
-    /// `addresses` are at most [`LANES`].
-    #[inline]
-    fn new(table: &'a Table6, addresses: &[Ipv6Addr]) -> Batch<'a> {
-        let mut batch = Batch {
-            table,
-            keys: [Key { octets: [0; 16] }; LANES],
-            entries: [Entry::NONE; LANES],
-            strides: List::EMPTY,
-            buckets: List::EMPTY,
-            deeper: List::EMPTY,
-        };
-        for (lane, address) in addresses.iter().enumerate() {
-            batch.keys[lane].octets = address.octets();
-            batch.entries[lane] = table.root_entry(&batch.keys[lane]);
-            // Under the root are strides only.
-            batch.strides.push_if(lane, batch.entries[lane].is_node());
-        }
-        batch
-    }
-
-    #[inline]
-    fn find(mut self) -> [Entry; LANES] {
-        for depth in 3..16 {
-            if depth % 4 == 0 {
-                let deeper = self.deeper.take();
-                deeper.iter().for_each(|lane| self.sort(lane));
-            }
-            let (strides, buckets) = (self.strides.take(), self.buckets.take());
-            // Without the prefetches an address took 65 cycles instead of 40.
-            for lane in buckets.iter() {
-                self.table.buckets.prefetch(bucket_start(self.entries[lane]));
-            }
-            for lane in strides.iter() {
-                let octet = usize::from(self.keys[lane].octets[depth]);
-                self.table.strides.prefetch(stride_start(self.entries[lane]) | octet);
-            }
-            for lane in buckets.iter() {
-                let word = self.keys[lane].word(depth / 4);
-                self.entries[lane] = self.table.bucket_entry(self.entries[lane], word);
-                self.deeper.push_if(lane, self.entries[lane].is_node());
-            }
-            for lane in strides.iter() {
-                let octet = self.keys[lane].octets[depth];
-                self.entries[lane] = self.table.stride_entry(self.entries[lane], octet);
-                match depth % 4 {
-                    3 => self.deeper.push_if(lane, self.entries[lane].is_node()),
-                    _ => self.sort(lane),
-                }
-            }
-            if self.strides.len + self.buckets.len + self.deeper.len == 0 {
-                break;
-            }
-        }
-        self.entries
-    }
-
-    #[inline]
-    fn sort(&mut self, lane: usize) {
-        let entry = self.entries[lane];
-        self.strides.push_if(lane, entry.is_stride());
-        self.buckets.push_if(lane, entry.is_bucket());
-    }
-}
-
-/// Lanes of a batch, each at most once.
-#[derive(Clone, Copy)]
-struct List {
-    lanes: [u8; LANES],
-    len: usize,
-}
-
-impl List {
-    const EMPTY: List = List { lanes: [0; LANES], len: 0 };
-
-    /// Adds a lane without a branch: the place is written in any case, and kept or not.
-    #[inline]
-    fn push_if(&mut self, lane: usize, keep: bool) {
-        self.lanes[self.len % LANES] = lane as u8;
-        self.len += usize::from(keep);
-    }
-
-    #[inline]
-    fn take(&mut self) -> List {
-        std::mem::replace(self, List::EMPTY)
-    }
-
-    #[inline]
-    fn iter(&self) -> impl Iterator<Item = usize> + use<> {
-        let List { lanes, len } = *self;
-        lanes.into_iter().take(len).map(|lane| usize::from(lane) % LANES)
-    }
-}
-
+/// The place of a node's first word.
 #[inline]
-fn stride_start(node: Entry) -> usize {
-    (node.number() as usize) << 8
-}
-
-#[inline]
-fn bucket_start(node: Entry) -> usize {
-    node.number() as usize * BUCKET_WORDS
+fn start(node: Entry) -> usize {
+    node.number() as usize * LINE
 }

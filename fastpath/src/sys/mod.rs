@@ -8,4 +8,5 @@ pub mod memory;
 pub mod table;
 pub(crate) mod tap;
 pub mod wait;
+pub mod walk;
 pub mod xdp;

@@ -8,7 +8,7 @@
 
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A fixed number of words, 0 at first.
 #[derive(Debug)]
@@ -51,16 +51,102 @@ impl WordTable {
         advised
     }
 
+    /// The words for one who reads many: after an acquiring load the compiler would find out
+    /// anew each time where they are.
+    #[inline]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader(self)
+    }
+
     /// Asks the processor to load the line of word `index` soon. Nothing happens outside the table.
     #[inline]
     pub fn prefetch(&self, index: usize) {
-        if index >= self.words {
-            return;
-        }
-        // SAFETY: the index was checked, so the address is inside the mapping.
-        let word = unsafe { self.start.as_ptr().add(index * size_of::<AtomicU32>()) };
-        prefetch_line(word);
+        self.reader().prefetch(index);
     }
+}
+
+/// The words of a [`WordTable`].
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a>(&'a [AtomicU32]);
+
+impl Reader<'_> {
+    /// The word `index`, and all that was stored before it. Panics when there is none.
+    #[inline(always)]
+    pub fn load(self, index: usize) -> u32 {
+        self.0[index].load(Ordering::Acquire)
+    }
+
+    /// Which of the eight intervals that begin at these words, ascending [`bound`]s of which the
+    /// first counts as reached, `value` falls into. Panics when they are not all in the table.
+    #[inline(always)]
+    pub fn interval(self, start: usize, value: u32) -> usize {
+        let bounds: &[AtomicU32; 8] = self.0[start..].first_chunk().expect("bounds in the table");
+        interval(bounds, value)
+    }
+
+    /// As [`WordTable::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(self, index: usize) {
+        // Outside the table the address is nobody's, which a prefetch may have.
+        prefetch_line(self.0.as_ptr().wrapping_add(index).cast());
+    }
+}
+
+/// A number as [`WordTable::interval`] has it in a table: in the order of signed numbers, which is
+/// what the processor compares.
+#[inline]
+pub fn bound(value: u32) -> u32 {
+    value ^ 1 << 31
+}
+
+/// The number of a [`bound`].
+#[inline]
+pub fn bound_of(bound: u32) -> u32 {
+    bound ^ 1 << 31
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn interval(bounds: &[AtomicU32; 8], value: u32) -> usize {
+    use std::arch::x86_64::__m128i;
+    let (low, high): (__m128i, __m128i);
+    // In assembly, because Rust knows no atomic load of more than one word. The processor loads
+    // each aligned word whole, as a relaxed load would, and a writer changes no bounds that a
+    // reader may see.
+    // SAFETY: both loads are inside of the array; registers are all that changes.
+    unsafe {
+        std::arch::asm!(
+            "movdqu {low}, [{bounds}]",
+            "movdqu {high}, [{bounds} + 16]",
+            bounds = in(reg) bounds,
+            low = out(xmm_reg) low,
+            high = out(xmm_reg) high,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    // SAFETY: every x86-64 has SSE2.
+    let beyond = unsafe { beyond(low, high, bound(value) as i32) };
+    // Two bits for each bound; the first one is always reached, and the last interval has no end.
+    let beyond = beyond & !0b11 | 1 << 16;
+    beyond.trailing_zeros() as usize / 2 - 1
+}
+
+/// Two bits for each of eight numbers that is greater than `value`, from the lowest one on.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse2")]
+#[inline]
+fn beyond(low: std::arch::x86_64::__m128i, high: std::arch::x86_64::__m128i, value: i32) -> i32 {
+    use std::arch::x86_64::{_mm_cmpgt_epi32, _mm_movemask_epi8, _mm_packs_epi32, _mm_set1_epi32};
+    let value = _mm_set1_epi32(value);
+    let beyond = _mm_packs_epi32(_mm_cmpgt_epi32(low, value), _mm_cmpgt_epi32(high, value));
+    _mm_movemask_epi8(beyond)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn interval(bounds: &[AtomicU32; 8], value: u32) -> usize {
+    let reached = |word: &AtomicU32| bound_of(word.load(Ordering::Relaxed)) <= value;
+    bounds[1..].iter().filter(|word| reached(word)).count()
 }
 
 /// Asks for huge pages behind a list, its unused capacity included: parts that nobody has touched
@@ -117,7 +203,6 @@ impl Drop for WordTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn words_begin_as_zero_and_survive_promotion() {
@@ -132,6 +217,32 @@ mod tests {
         table.prefetch(usize::MAX);
         for (number, &at) in places.iter().enumerate() {
             assert_eq!(table[at].load(Ordering::Relaxed), number as u32);
+        }
+    }
+
+    #[test]
+    fn intervals_are_found_by_their_bounds() {
+        let table = WordTable::new(1 << 10).unwrap();
+        let bounds = [7, 9, 10, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, u32::MAX, u32::MAX];
+        for (word, one) in table[16..].iter().zip(bounds) {
+            word.store(bound(one), Ordering::Relaxed);
+            assert_eq!(bound_of(bound(one)), one);
+        }
+        for (value, wanted) in [
+            (0, 0),
+            (7, 0),
+            (8, 0),
+            (9, 1),
+            (10, 2),
+            (11, 2),
+            (0x7fff_fffe, 2),
+            (0x7fff_ffff, 3),
+            (0x8000_0000, 4),
+            (0xffff_fffd, 4),
+            (0xffff_fffe, 5),
+            (u32::MAX, 7),
+        ] {
+            assert_eq!(table.reader().interval(16, value), wanted, "{value:#x}");
         }
     }
 

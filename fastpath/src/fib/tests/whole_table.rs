@@ -100,6 +100,8 @@ fn compare_batches(
     let mut answers = vec![TargetId::default(); addresses.len()];
     fib.lookup_v6_batch(&addresses, &mut answers);
     assert_eq!(answers, expected);
+    fib.v6.lookup_batch_by(false, &addresses, &mut answers);
+    assert_eq!(answers, expected);
 }
 
 #[test]

@@ -5,11 +5,12 @@
 //! until [`Writer6::reclaim`]. Taking a prefix away needs no new node, so it never fails.
 
 use super::cut::{Part, Parts, Span};
-use super::{BUCKET_WORDS, INTERVALS, Key, Table6, bucket_start, stride_start};
+use super::{INTERVALS, Key, LINE, STRIDE_LINES, Table6, start};
 use crate::fib::entry::Entry;
 use crate::fib::rib::{Bits, Rib, View};
 use crate::fib::slots::Slots;
 use crate::fib::{FibError, Resource};
+use crate::sys::table::{bound, bound_of};
 use crate::tables::TargetId;
 use std::sync::atomic::Ordering;
 
@@ -156,7 +157,7 @@ impl Update<'_> {
             let part = span.octet(octet);
             let inner = self.rib.narrow(view, part.key, part.depth);
             if self.change.touches(part, inner) {
-                let word = &self.table.strides[stride_start(old) | usize::from(octet)];
+                let word = &self.table.nodes[start(old) | usize::from(octet)];
                 let new = self.rewrite(Entry(word.load(Ordering::Relaxed)), part, inner);
                 word.store(new.0, Ordering::Release);
             }
@@ -176,25 +177,26 @@ impl Update<'_> {
     fn rewrite_bucket(&mut self, old: Entry, span: Span, view: View) -> Entry {
         let Some(parts) = Parts::cut(self.rib, span, view) else {
             let new = self.build_stride(span, view, Some((old, span)));
-            self.buckets.retire(old.number());
+            self.buckets.retire(old.number() - self.table.first_bucket);
             return new;
         };
         let entries = self.entries(&parts, span, Some((old, span)));
         let table = self.table;
-        let words = &table.buckets[bucket_start(old)..][..BUCKET_WORDS];
+        let words = &table.nodes[start(old)..][..LINE];
         let bounds = &words[1..INTERVALS];
-        let has_bound =
-            |part: &Part| bounds.iter().any(|word| word.load(Ordering::Relaxed) == part.start);
+        let has_bound = |part: &Part| {
+            bounds.iter().any(|word| bound_of(word.load(Ordering::Relaxed)) == part.start)
+        };
         if !parts.iter().skip(1).all(has_bound) {
             let new = self.write_bucket(&parts, &entries);
-            self.buckets.retire(old.number());
+            self.buckets.retire(old.number() - self.table.first_bucket);
             return new;
         }
         let mut previous = Entry::NONE;
         for interval in 0..INTERVALS {
             let part = match interval {
                 0 => 0,
-                _ => parts.covering(words[interval].load(Ordering::Relaxed)),
+                _ => parts.covering(bound_of(words[interval].load(Ordering::Relaxed))),
             };
             let word = &words[INTERVALS + interval];
             let before = Entry(word.load(Ordering::Relaxed));
@@ -218,7 +220,7 @@ impl Update<'_> {
 
     fn build_stride(&mut self, span: Span, view: View, from: Option<(Entry, Span)>) -> Entry {
         let number = self.strides.alloc().expect("insert has seen to free strides");
-        let stride = Entry::stride(number);
+        let stride = Entry::stride(number * STRIDE_LINES);
         for octet in 0..=u8::MAX {
             let part = span.octet(octet);
             let inner = self.rib.narrow(view, part.key, part.depth);
@@ -229,7 +231,7 @@ impl Update<'_> {
             } else {
                 self.build(part, inner, from)
             };
-            let word = &self.table.strides[stride_start(stride) | usize::from(octet)];
+            let word = &self.table.nodes[start(stride) | usize::from(octet)];
             word.store(entry.0, Ordering::Relaxed);
         }
         stride
@@ -280,12 +282,11 @@ impl Update<'_> {
 
     fn write_bucket(&mut self, parts: &Parts, entries: &[Entry; INTERVALS]) -> Entry {
         let number = self.buckets.alloc().expect("insert has seen to free buckets");
-        let bucket = Entry::bucket(number);
-        let (bounds, values) =
-            self.table.buckets[bucket_start(bucket)..][..BUCKET_WORDS].split_at(INTERVALS);
+        let bucket = Entry::bucket(self.table.first_bucket + number);
+        let (bounds, values) = self.table.nodes[start(bucket)..][..LINE].split_at(INTERVALS);
         let starts = parts.iter().map(|part| part.start).chain(std::iter::repeat(u32::MAX));
         for (word, start) in bounds.iter().zip(starts) {
-            word.store(start, Ordering::Relaxed);
+            word.store(bound(start), Ordering::Relaxed);
         }
         for (word, entry) in values.iter().zip(entries) {
             word.store(entry.0, Ordering::Relaxed);
@@ -300,11 +301,8 @@ impl Update<'_> {
         }
         let table = self.table;
         let (words, below) = match node.is_stride() {
-            true => (&table.strides[stride_start(node)..][..256], depth + 8),
-            false => (
-                &table.buckets[bucket_start(node) + INTERVALS..][..INTERVALS],
-                depth / 32 * 32 + 32,
-            ),
+            true => (&table.nodes[start(node)..][..256], depth + 8),
+            false => (&table.nodes[start(node) + INTERVALS..][..INTERVALS], depth / 32 * 32 + 32),
         };
         let mut previous = Entry::NONE;
         for word in words {
@@ -315,8 +313,8 @@ impl Update<'_> {
             previous = entry;
         }
         match node.is_stride() {
-            true => self.strides.retire(node.number()),
-            false => self.buckets.retire(node.number()),
+            true => self.strides.retire(node.number() / STRIDE_LINES),
+            false => self.buckets.retire(node.number() - table.first_bucket),
         }
     }
 }
