@@ -123,7 +123,9 @@ fn changes_under_a_reader(table: &Table, addresses: &Addresses) {
     let mut flap = |nets: &[IpNet]| {
         once(2 * nets.len(), &mut || {
             for nets in nets.chunks(1024) {
-                nets.iter().for_each(|net| drop(black_box(writer.remove(*net))));
+                nets.iter().for_each(|net| {
+                    black_box(writer.remove(*net));
+                });
                 for net in nets {
                     writer.insert(*net, TargetId(7)).expect("room for what was there");
                 }

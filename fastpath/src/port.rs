@@ -116,8 +116,8 @@ pub trait Port: Send {
     /// Notes what `rx` has given so far.
     fn mark(&mut self) {}
 
-    /// What `rx` had given at the last mark has left the workers: nothing that comes in after it can
-    /// overtake it.
+    /// What `rx` had given at the last mark has left the workers: nothing that comes in after it
+    /// can overtake it.
     fn settle(&mut self) {}
 
     /// A descriptor that polls readable when `rx` would find packets; `None` when the port must

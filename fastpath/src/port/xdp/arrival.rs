@@ -1,5 +1,5 @@
-//! A queue's part in flow offload: how many packets its worker took, which of them have left it, and
-//! how many more may come.
+//! A queue's part in flow offload: how many packets its worker took, which of them have left it,
+//! and how many more may come.
 
 use super::spec::XdpSpec;
 use crate::offload::Arrivals;
