@@ -9,12 +9,9 @@ use margay_fastpath::port::PortId;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// Rules of one policy.
-const EACH: u32 = 100;
-
-/// An endpoint on the first port with so many egress rules that match nothing, and one behind them
-/// that lets everything pass.
-pub(crate) fn policy(rules: u32) -> Policy {
+/// An endpoint on the first port with so many egress rules that match nothing, `each` of them to a
+/// policy, and one behind them that lets everything pass.
+pub(crate) fn policy(rules: u32, each: u32) -> Policy {
     let mut compiler = Compiler::new();
     let mut apply = |update| compiler.apply(update).expect("within the limits");
     let endpoint = model::Endpoint {
@@ -48,8 +45,8 @@ pub(crate) fn policy(rules: u32) -> Policy {
         let key = PolicyKey { kind, namespace, name: format!("p{at}") };
         apply(Update::Policy(key, Some(Arc::new(policy))));
     };
-    for first in (0..rules).step_by(EACH as usize) {
-        put(first, (first..rules.min(first + EACH)).map(other).collect());
+    for first in (0..rules).step_by(each as usize) {
+        put(first, (first..rules.min(first + each)).map(other).collect());
     }
     // One condition, or it would be seen that the endpoint need not be asked.
     let mut last = Rule::new(Action::Allow);

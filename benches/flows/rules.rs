@@ -6,6 +6,9 @@ use crate::traffic::Traffic;
 use crate::worker::{Cost, Worker};
 use std::time::Duration;
 
+/// Rules of one policy.
+const EACH: u32 = 100;
+
 /// First packets and later ones with each number of rules, in turns.
 pub(crate) fn run(arguments: &Arguments) {
     let flows = arguments.flows.first().copied().unwrap_or(1 << 16);
@@ -14,7 +17,7 @@ pub(crate) fn run(arguments: &Arguments) {
     for _ in 0..arguments.repeats {
         for (rules, costs) in arguments.rules.iter().zip(&mut costs) {
             let mut traffic = Traffic::new(flows, 1);
-            let mut worker = Worker::with_policy(flows as usize, policy(*rules));
+            let mut worker = Worker::with_policy(flows as usize, policy(*rules, EACH));
             // Once for the table's memory.
             worker.open_all(&mut traffic);
             worker.end_all(flows);

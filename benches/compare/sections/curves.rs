@@ -4,7 +4,8 @@
 //! Only the pipeline and the sink are timed, not the making of packets. Each point is a worker of
 //! its own; points are measured in random order.
 
-mod policies;
+#[path = "../../flows/policy.rs"]
+mod policy;
 mod traffic;
 mod worker;
 
@@ -12,6 +13,7 @@ use crate::report::{Look, Outcome, Row};
 use crate::rig::pin;
 use crate::{Arguments, Measures, ROUTER_CORE};
 use anyhow::Result;
+use margay_fastpath::policy::Policy;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -169,15 +171,18 @@ fn measure(over: Over, count: u32, time: Duration) -> Result<(Cost, Stages)> {
     })
 }
 
+/// Of one rule each; without any there is no endpoint that is asked.
+fn policies(count: u32) -> Option<Policy> {
+    (count > 0).then(|| policy::policy(count, 1))
+}
+
 fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, Stages)> {
     let (mut worker, mut traffic) = match over {
         Over::Routes => (Worker::with_routes(count)?, Traffic::to_routes(count)),
-        Over::Flows => (Worker::with_policies(policies::policy(1)?)?, Traffic::of_flows(count)),
-        Over::Policies => {
-            (Worker::with_policies(policies::policy(count)?)?, Traffic::of_flows(KNOWN))
-        }
+        Over::Flows => (Worker::with_policies(policies(1))?, Traffic::of_flows(count)),
+        Over::Policies => (Worker::with_policies(policies(count))?, Traffic::of_flows(KNOWN)),
         Over::FirstPackets => {
-            return first_packets(Worker::with_policies(policies::policy(count)?)?, time);
+            return first_packets(Worker::with_policies(policies(count))?, time);
         }
         Over::Ports => (Worker::with_ports(count as u16)?, Traffic::to_ports(count)),
     };

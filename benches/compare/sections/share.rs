@@ -50,8 +50,8 @@ fn of_rate(rate: u64, arguments: &Arguments) -> [Outcome; 2] {
         ));
     }
     let [came, read] = crate::run_figures(&mut peers, arguments);
-    let load = "a TCP stream from each pod on a veth to a host beyond the uplink (uplinkBandwidth), \
-                after a warm-up of three seconds; the pod that is farthest off";
+    let load = "a TCP stream from each pod on a veth to a host beyond the uplink \
+                (uplinkBandwidth), after a warm-up of three seconds; the pod that is farthest off";
     let outcome = |what: &str, note: &str, rows| Outcome {
         title: format!("greedy TCP on an uplink of {} Mbit/s: {what}", rate / 1_000_000),
         unit: "% off its share",

@@ -72,7 +72,7 @@ fn known() -> Case {
 fn first() -> Case {
     let limits = Limits { sessions: SESSIONS, per_source: 0 };
     let nat = Some(Rules::tracking(limits, Timeouts::default(), 1).into());
-    let tables = Tables { nat, policy: Some(Arc::new(policy(RULES))), ..tables() };
+    let tables = Tables { nat, policy: Some(Arc::new(policy(RULES, RULES))), ..tables() };
     let fib = routes(["0.0.0.0/0".to_owned()].into_iter());
     let before = forth(PACKETS);
     Case { name: "first", tables, fib, before, frames: |_| forth(0), is_warm: false }
