@@ -150,17 +150,24 @@ fn interval(bounds: &[AtomicU32; 8], value: u32) -> usize {
 }
 
 /// Asks for huge pages behind a list, its unused capacity included: parts that nobody has touched
-/// still take none. Without effect where the kernel has no huge pages.
+/// still take none. An empty list gives small pages back that are of the memory's last user: they
+/// would stay small. Without effect where the kernel has no huge pages.
 pub(crate) fn prefer_huge_pages<T>(list: &Vec<T>) {
     const PAGE: usize = 4096;
     let start = list.as_ptr().cast::<libc::c_void>().cast_mut();
     let skipped = start.align_offset(PAGE);
     let bytes = (list.capacity() * size_of::<T>()).saturating_sub(skipped) / PAGE * PAGE;
-    if bytes >= HUGE_PAGE {
-        // SAFETY: the whole pages from there on are inside the list's own allocation, and the
-        // advice changes no byte of them.
-        unsafe { libc::madvise(start.wrapping_byte_add(skipped), bytes, libc::MADV_HUGEPAGE) };
+    if bytes < HUGE_PAGE {
+        return;
     }
+    let start = start.wrapping_byte_add(skipped);
+    if list.is_empty() {
+        // SAFETY: the whole pages from there on are inside the list's own allocation, none of whose
+        // bytes has a value.
+        unsafe { libc::madvise(start, bytes, libc::MADV_DONTNEED) };
+    }
+    // SAFETY: the pages are the list's as above, and the advice changes no byte of them.
+    unsafe { libc::madvise(start, bytes, libc::MADV_HUGEPAGE) };
 }
 
 /// Asks the processor to load the first line of a value soon.
@@ -254,6 +261,19 @@ mod tests {
         list.extend(9..3 << 20);
         assert!(list.iter().copied().eq(0..3 << 20));
         prefer_huge_pages(&Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_list_in_used_memory_takes_values_and_leaves_its_neighbours_alone() {
+        // Small enough to come from the heap, between others that are in use.
+        let mut lists: Vec<Vec<u64>> = (0..8).map(|at| vec![at; 1 << 19]).collect();
+        lists[3] = Vec::new();
+        let mut list = Vec::with_capacity(1 << 19);
+        prefer_huge_pages(&list);
+        list.extend(0..1 << 19);
+        assert!(list.iter().copied().eq(0..1 << 19));
+        let is_kept = |(at, list): (usize, &Vec<u64>)| list.iter().all(|word| *word == at as u64);
+        assert!(lists.iter().enumerate().all(is_kept));
     }
 
     #[test]
