@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 impl Dataplane {
     /// Lets the workers give flows to the XDP programs that read `map`. Once: a second map is not
-    /// taken, and false.
+    /// taken, and false. To be called before ports are attached: packets that workers hand to each
+    /// other are counted from then on, and flows keep their order by that.
     pub fn offload(&self, map: &Arc<FlowMap>) -> bool {
         let is_first = self.shared.offload.set(map.clone()).is_ok();
         let clock_ns = monotonic_ns().saturating_sub(self.now_ns());

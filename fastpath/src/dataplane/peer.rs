@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub(crate) struct Peer {
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) inbox: ArrayQueue<HandOver>,
-    /// Packets that were put into the inbox, in all.
+    /// Packets that were put into the inbox, in all; like the next one only with flow offload.
     pub(crate) handed: AtomicU64,
     /// How many of them have left the worker.
     pub(crate) finished: AtomicU64,
@@ -42,13 +42,16 @@ impl Peer {
         }
     }
 
-    /// So many packets are about to be put into its inbox.
-    pub(crate) fn will_hand(&self, packets: usize) {
-        self.handed.fetch_add(packets as u64, Ordering::SeqCst);
-    }
-
-    /// So many of them were not.
-    pub(crate) fn did_not_hand(&self, packets: usize) {
-        self.handed.fetch_sub(packets as u64, Ordering::SeqCst);
+    /// Puts a packet into its inbox, or gives it back when there is no room. `is_counted` says
+    /// whether somebody asks when it has left the worker.
+    pub(crate) fn hand(&self, handed: HandOver, is_counted: bool) -> Result<(), HandOver> {
+        if !is_counted {
+            return self.inbox.push(handed);
+        }
+        // First, so that who looks in between waits for one too many, and never for one too few.
+        self.handed.fetch_add(1, Ordering::SeqCst);
+        self.inbox.push(handed).inspect_err(|_| {
+            self.handed.fetch_sub(1, Ordering::SeqCst);
+        })
     }
 }

@@ -29,6 +29,7 @@ impl Worker {
 
     /// Gives an owner what there is room for; how many packets.
     fn drain_handing(&mut self, at: usize) -> usize {
+        let offloads = self.offloads();
         let (id, queue) = &mut self.handing[at];
         let (counters, pool) = (&self.pipeline.counters, &mut self.pipeline.pool);
         let (before, tables) = (queue.len(), &self.tables);
@@ -43,9 +44,7 @@ impl Worker {
         let sent = queue.drain(None, (tables, self.now_ns), pool, |pool, burst| {
             let room = UNDER_WAY.saturating_sub(peer.inbox.len()).max(SHORT).min(burst.len());
             for packet in burst.drain(..room) {
-                peer.will_hand(1);
-                if let Err(handed) = peer.inbox.push(HandOver::Send(*id, packet)) {
-                    peer.did_not_hand(1);
+                if let Err(handed) = peer.hand(HandOver::Send(*id, packet), offloads) {
                     counters.count_drop(DropReason::HandOverFull);
                     handed.packet().free(pool);
                 }

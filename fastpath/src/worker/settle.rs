@@ -22,10 +22,16 @@ pub(super) enum Settling {
 }
 
 impl Worker {
+    /// True when flows may be given to the programs of ports.
+    #[inline]
+    pub(super) fn offloads(&self) -> bool {
+        self.shared.offload.get().is_some()
+    }
+
     /// To be called before a port is asked for packets.
     #[inline]
     pub(super) fn settle(&mut self, id: PortId) {
-        if self.shared.offload.get().is_some() && self.queued == 0 {
+        if self.offloads() && self.queued == 0 {
             self.settle_offloading(id);
         }
     }

@@ -56,11 +56,9 @@ impl Worker {
             self.pipeline.counters.count_drop(DropReason::PortDown);
             return handed.packet().free(&mut self.pipeline.pool);
         };
-        peer.will_hand(1);
-        match peer.inbox.push(handed) {
+        match peer.hand(handed, self.offloads()) {
             Ok(()) => self.pipeline.counters.handed_over.add(1),
             Err(handed) => {
-                peer.did_not_hand(1);
                 self.pipeline.counters.count_drop(DropReason::HandOverFull);
                 handed.packet().free(&mut self.pipeline.pool);
             }
@@ -174,7 +172,9 @@ impl Worker {
         }
         self.flush();
         self.ask_for_neighbors();
-        self.unfinished += count as u64;
+        if self.offloads() {
+            self.unfinished += count as u64;
+        }
         count
     }
 }
