@@ -14,6 +14,8 @@
 mod policy;
 #[path = "flows/rules.rs"]
 mod rules;
+#[path = "flows/tables.rs"]
+mod tables;
 #[path = "flows/traffic.rs"]
 mod traffic;
 #[path = "flows/worker.rs"]

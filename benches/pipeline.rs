@@ -2,6 +2,9 @@
 //! through parse, longest prefix match and rewrite into a port that throws them away. No kernel.
 //! The same into IPIP and VXLAN tunnels, and out of them.
 
+#[path = "flows/tables.rs"]
+mod tables;
+
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use margay_fastpath::fib::{Fib, FibWriter};
@@ -9,7 +12,7 @@ use margay_fastpath::pipeline::{Pipeline, View};
 use margay_fastpath::port::pcap::{Capture, NullPort, ReplayPort};
 use margay_fastpath::port::{BURST, Port, PortId};
 use margay_fastpath::sys::memory::{Arena, FramePool};
-use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_fastpath::tables::{Tables, TargetId};
 use margay_fastpath::tunnel::{Tunnel, TunnelEnd, TunnelId, TunnelKind, VxlanEnd};
 use margay_tunnels::encap::{Encap, Inner, VxlanEnds};
 use margay_tunnels::wire::ethernet::{self, Mac};
@@ -32,19 +35,9 @@ fn packet(flow: u32) -> Vec<u8> {
     bytes
 }
 
+/// One port each way.
 fn tables() -> Tables {
-    let port = |name: &str| PortEntry::network(name, ROUTER, 1500);
-    Tables {
-        ports: vec![Some(port("in")), Some(port("out"))],
-        targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],
-        adjacencies: vec![Adjacency {
-            port: PortId(1),
-            neighbor: [192, 168, 0, 1].into(),
-            mac: Some(Mac([2, 0, 0, 0, 0, 9])),
-            tunnel: None,
-        }],
-        ..Tables::default()
-    }
+    tables::tables(1, [ROUTER, Mac([2, 0, 0, 0, 0, 9])])
 }
 
 fn source(packet: impl Fn(u32) -> Vec<u8>) -> ReplayPort {

@@ -1,5 +1,6 @@
 //! One worker's pipeline between packets that are made and a sink that throws them away.
 
+use crate::tables;
 use crate::traffic::{FRAME, NEIGHBOR, ROUTER, Traffic};
 use margay_fastpath::counters::{Stage, WorkerCounters};
 use margay_fastpath::fib::{Fib, FibWriter};
@@ -10,7 +11,7 @@ use margay_fastpath::pipeline::{Pipeline, View};
 use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{BURST, PortId};
 use margay_fastpath::sys::memory::{Arena, FramePool, HEADROOM};
-use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_fastpath::tables::{Tables, TargetId};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -84,20 +85,10 @@ fn rules(flows: usize) -> Rules {
     }
 }
 
+/// One port each way, with translation for so many flows, or without any.
 fn tables(flows: Option<usize>) -> Tables {
-    let port = |name: &str| PortEntry::network(name, ROUTER, 1500);
-    Tables {
-        ports: vec![Some(port("in")), Some(port("out"))],
-        targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],
-        adjacencies: vec![Adjacency {
-            port: PortId(1),
-            neighbor: [192, 168, 0, 1].into(),
-            mac: Some(NEIGHBOR),
-            tunnel: None,
-        }],
-        nat: flows.map(|flows| rules(flows).into()),
-        ..Tables::default()
-    }
+    let nat = flows.map(|flows| rules(flows).into());
+    Tables { nat, ..tables::tables(1, [ROUTER, NEIGHBOR]) }
 }
 
 impl Worker {

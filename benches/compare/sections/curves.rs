@@ -6,6 +6,8 @@
 
 #[path = "../../flows/policy.rs"]
 mod policy;
+#[path = "../../flows/tables.rs"]
+mod tables;
 mod traffic;
 mod worker;
 

@@ -1,12 +1,12 @@
 //! What is counted: tables, routes and packets of each case.
 
 use crate::policy::policy;
+use crate::tables;
 use crate::traffic::{FRAME, NEIGHBOR, ROUTER, Traffic};
 use margay_fastpath::fib::{Fib, FibWriter};
 use margay_fastpath::flow::{Limits, Timeouts};
 use margay_fastpath::nat::{Class, OWN_RANGE, Ranges, Rules};
-use margay_fastpath::port::PortId;
-use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_fastpath::tables::{Tables, TargetId};
 use margay_tunnels::wire::{ethernet, ipv4, ipv6, protocol};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -134,17 +134,7 @@ fn routes(nets: impl Iterator<Item = String>) -> Arc<Fib> {
     fib
 }
 
+/// One port each way.
 fn tables() -> Tables {
-    let port = |name: &str| PortEntry::network(name, ROUTER, 1500);
-    Tables {
-        ports: vec![Some(port("in")), Some(port("out"))],
-        targets: vec![Target::NoRoute, Target::Forward(AdjacencyId(0))],
-        adjacencies: vec![Adjacency {
-            port: PortId(1),
-            neighbor: [192, 168, 0, 1].into(),
-            mac: Some(NEIGHBOR),
-            tunnel: None,
-        }],
-        ..Tables::default()
-    }
+    tables::tables(1, [ROUTER, NEIGHBOR])
 }

@@ -6,6 +6,8 @@
 mod cases;
 #[path = "../../../benches/flows/policy.rs"]
 mod policy;
+#[path = "../../../benches/flows/tables.rs"]
+mod tables;
 #[path = "../../../benches/flows/traffic.rs"]
 #[allow(dead_code, reason = "the bench uses all of it")]
 mod traffic;

@@ -1,5 +1,6 @@
 //! One worker's pipeline between packets that are made and a sink that throws them away.
 
+use super::tables;
 use super::traffic::{FIRST_PORT, FRAME, Traffic};
 use crate::peers::forwarder;
 use anyhow::{Context, Result, ensure};
@@ -14,7 +15,7 @@ use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{BURST, PortId};
 use margay_fastpath::sys::clock;
 use margay_fastpath::sys::memory::{Arena, FramePool, HEADROOM};
-use margay_fastpath::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use margay_fastpath::tables::{Tables, TargetId};
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -77,25 +78,8 @@ pub(super) struct Worker {
     before: Vec<(u64, u64)>,
 }
 
-/// So many ports in, and as many out; a target for each of these, from 1 on.
 fn tables(ports: u16) -> Tables {
-    let entries = (0..2 * ports).map(|at| {
-        let name = format!("port{at}");
-        Some(PortEntry::network(&name, ROUTER, 1500))
-    });
-    let forward = (0..u32::from(ports)).map(|at| Target::Forward(AdjacencyId(at)));
-    let hop = |at: u16| Adjacency {
-        port: PortId(ports + at),
-        neighbor: Ipv4Addr::from(0xc0a8_0001 + u32::from(at)).into(),
-        mac: Some(NEXT_HOP),
-        tunnel: None,
-    };
-    Tables {
-        ports: entries.collect(),
-        targets: [Target::NoRoute].into_iter().chain(forward).collect(),
-        adjacencies: (0..ports).map(hop).collect(),
-        ..Tables::default()
-    }
+    tables::tables(ports, [ROUTER, NEXT_HOP])
 }
 
 impl Worker {
