@@ -2,19 +2,20 @@
 //! of them in as few messages as there can be.
 
 use anyhow::{Context, Result, ensure};
+use ipnet::Ipv4Net;
+use margay_bgp::session::Config;
+use margay_bgp::wire::attribute::{Attributes, NextHop};
+use margay_bgp::wire::frame::{self, Kind};
+use margay_bgp::wire::nlri::Nlri;
+use margay_bgp::wire::pack::encode_update;
+use margay_bgp::wire::{HEADER_LEN, MAX_LEN, Negotiated};
+use margay_bgp::{Family, FamilySet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 /// Calico's default.
 pub(crate) const AS: u16 = 64_512;
 const PORT: u16 = 179;
-/// Type numbers of messages (RFC 4271 4.1).
-const OPEN: u8 = 1;
-const UPDATE: u8 = 2;
-const KEEPALIVE: u8 = 4;
-const HEADER: usize = 19;
-/// Prefixes of a message: 5 bytes each at most, of 4,096 in all.
-const PREFIXES: usize = 800;
 
 /// Listens on an address of the calling thread's namespace.
 pub(crate) fn listen(address: Ipv4Addr) -> Result<TcpListener> {
@@ -29,42 +30,34 @@ pub(crate) fn send(
     routes: impl Iterator<Item = (Ipv4Addr, u8)>,
     next_hop: Ipv4Addr,
 ) -> Result<TcpStream> {
-    let (mut stream, _) = listener.accept()?;
-    let [high, low] = AS.to_be_bytes();
-    // Version 4, and a hold time of 0.
-    let open = [&[4, high, low, 0, 0][..], &id.octets(), &[0]].concat();
-    stream.write_all(&message(OPEN, &open))?;
-    ensure!(read(&mut stream)? == OPEN, "no OPEN came");
-    stream.write_all(&message(KEEPALIVE, &[]))?;
-    ensure!(read(&mut stream)? == KEEPALIVE, "the session was not confirmed");
-    // ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF.
-    let hop = next_hop.octets();
-    let attributes =
-        [&[0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4][..], &hop, &[0x40, 5, 4, 0, 0, 0, 100]].concat();
-    let head = [&[0, 0, 0, attributes.len() as u8][..], &attributes].concat();
-    let mut routes = routes.peekable();
-    while routes.peek().is_some() {
-        let mut body = head.clone();
-        for (address, len) in routes.by_ref().take(PREFIXES) {
-            body.push(len);
-            body.extend(&address.octets()[..usize::from(len.div_ceil(8))]);
-        }
-        stream.write_all(&message(UPDATE, &body))?;
-    }
+    let (mut stream, peer) = listener.accept()?;
+    let mut config = Config::new(AS.into(), id, AS.into(), peer.ip());
+    config.hold_time_s = 0;
+    config.add_path_rx = FamilySet::EMPTY;
+    config.add_path_tx = FamilySet::EMPTY;
+    config.restart = None;
+    stream.write_all(&config.open(false).encode())?;
+    ensure!(read(&mut stream)? == Kind::Open, "no OPEN came");
+    stream.write_all(&frame::KEEPALIVE)?;
+    ensure!(read(&mut stream)? == Kind::Keepalive, "the session was not confirmed");
+    let attributes = Attributes { local_pref: Some(100), ..Attributes::default() };
+    let families = [Family::Ipv4Unicast].into_iter().collect();
+    let agreed = Negotiated { ibgp: true, families, ..Negotiated::default() };
+    let prefixes = routes.map(|(address, len)| Ok(Nlri::new(Ipv4Net::new(address, len)?.trunc())));
+    let prefixes: Vec<Nlri<Ipv4Net>> = prefixes.collect::<Result<_>>()?;
+    let mut updates = Vec::new();
+    encode_update(&attributes, NextHop::V4(next_hop), prefixes, &agreed, &mut updates)?;
+    stream.write_all(&updates)?;
     Ok(stream)
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = ((HEADER + body.len()) as u16).to_be_bytes();
-    [&[0xff; 16][..], &length, &[kind], body].concat()
-}
-
 /// The type of the next message.
-fn read(stream: &mut TcpStream) -> Result<u8> {
-    let mut header = [0; HEADER];
-    stream.read_exact(&mut header)?;
-    let length = usize::from(u16::from_be_bytes([header[16], header[17]]));
-    let mut body = vec![0; length.checked_sub(HEADER).context("a message that is too short")?];
-    stream.read_exact(&mut body)?;
-    Ok(header[18])
+fn read(stream: &mut TcpStream) -> Result<Kind> {
+    let mut message = vec![0; HEADER_LEN];
+    stream.read_exact(&mut message)?;
+    let length = usize::from(u16::from_be_bytes([message[16], message[17]]));
+    message.resize(length.max(HEADER_LEN), 0);
+    stream.read_exact(&mut message[HEADER_LEN..])?;
+    let found = frame::first(&message, MAX_LEN).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    Ok(found.context("a message that is too short")?.kind)
 }
