@@ -26,8 +26,10 @@ pub(crate) const SAMPLES: usize = 4;
 /// Times that a flow is met before it is offloaded: below that, what is saved later does not pay
 /// for the two system calls.
 pub(crate) const OFFLOAD_AFTER: u8 = 8;
-/// Flows that are counted until then, by hash; of two that clash the heavier one stays.
+/// Flows that are counted until then, by hash; of those that clash one at a time is.
 const CANDIDATES: usize = 8192;
+/// Time that a flow has for it while another one waits for its place, in nanoseconds.
+const CANDIDATE_NS: u64 = 250_000_000;
 /// Flows that one worker offloads between two ticks, at most.
 pub(crate) const INSTALLS_PER_TICK: usize = 1024;
 /// Rows that a tick reads.
@@ -42,6 +44,8 @@ const REST_NS: u64 = 100_000_000;
 struct Candidate {
     tag: u32,
     met: u8,
+    /// When it was met first, on the data plane's clock.
+    since_ns: u64,
 }
 
 /// A row in use.
@@ -179,15 +183,18 @@ impl Tier {
 
     /// Counts a flow; true each time that it has been met often.
     fn is_heavy(&mut self, key: &Key) -> bool {
+        let now_ns = self.now_ns;
         let hash = self.random.hash_one(key);
         let candidate = &mut self.candidates[hash as usize % CANDIDATES];
         let tag = (hash >> 32) as u32;
-        match candidate.met {
-            _ if candidate.tag == tag => candidate.met += 1,
-            0 => *candidate = Candidate { tag, met: 1 },
-            _ => candidate.met -= 1,
+        if candidate.tag != tag {
+            if candidate.met > 0 && now_ns < candidate.since_ns + CANDIDATE_NS {
+                return false;
+            }
+            *candidate = Candidate { tag, met: 0, since_ns: now_ns };
         }
-        let is_heavy = candidate.tag == tag && candidate.met >= OFFLOAD_AFTER;
+        candidate.met += 1;
+        let is_heavy = candidate.met >= OFFLOAD_AFTER;
         if is_heavy {
             candidate.met = 0;
         }

@@ -23,6 +23,24 @@ fn a_flow_is_offloaded_after_some_packets_and_not_before() {
     });
 }
 
+/// Some of so many have the same place among those that are counted.
+#[test]
+fn flows_that_come_strictly_in_turn_are_all_offloaded() {
+    in_namespace(|| {
+        let mut rig = Rig::new(false);
+        let flows: Vec<_> = (0..1000).map(|at| Flow { ports: (5000 + at, 53), ..UDP4 }).collect();
+        let packets: Vec<_> = flows.iter().map(|flow| rig.ordinary(flow, POD, b"it")).collect();
+        for _ in 0..4 * OFFLOAD_AFTER {
+            for packet in &packets {
+                rig.now_ns += 2_000;
+                rig.feed(POD, std::slice::from_ref(packet));
+            }
+        }
+        let left = flows.iter().filter(|flow| !rig.is_carried(flow, POD)).count();
+        assert_eq!(left, 0);
+    });
+}
+
 #[test]
 fn a_change_of_routes_neighbors_or_ports_takes_effect_at_once() {
     in_namespace(|| {
