@@ -113,6 +113,11 @@ pub trait Port: Send {
     /// returns finished frames to the pool, refills rings, wakes the kernel if it asks for it.
     fn service(&mut self, pool: &mut FramePool);
 
+    /// Whether packets that `tx` took wait for the device, which is up, to take them.
+    fn has_unsent(&self) -> bool {
+        false
+    }
+
     /// Notes what `rx` has given so far.
     fn mark(&mut self) {}
 

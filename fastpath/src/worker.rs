@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 mod backlog;
 mod handing;
+mod ports;
 mod queue;
 mod settle;
 mod shaped;
@@ -86,6 +87,8 @@ pub(crate) struct Worker {
     /// Ports that packets wait for, and how many do.
     backlog: Vec<PortId>,
     queued: usize,
+    /// Ports that hold packets which their devices have not taken.
+    unsent: usize,
     /// Packets from the inbox that others have not been told of as finished.
     unfinished: u64,
     /// Of ports with a rate that others own.
@@ -125,6 +128,7 @@ impl Worker {
             commands,
             backlog: Vec::new(),
             queued: 0,
+            unsent: 0,
             unfinished: 0,
             handing: Vec::new(),
             burst: Vec::with_capacity(BURST),
@@ -205,6 +209,7 @@ impl Worker {
             return 0;
         };
         slot.port.service(&mut self.pipeline.pool);
+        slot.count_unsent(&mut self.unsent);
         let state = slot.port.rx(&mut self.pipeline.pool, &mut self.burst, BURST);
         let count = self.burst.len();
         if count > 0 {
@@ -331,51 +336,6 @@ impl Worker {
                 Command::Panic => panic!("asked to panic"),
             }
         }
-    }
-
-    fn attach(&mut self, id: PortId, port: Box<dyn Port>, counters: Arc<PortCounters>) {
-        self.detach(id);
-        let at = usize::from(id.0);
-        if at >= self.slots.len() {
-            self.slots.resize_with(at + 1, || None);
-        }
-        if let Some(fd) = port.poll_fd()
-            && let Err(error) = self.wait.add(fd, id.0)
-        {
-            tracing::error!(port = %id, %error, "the port cannot be waited on");
-        }
-        let cold_at_ns = self.now_ns + slot::COLD_AFTER_NS;
-        let slot = Slot::new(port, counters, cold_at_ns);
-        self.slots[at] = Some(slot);
-        self.hot.push(id);
-    }
-
-    fn detach(&mut self, id: PortId) {
-        let Some(mut slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::take) else {
-            return;
-        };
-        self.forget_queue(id, &mut slot);
-        self.hot.retain(|hot| *hot != id);
-        if let Some(fd) = slot.port.poll_fd() {
-            self.wait.remove(fd);
-        }
-        slot.port.close(&mut self.pipeline.pool);
-    }
-
-    /// A port says that its device is gone.
-    fn lose(&mut self, id: PortId) {
-        self.detach(id);
-        let _ = self.shared.events.try_send(Event::PortGone { port: id });
-    }
-
-    fn report(&self) -> Vec<(PortId, PortReport)> {
-        let ids = (0..).map(PortId);
-        let slots = ids.zip(&self.slots).filter_map(|(id, slot)| Some((id, slot.as_ref()?)));
-        slots.map(|(id, slot)| (id, slot.port.report())).collect()
-    }
-
-    fn slot(&mut self, id: PortId) -> Option<&mut Slot> {
-        self.slots.get_mut(usize::from(id.0))?.as_mut()
     }
 
     /// Gives all queues back to the kernel and all frames to the arena. Also after a panic.

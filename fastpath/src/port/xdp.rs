@@ -181,6 +181,10 @@ impl Port for XdpPort {
         }
     }
 
+    fn has_unsent(&self) -> bool {
+        !self.down && self.queues.iter().any(|queue| queue.wants_kick)
+    }
+
     fn mark(&mut self) {
         self.queues.iter_mut().filter_map(Queue::arrival).for_each(Arrival::mark);
     }

@@ -62,6 +62,7 @@ impl Worker {
         slot.counters.tx_packets.add(sent.packets as u64);
         slot.counters.tx_bytes.add(sent.bytes as u64);
         slot.counters.queued.set(after as u64);
+        slot.count_unsent(&mut self.unsent);
         if sent.packets > 0 {
             self.note_sent(id, sent.packets);
         }

@@ -2,8 +2,9 @@
 //! may the port's program carry packets of the same flows past them (see [`crate::offload`]).
 //!
 //! A port's packets are marked from time to time. What waits here for room on the way out is waited
-//! for, and so is everything that was in the inboxes, twice: a packet may be handed on once, to the
-//! worker of its flow and from there to that of its egress port.
+//! for, also in the ring of a port whose device has yet to take it, and so is everything that was
+//! in the inboxes, twice: a packet may be handed on once, to the worker of its flow and from there
+//! to that of its egress port.
 
 use super::Worker;
 use crate::port::PortId;
@@ -28,10 +29,14 @@ impl Worker {
         self.shared.offload.get().is_some()
     }
 
+    fn nothing_waits(&self) -> bool {
+        self.queued == 0 && self.unsent == 0
+    }
+
     /// To be called before a port is asked for packets.
     #[inline]
     pub(super) fn settle(&mut self, id: PortId) {
-        if self.offloads() && self.queued == 0 {
+        if self.offloads() && self.nothing_waits() {
             self.settle_offloading(id);
         }
     }
@@ -65,7 +70,7 @@ impl Worker {
 
     /// Tells what others have handed to this worker and what has left it, once nothing waits here.
     pub(super) fn tell_finished(&mut self) {
-        if self.unfinished > 0 && self.queued == 0 {
+        if self.unfinished > 0 && self.nothing_waits() {
             let me = &self.shared.workers[self.index];
             me.finished.fetch_add(std::mem::take(&mut self.unfinished), Ordering::SeqCst);
         }

@@ -29,6 +29,8 @@ pub(super) struct Slot {
     pub(super) queue: Option<Box<PortQueue>>,
     /// How far what it brought has come.
     pub(super) settling: Settling,
+    /// Packets that it took wait for its device, as of when it was told to send last.
+    pub(super) unsent: bool,
 }
 
 impl Slot {
@@ -36,13 +38,22 @@ impl Slot {
     pub(super) fn new(port: Box<dyn Port>, counters: Arc<PortCounters>, cold_at_ns: u64) -> Slot {
         let (moved, waited_on, queue) = (0, true, None);
         let settling = Settling::default();
-        Slot { port, counters, hot: true, cold_at_ns, moved, waited_on, queue, settling }
+        let (hot, unsent) = (true, false);
+        Slot { port, counters, hot, cold_at_ns, moved, waited_on, queue, settling, unsent }
     }
 
     /// Packets that wait for it.
     #[inline]
     pub(super) fn queued(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.len())
+    }
+
+    /// To be called when the port has sent; `ports` is how many have something unsent.
+    #[inline]
+    pub(super) fn count_unsent(&mut self, ports: &mut usize) {
+        let unsent = self.port.has_unsent();
+        *ports = *ports + usize::from(unsent) - usize::from(self.unsent);
+        self.unsent = unsent;
     }
 
     /// Packets came or went: it stays hot for a while, and is not waited on if they are many.

@@ -11,6 +11,7 @@ use margay_tunnels::wire::ethernet::{self, Mac};
 use margay_tunnels::wire::{ipv4, protocol};
 
 mod egress;
+mod settle;
 
 const FRAMES: usize = 1 << 15;
 /// What a worker takes for a packet that it moves, in nanoseconds: as by AF_XDP's copy mode.

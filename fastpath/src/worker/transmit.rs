@@ -109,6 +109,7 @@ impl Worker {
         }
         let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
         slot.port.tx(&mut pipeline.pool, burst);
+        slot.count_unsent(&mut self.unsent);
         let left_bytes: usize = burst.iter().map(Packet::len).sum();
         let refused = burst.len();
         slot.counters.tx_packets.add((packets - refused) as u64);
