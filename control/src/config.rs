@@ -116,6 +116,9 @@ pub struct Config {
     pub offload: bool,
     /// Let workers drive the devices' receive processing (SO_BUSY_POLL).
     pub busy_poll: bool,
+    /// Long bursts leave veths as redirected frames, where those take them; on where nothing is
+    /// said.
+    pub bulk_transmit: bool,
     /// Host-side names of pods' devices begin so.
     pub interface_prefix: String,
     /// This node's IPv4 address, if it is not to be read from its Node resource.
@@ -221,6 +224,7 @@ impl Default for Config {
             xdp_mode: XdpMode::default(),
             offload: false,
             busy_poll: false,
+            bulk_transmit: true,
             interface_prefix: "cali".into(),
             ip: None,
             ip6: None,

@@ -77,6 +77,7 @@ pub(crate) struct Devices {
     steering: Steering,
     xdp_mode: XdpMode,
     busy_poll: bool,
+    bulk: bool,
 }
 
 impl Devices {
@@ -91,7 +92,8 @@ impl Devices {
             }
             None => steering,
         };
-        Ok(Devices { steering, xdp_mode: config.xdp_mode, busy_poll: config.busy_poll })
+        let Config { xdp_mode, busy_poll, bulk_transmit: bulk, .. } = *config;
+        Ok(Devices { steering, xdp_mode, busy_poll, bulk })
     }
 
     /// The flows that XDP programs carry by themselves, if they are to.
@@ -152,8 +154,8 @@ impl Devices {
         };
         let busy_poll = self.busy_poll.then_some(BUSY_POLL_BUDGET);
         let mac = request.mac.ok_or_else(|| OpenError("it has no link address".to_owned()))?;
-        let (device, parts) = xdp::open(&self.steering, &XdpSpec { mode, busy_poll, ..spec })
-            .map_err(OpenError::of)?;
+        let spec = XdpSpec { mode, busy_poll, bulk: self.bulk, ..spec };
+        let (device, parts) = xdp::open(&self.steering, &spec).map_err(OpenError::of)?;
         Ok(Opened {
             parts: parts.into_iter().map(|part| Box::new(part) as Box<dyn Port>).collect(),
             mac,

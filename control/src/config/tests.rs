@@ -28,6 +28,8 @@ health: {port: 0, host: 127.0.0.1}
 frames: 8192
 xdpMode: generic
 busyPoll: true
+bulkTransmit: false
+offload: false
 bgp: {enabled: false, routerId: hash, kernelRoutes: 5000, maxPaths: 4}
 tunnels: {vxlanPort: 8472, vxlanVNI: 7, mssClamp: true, externalNodesList: [192.0.2.0/24]}
 ";
@@ -43,6 +45,7 @@ tunnels: {vxlanPort: 8472, vxlanVNI: 7, mssClamp: true, externalNodesList: [192.
     assert_eq!((config.metrics.port, config.health.port), (19091, 0));
     assert_eq!(config.xdp_mode, XdpMode::Generic);
     assert!(config.keep_routes && config.busy_poll);
+    assert!(!config.bulk_transmit && !config.offload);
     assert_eq!((config.bgp.enabled, config.bgp.router_id), (Switch::Off, Some(RouterId::Hash)));
     assert_eq!((config.bgp.kernel_routes, config.bgp.max_paths), (Some(5000), 4));
     assert_eq!((config.tunnels.vxlan_port, config.tunnels.vxlan_vni), (8472, 7));

@@ -6,6 +6,7 @@
 //! hands its sockets to the [`XdpDevice`], which closes them on the control side.
 
 mod arrival;
+mod bulk;
 mod device;
 mod level;
 mod open;
@@ -25,6 +26,7 @@ use crate::port::{Port, PortId, PortReport, RxState, TxOffloads};
 use crate::sys::memory::FramePool;
 use crate::sys::xdp::socket::Kick;
 use arrival::Arrival;
+use bulk::Bulk;
 use device::Shared;
 use queue::Queue;
 
@@ -37,6 +39,8 @@ pub struct XdpPort {
     port: PortId,
     shared: Arc<Shared>,
     queues: Vec<Queue>,
+    /// For long bursts, where the device is one for it.
+    bulk: Option<Bulk>,
     /// The queue to ask first, in turn.
     first: usize,
     watch: Option<OwnedFd>,
@@ -68,6 +72,7 @@ impl XdpPort {
         port: PortId,
         shared: Arc<Shared>,
         queues: Vec<Queue>,
+        bulk: Option<Bulk>,
         busy_poll: bool,
     ) -> std::io::Result<XdpPort> {
         let watch = match queues.len() {
@@ -81,6 +86,7 @@ impl XdpPort {
             port,
             shared,
             queues,
+            bulk,
             first: 0,
             watch,
             busy_poll,
@@ -135,6 +141,9 @@ impl XdpPort {
         for queue in &mut self.queues {
             self.counters.tx_stalled += u64::from(queue.look(may_grow));
         }
+        if let Some(bulk) = &mut self.bulk {
+            bulk.look(now);
+        }
     }
 
     /// Gives the queues back to the kernel and the sockets to the device.
@@ -172,6 +181,13 @@ impl Port for XdpPort {
     fn tx(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
         let Some(queue) = self.queues.first_mut() else { return };
         queue.reclaim(pool);
+        // What is in the ring goes first.
+        if let Some(bulk) = self.bulk.as_mut().filter(|_| !queue.wants_kick && !self.down) {
+            bulk.send(pool, burst);
+            if burst.is_empty() {
+                return;
+            }
+        }
         self.counters.tx_refused += queue.send(pool, burst);
         if queue.socket.end_send() > 0 {
             queue.wants_kick = true;
@@ -253,6 +269,7 @@ impl Port for XdpPort {
             ("tx_dropped", self.counters.tx_dropped),
             ("tx_refused", self.counters.tx_refused),
             ("tx_stalled", self.counters.tx_stalled),
+            ("tx_bulk", self.bulk.as_ref().map_or(0, |bulk| bulk.sent)),
             ("rx_too_long", self.counters.rx_too_long),
             ("no_frame", self.counters.no_frame),
             ("bad_descriptors", bad),

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use super::XdpPort;
 use super::arrival::Arrival;
+use super::bulk::Bulk;
 use super::device::{Shared, XdpDevice};
 use super::queue::Queue;
 use super::spec::{XdpMode, XdpSpec};
@@ -151,7 +152,8 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
         mode_text(&device, spec, &attached, first.is_some_and(|s| s.is_zero_copy()), refused);
     let shared = Shared::new(name.clone(), mode, steering.umem().clone(), (xsks, arrivals));
     let handle = XdpDevice::new(Arc::new(shared), device.index, device.rx_queues, (link, lease));
-    let parts = share_out(spec, &handle, queues)?;
+    let bulk = spec.bulk && device.driver == "veth" && device.rx_queues == 1;
+    let parts = share_out(spec, &handle, queues, bulk)?;
     Ok((handle, parts))
 }
 
@@ -160,6 +162,7 @@ fn share_out(
     spec: &XdpSpec,
     handle: &XdpDevice,
     queues: Vec<Queue>,
+    bulk: bool,
 ) -> Result<Vec<XdpPort>, XdpError> {
     let count = spec.parts.min(queues.len());
     let mut shares: Vec<Vec<Queue>> = (0..count).map(|_| Vec::new()).collect();
@@ -167,7 +170,10 @@ fn share_out(
         shares[at % count].push(queue);
     }
     let shared = handle.shared();
-    let part = |share| XdpPort::new(spec.port, shared.clone(), share, spec.busy_poll.is_some());
+    let part = |share| {
+        let bulk = bulk.then(|| Bulk::new(handle.index()));
+        XdpPort::new(spec.port, shared.clone(), share, bulk, spec.busy_poll.is_some())
+    };
     let parts: io::Result<Vec<XdpPort>> = shares.into_iter().map(part).collect();
     parts.map_err(|source| XdpError::Socket {
         device: spec.device.clone(),

@@ -59,6 +59,8 @@ pub struct XdpSpec {
     pub zero_copy: bool,
     /// Drive the device from the worker, at most this many packets (up to 64) at a time.
     pub busy_poll: Option<u32>,
+    /// Whether long bursts may leave past the tx ring, where the device is one for it.
+    pub bulk: bool,
     /// Sizes of the rings of each queue.
     pub rings: RingSizes,
     /// Frames posted on each queue.
@@ -75,6 +77,7 @@ impl XdpSpec {
             mode: XdpMode::Auto,
             zero_copy: true,
             busy_poll: None,
+            bulk: true,
             rings: RingSizes { rx: 2048, tx: 2048, fill: 4096, completion: 4096 },
             fill: FillLevels { idle: 2048, most: 4096, share: 8 },
         }

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::map::{Map, MapKind};
 
@@ -64,6 +64,31 @@ impl MappedArray {
         // it lives as long as `self`; the kernel's programs write words as a whole.
         unsafe { AtomicU64::from_ptr(place.cast::<u64>()) }
     }
+
+    /// Writes bytes from a word on, the last word filled up with zeros, as [`MappedArray::word`]
+    /// would store them. Panics when they do not fit in the row.
+    #[inline]
+    pub fn write(&self, row: u32, word: usize, bytes: &[u8]) {
+        let (whole, rest) = bytes.as_chunks::<WORD>();
+        let words = whole.len() + usize::from(!rest.is_empty());
+        assert!(row < self.rows && word + words <= self.words, "row {row} ends before that");
+        let at = (row as usize * self.words + word) * WORD;
+        let store = |number: usize, value: u64| {
+            // SAFETY: row and words were checked, so the address is inside the mapping.
+            let place = unsafe { self.start.as_ptr().add(at + number * WORD) };
+            // SAFETY: as in `word`.
+            let place = unsafe { AtomicU64::from_ptr(place.cast::<u64>()) };
+            place.store(value, Ordering::Relaxed);
+        };
+        for (number, bytes) in whole.iter().enumerate() {
+            store(number, u64::from_ne_bytes(*bytes));
+        }
+        if !rest.is_empty() {
+            let mut last = [0; WORD];
+            last[..rest.len()].copy_from_slice(rest);
+            store(whole.len(), u64::from_ne_bytes(last));
+        }
+    }
 }
 
 impl Drop for MappedArray {
@@ -77,7 +102,6 @@ impl Drop for MappedArray {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::Ordering;
 
     #[test]
     fn what_is_written_in_memory_is_in_the_map() {

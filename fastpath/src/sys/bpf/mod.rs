@@ -5,6 +5,7 @@
 //! what is loaded here dies with the process.
 
 pub mod asm;
+pub mod bulk;
 pub(crate) mod checksum;
 pub mod generator;
 mod link;

@@ -26,6 +26,14 @@ pub struct ProgramError {
     pub log: String,
 }
 
+impl ProgramError {
+    fn new(name: &str, source: io::Error, log: &[u8]) -> ProgramError {
+        let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
+        let log = String::from_utf8_lossy(&log[..end]).into_owned();
+        ProgramError { name: name.to_string(), source, log }
+    }
+}
+
 fn verdict_of(log: &str) -> String {
     let last = log.lines().rev().find(|line| !line.starts_with("processed"));
     last.map_or_else(String::new, |line| format!(" (verifier: {line})"))
@@ -149,6 +157,7 @@ struct XdpMd {
 }
 
 const PROG_TYPE_XDP: u32 = 6;
+const ATTACH_TYPE_DEVMAP: u32 = 33;
 const HAS_FRAGS: u32 = 1 << 5;
 const LIVE_FRAMES: u32 = 1 << 1;
 const LOG_BYTES: usize = 256 * 1024;
@@ -172,15 +181,29 @@ impl Program {
         let mut log = vec![0; LOG_BYTES];
         match Self::load_once(name, insns, HAS_FRAGS, &mut log) {
             Ok(fd) => Ok(Program { fd, takes_chains: true }),
-            Err(source) => {
-                let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
-                let log = String::from_utf8_lossy(&log[..end]).into_owned();
-                Err(ProgramError { name: name.to_string(), source, log })
-            }
+            Err(source) => Err(ProgramError::new(name, source, &log)),
         }
     }
 
+    /// Loads a program for the entries of a device map: it runs on what is redirected there.
+    pub fn load_devmap(name: &str, insns: &[Insn]) -> Result<Program, ProgramError> {
+        let mut log = vec![0; LOG_BYTES];
+        Self::load_for(ATTACH_TYPE_DEVMAP, name, insns, 0, &mut log)
+            .map(|fd| Program { fd, takes_chains: false })
+            .map_err(|source| ProgramError::new(name, source, &log))
+    }
+
     fn load_once(name: &str, insns: &[Insn], flags: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
+        Self::load_for(ATTACH_TYPE_XDP, name, insns, flags, log)
+    }
+
+    fn load_for(
+        attach_type: u32,
+        name: &str,
+        insns: &[Insn],
+        flags: u32,
+        log: &mut [u8],
+    ) -> io::Result<OwnedFd> {
         let license = c"Dual MIT/GPL";
         let mut attr = LoadAttr {
             prog_type: PROG_TYPE_XDP,
@@ -191,7 +214,7 @@ impl Program {
             log_size: log.len() as u32,
             prog_flags: flags,
             prog_name: syscall::object_name(name),
-            expected_attach_type: ATTACH_TYPE_XDP,
+            expected_attach_type: attach_type,
             ..LoadAttr::default()
         };
         if !log.is_empty() {
