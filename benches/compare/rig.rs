@@ -16,7 +16,7 @@ use margay::lab::store::Store;
 use margay_fastpath::sys::bpf::generator::{Check, Generator, GeneratorError, Sink};
 use margay_tunnels::wire::ethernet::Mac;
 use nix::net::if_::if_nametoindex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -226,9 +226,20 @@ pub(crate) fn pin(core: usize) {
 impl Rig {
     /// A daemon, its worker pinned to the router's core.
     pub(crate) fn daemon(&self, spec: DaemonSpec, settings: Value) -> Result<Daemon> {
-        let mut daemon = Daemon::start_with(spec, &self.router, settings)?;
+        let workers = spec.workers;
+        let mut all = json!({});
+        if workers == 1 {
+            // By the configuration, so that the daemon's other threads are elsewhere.
+            all["workers"] = json!({ "count": 1, "cores": [ROUTER_CORE] });
+        }
+        for (name, value) in settings.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        let mut daemon = Daemon::start_with(spec, &self.router, all)?;
         daemon.wait_ready()?;
-        pin_workers(&daemon)?;
+        if workers > 1 {
+            pin_workers(&daemon)?;
+        }
         Ok(daemon)
     }
 }

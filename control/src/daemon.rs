@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::store::datastore::Datastore;
 use crate::store::gate::Gate;
 use crate::tunnel_addresses::TunnelAddresses;
-use crate::{api, bird, flow_log, health, metrics, store};
+use crate::{api, bird, cores, flow_log, health, metrics, store};
 use margay_fastpath::dataplane::{Dataplane, DataplaneConfig, Event};
 use margay_fastpath::fib::FibWriter;
 use std::future::Future;
@@ -57,6 +57,9 @@ impl DaemonError {
 
 /// Runs the daemon until `shutdown` is done; blocks.
 pub fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    if let Err(error) = cores::leave(&config.worker_cores()) {
+        tracing::warn!("control threads may run on the workers' cores: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("control")

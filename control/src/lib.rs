@@ -10,6 +10,7 @@ mod bird;
 mod clock;
 pub mod cni;
 pub mod config;
+mod cores;
 pub mod daemon;
 mod devices;
 mod flow_log;
