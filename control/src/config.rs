@@ -112,7 +112,7 @@ pub struct Config {
     pub large_frames: usize,
     /// How XDP is attached.
     pub xdp_mode: XdpMode,
-    /// Let the XDP program carry established flows by itself; off where nothing is said.
+    /// Let the XDP program carry established flows by itself; on where nothing is said.
     pub offload: bool,
     /// Let workers drive the devices' receive processing (SO_BUSY_POLL).
     pub busy_poll: bool,
@@ -222,7 +222,7 @@ impl Default for Config {
             frames: 32 * 1024,
             large_frames: 512,
             xdp_mode: XdpMode::default(),
-            offload: false,
+            offload: true,
             busy_poll: false,
             bulk_transmit: true,
             interface_prefix: "cali".into(),

@@ -73,7 +73,7 @@ impl DaemonSpec {
             bgp: false,
             workers: 1,
             directory: scope.directory(),
-            offload: false,
+            offload: true,
             detached: false,
         }
     }
