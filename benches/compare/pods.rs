@@ -13,6 +13,8 @@ use std::time::Duration;
 
 const MTU: u32 = 1500;
 pub(crate) const UPLINK: &str = "uplink0";
+/// The other end of the uplink.
+pub(crate) const FAR_END: &str = "edge1";
 /// What is beyond the uplink, by which address there, with which link address.
 const OUTSIDE: &str = "203.0.113.0/24";
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -28,7 +30,7 @@ fn plug_uplink(edge: &Namespace, tor: &Namespace, queues: u32) -> Result<()> {
     connect(
         LinkSpec { mtu: MTU, queues },
         &end(edge, UPLINK, None, ["172.31.1.1/24", "fd31:1::1/64"])?,
-        &end(tor, "edge1", Some(TOR_MAC), ["172.31.1.254/24", "fd31:1::fe/64"])?,
+        &end(tor, FAR_END, Some(TOR_MAC), ["172.31.1.254/24", "fd31:1::fe/64"])?,
     )?;
     edge.ip(&format!(
         "route add default via {TOR}\nroute add default via fd31:1::fe\n\
@@ -93,6 +95,19 @@ impl Pods {
             client: self.node.pod("a")?.namespace(),
             server: &self.tor,
             target: SERVER.into(),
+            load,
+            seconds: time.as_secs_f64().ceil() as u32,
+        })?;
+        Ok(result.bits_per_s)
+    }
+
+    /// Bits a second of payload from a host beyond the uplink to the first pod.
+    pub(crate) fn measure_from_outside(&self, load: Load, time: Duration) -> Result<f64> {
+        let pod = self.node.pod("a")?;
+        let result = iperf(IperfSpec {
+            client: &self.tor,
+            server: pod.namespace(),
+            target: pod.v4(),
             load,
             seconds: time.as_secs_f64().ceil() as u32,
         })?;

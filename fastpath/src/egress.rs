@@ -129,7 +129,8 @@ pub fn complete(
     pool: &mut FramePool,
     out: &mut Vec<Packet>,
 ) -> Result<(), DropReason> {
-    if packet.offload().gso == Gso::None && packet.is_large() && !offloads.large_frames {
+    let large_frames = offloads.of(&packet).large_frames;
+    if packet.offload().gso == Gso::None && packet.is_large() && !large_frames {
         packet = segment::into_small(packet, pool).map_err(|packet| {
             packet.free(pool);
             DropReason::NoFrame

@@ -83,6 +83,7 @@ fn with_header(packet: &Packet, header: &[u8], pool: &mut FramePool) -> Option<P
     bytes[l3..].copy_from_slice(header);
     piece.l3 = packet.l3;
     piece.l4 = (l3 + header.len()) as u16;
+    piece.set_from_tap(packet.is_from_tap());
     Some(piece)
 }
 

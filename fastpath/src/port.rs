@@ -9,6 +9,7 @@ pub mod tap;
 pub mod xdp;
 
 use crate::packet::{Gso, Packet};
+use crate::segment;
 use crate::sys::memory::FramePool;
 use std::os::fd::RawFd;
 
@@ -45,6 +46,10 @@ pub struct TxOffloads {
     pub join: bool,
     /// Takes large frames too; AF_XDP knows only the small ones of its UMEM.
     pub large_frames: bool,
+    /// All this of packets from TAPs only ([`Packet::is_from_tap`]), and of those that may
+    /// ([`segment::may_go_whole`]). The device is a wire: super-packets count as what becomes of
+    /// them.
+    pub taps_only: bool,
 }
 
 impl TxOffloads {
@@ -56,7 +61,17 @@ impl TxOffloads {
         uso: true,
         join: false,
         large_frames: true,
+        taps_only: false,
     };
+
+    /// Takes what comes from TAPs as it is, towards a wire.
+    pub const OF_TAPS: TxOffloads = TxOffloads { taps_only: true, ..TxOffloads::ALL };
+
+    /// What it takes whole of this packet.
+    #[inline]
+    pub fn of(&self, packet: &Packet) -> TxOffloads {
+        if self.taps_only && !packet.is_from_tap() { TxOffloads::default() } else { *self }
+    }
 
     /// True when a packet in this state may be given to the port as it is.
     #[inline]
@@ -64,14 +79,15 @@ impl TxOffloads {
         if packet.is_finished() && !packet.is_large() {
             return true;
         }
-        let offload = packet.offload();
-        (self.csum || !offload.needs_csum)
-            && (self.large_frames || !packet.is_large())
+        let (offload, takes) = (packet.offload(), self.of(packet));
+        (!takes.taps_only || segment::may_go_whole(packet))
+            && (takes.csum || !offload.needs_csum)
+            && (takes.large_frames || !packet.is_large())
             && match offload.gso {
                 Gso::None => true,
-                Gso::Tcp4 => self.tso4,
-                Gso::Tcp6 => self.tso6,
-                Gso::Udp => self.uso,
+                Gso::Tcp4 => takes.tso4,
+                Gso::Tcp6 => takes.tso6,
+                Gso::Udp => takes.uso,
             }
     }
 }

@@ -9,7 +9,7 @@
 mod partial;
 
 pub use partial::{detect_partial, finish_checksum};
-pub(crate) use partial::{pseudo_header, sum_from};
+pub(crate) use partial::{may_go_whole, pseudo_header, sum_from};
 
 use crate::drop_reason::DropReason;
 use crate::packet::{Gso, Offload, Packet, Segments};
@@ -127,6 +127,7 @@ pub fn copy(packet: &Packet, pool: &mut FramePool) -> Option<Packet> {
     let mut copy = build(pool, &[], &mut bytes, packet.len(), packet.in_port)?;
     (copy.l3, copy.l4) = (packet.l3, packet.l4);
     copy.set_offload(packet.offload());
+    copy.set_from_tap(packet.is_from_tap());
     Some(copy)
 }
 
@@ -200,6 +201,7 @@ impl Plan {
             let part = build(pool, header, &mut bytes, length, packet.in_port);
             let mut part = part.ok_or(SegmentError::NoFrame)?;
             (part.l3, part.l4) = (packet.l3, packet.l4);
+            part.set_from_tap(packet.is_from_tap());
             self.write_ip(&mut part, index);
             match packet.offload().gso {
                 Gso::Udp => self.write_udp(&mut part),

@@ -31,6 +31,7 @@ mod sctp;
 mod services;
 mod speaker;
 mod steps;
+mod super_packets;
 mod taps;
 mod tunnels;
 mod wire;

@@ -1,10 +1,10 @@
-//! TCP between two pods of one node, and from a pod to a host beyond an uplink of 1500 bytes: one
-//! stream and eight, both ends and the router on the same cores.
+//! TCP between two pods of one node, and between a pod and a host beyond an uplink of 1500 bytes,
+//! either way: one stream and eight, both ends and the router on the same cores.
 //!
 //! Pods have policy, source NAT and limits that are never reached, or none of it; the kernel has
 //! nftables rules that do the same.
 
-use crate::pods::{Pods, UPLINK};
+use crate::pods::{FAR_END, Pods, UPLINK};
 use crate::report::{Look, Outcome};
 use crate::{Arguments, Measure};
 use anyhow::{Context, Result, ensure};
@@ -29,8 +29,11 @@ const WAIT: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Margay(Attachment, Features),
+    /// By two workers, each with a queue of the uplink.
+    TwoWorkers(Features),
+    /// Super-packets are cut before they go over the wire, as before a device that cannot.
+    MargayCut(Features),
     Linux(Features),
-    /// Super-packets are cut before the uplink, as before a device that cannot.
     LinuxCut(Features),
 }
 
@@ -40,44 +43,61 @@ enum Features {
     None,
 }
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 10] = [
     ("margay, pods on TAPs, all on", Kind::Margay(Attachment::Tap, Features::All)),
     ("margay, pods on TAPs", Kind::Margay(Attachment::Tap, Features::None)),
+    ("margay, two workers, TAPs, all on", Kind::TwoWorkers(Features::All)),
+    ("margay, TAPs, wire without TSO, all on", Kind::MargayCut(Features::All)),
     ("margay, pods on veths, all on", Kind::Margay(Attachment::Veth, Features::All)),
     ("margay, pods on veths", Kind::Margay(Attachment::Veth, Features::None)),
     ("Linux, veths, nftables, all on", Kind::Linux(Features::All)),
     ("Linux ip_forward, veths", Kind::Linux(Features::None)),
-    ("Linux, uplink without TSO, all on", Kind::LinuxCut(Features::All)),
-    ("Linux, uplink without TSO", Kind::LinuxCut(Features::None)),
+    ("Linux, wire without TSO, all on", Kind::LinuxCut(Features::All)),
+    ("Linux, wire without TSO", Kind::LinuxCut(Features::None)),
 ];
 
-/// Where a stream ends.
+/// Where a stream goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     ToPod,
-    Outside,
+    Out,
+    In,
+}
+
+impl Kind {
+    /// Whether it differs from the others this way.
+    fn concerns(self, way: Way) -> bool {
+        match self {
+            Kind::LinuxCut(_) => way != Way::ToPod,
+            // What comes in is cut before an uplink with XDP in any case.
+            Kind::MargayCut(_) => way == Way::Out,
+            _ => true,
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
-    let ways = [(Way::ToPod, "pod to pod"), (Way::Outside, "pod to a host beyond the uplink")];
+    let ways = [
+        (Way::ToPod, "pod to pod"),
+        (Way::Out, "pod to a host beyond the uplink"),
+        (Way::In, "a host beyond the uplink to pod"),
+    ];
     let cases = ways.into_iter().flat_map(|way| [1, 8].map(|streams| (way, streams)));
     cases.map(|((way, name), streams)| of_case(way, name, streams, arguments)).collect()
 }
 
 fn of_case(way: Way, name: &str, streams: u32, arguments: &Arguments) -> Outcome {
     let mut peers: Vec<(&'static str, Measure<'_>)> = Vec::new();
-    for (name, kind) in KINDS {
-        if way == Way::ToPod && matches!(kind, Kind::LinuxCut(_)) {
-            continue;
-        }
+    for (name, kind) in KINDS.into_iter().filter(|(_, kind)| kind.concerns(way)) {
         peers.push((name, Box::new(move |time| measure(kind, way, streams, time))));
     }
     let notes = vec![
         "iperf3, MTU 1500, default offloads of the pods' devices and of the uplink; Gbit/s of \
          payload, as the receiver counted; ratios are to the first row"
             .to_owned(),
-        "the kernel's super-packets go through a veth as an uplink whole, as through no wire; \
-         margay cuts them before it, and so does the kernel where TSO and GSO of the uplink are off"
+        "super-packets go out through a veth as an uplink whole, as through no wire, unless its \
+         TSO and GSO are off; what comes in by it is cut before it if it has XDP, or if TSO and \
+         GSO of the far end are off"
             .to_owned(),
         format!(
             "all on: each pod has {POLICIES} policies of which one lets the stream pass, a limit \
@@ -92,20 +112,25 @@ fn of_case(way: Way, name: &str, streams: u32, arguments: &Arguments) -> Outcome
 }
 
 fn measure(kind: Kind, way: Way, streams: u32, time: Duration) -> Result<f64> {
-    let (router, attachment, features) = match kind {
+    let margay = || Router::Margay(env!("CARGO_BIN_EXE_margay").into());
+    let (router, attachment, features, workers) = match kind {
         Kind::Linux(features) | Kind::LinuxCut(features) => {
-            (Router::Kernel, Attachment::Veth, features)
+            (Router::Kernel, Attachment::Veth, features, 1)
         }
-        Kind::Margay(attachment, features) => {
-            (Router::Margay(env!("CARGO_BIN_EXE_margay").into()), attachment, features)
-        }
+        Kind::Margay(attachment, features) => (margay(), attachment, features, 1),
+        Kind::MargayCut(features) => (margay(), Attachment::Tap, features, 1),
+        Kind::TwoWorkers(features) => (margay(), Attachment::Tap, features, 2),
     };
     let is_kernel = router == Router::Kernel;
-    let mut pods = Pods::new(router, attachment)?;
+    let mut pods = Pods::with_workers(2, router, attachment, workers)?;
     pods.open_outside()?;
-    if matches!(kind, Kind::LinuxCut(_)) {
-        let off = ["-K", UPLINK, "tso", "off", "gso", "off"];
-        process::run_ok(pods.node.namespace().command("ethtool", &off), "", WAIT)?;
+    if matches!(kind, Kind::LinuxCut(_) | Kind::MargayCut(_)) {
+        let (namespace, device) = match way {
+            Way::In => (&pods.tor, FAR_END),
+            _ => (pods.node.namespace(), UPLINK),
+        };
+        let off = ["-K", device, "tso", "off", "gso", "off"];
+        process::run_ok(namespace.command("ethtool", &off), "", WAIT)?;
     }
     match features {
         Features::None => (),
@@ -118,7 +143,8 @@ fn measure(kind: Kind, way: Way, streams: u32, time: Duration) -> Result<f64> {
     let load = Load::Streams(streams);
     let bits_per_s = match way {
         Way::ToPod => pods.measure(load, time)?,
-        Way::Outside => pods.measure_outside(load, time)?,
+        Way::Out => pods.measure_outside(load, time)?,
+        Way::In => pods.measure_from_outside(load, time)?,
     };
     if features == Features::All && !is_kernel {
         let flows = pods.node.daemon()?.show("nat")?["flows"].as_u64();

@@ -1,13 +1,14 @@
 //! What has happened to a packet here, for those who come later on its way: bits of
-//! [`Packet`]'s state. Said once, each stays.
+//! [`Packet`]'s state. Said once, each stays, but for the last.
 
 use super::Packet;
 
 const FROM_TUNNEL: u32 = 1 << 8;
 const ASKED: u32 = 1 << 9;
 const JUDGED: u32 = 1 << 10;
+const FROM_TAP: u32 = 1 << 11;
 /// All of them.
-pub(super) const HISTORY: u32 = FROM_TUNNEL | ASKED | JUDGED;
+pub(super) const HISTORY: u32 = FROM_TUNNEL | ASKED | JUDGED | FROM_TAP;
 
 impl Packet {
     /// True when it came out of a tunnel here.
@@ -39,5 +40,19 @@ impl Packet {
     #[inline]
     pub fn set_asked(&mut self, judged: bool) {
         self.unfinished |= if judged { ASKED | JUDGED } else { ASKED };
+    }
+
+    /// True when it came from a port that gives super-packets (a TAP): so do all packets of its
+    /// flow that go the same way, whatever their size. Ports that have a way of their own for
+    /// these send all of them there, and none overtakes another.
+    #[inline]
+    pub fn is_from_tap(&self) -> bool {
+        self.unfinished & FROM_TAP != 0
+    }
+
+    /// Notes that it came from such a port, or that it is no longer of its flow: in a tunnel.
+    #[inline]
+    pub fn set_from_tap(&mut self, is_from_tap: bool) {
+        self.unfinished = self.unfinished & !FROM_TAP | if is_from_tap { FROM_TAP } else { 0 };
     }
 }

@@ -120,3 +120,18 @@ fn bytes_past_the_chunk_make_no_packet() {
     let frame = pool.alloc().unwrap();
     Packet::new(frame, HEADROOM, SMALL_CHUNK - HEADROOM + 1, PortId(0));
 }
+
+#[test]
+fn what_has_happened_stays_when_the_rest_of_the_state_is_set() {
+    let mut pool = pool();
+    let (mut packet, _) = chain(&[vec![7; 60]], &mut pool);
+    packet.set_from_tap(true);
+    assert!(packet.is_finished() && packet.is_from_tap() && !packet.is_from_tunnel());
+    packet.set_from_tunnel();
+    packet.set_offload(Offload { needs_csum: true, gso: Gso::Udp, ..Offload::default() });
+    assert!(packet.is_from_tap() && packet.is_from_tunnel() && !packet.is_finished());
+    packet.set_from_tap(false);
+    assert!(!packet.is_from_tap() && packet.is_from_tunnel());
+    assert_eq!(packet.offload().gso, Gso::Udp);
+    packet.free(&mut pool);
+}

@@ -160,6 +160,7 @@ fn put_headers(packet: &mut Packet, way: Way<'_>, inner: Inner) -> bool {
     link[12..].copy_from_slice(&ethertype.to_be_bytes());
     (packet.l3, packet.l4) = (LINK as u16, (LINK + ip_len) as u16);
     packet.set_offload(Offload::default());
+    packet.set_from_tap(false);
     if let Some(at) = encap.udp_to_sum() {
         let sum = segment::sum_from(packet, LINK + at);
         let field = encap.udp_checksum(&packet.head()[LINK..], sum);

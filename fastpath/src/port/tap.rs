@@ -5,7 +5,7 @@
 //! that fits is copied into a small frame at once, which AF_XDP can send and which leaves the few
 //! large ones free.
 
-mod header;
+pub(super) mod header;
 
 use super::{BURST, Port, PortId, PortReport, RxState, TxOffloads};
 use crate::packet::Packet;
@@ -233,6 +233,7 @@ impl TapPort {
             packet = copy?;
         }
         packet.set_offload(offload);
+        packet.set_from_tap(true);
         Some(packet)
     }
 
@@ -317,6 +318,7 @@ impl Port for TapPort {
             uso: has_uso,
             join: has_tso,
             large_frames: true,
+            taps_only: false,
         }
     }
 

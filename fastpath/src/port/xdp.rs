@@ -12,6 +12,7 @@ mod level;
 mod open;
 mod queue;
 mod spec;
+mod whole;
 
 pub use device::{Releaser, XdpDevice};
 pub use open::{XdpError, open};
@@ -29,6 +30,7 @@ use arrival::Arrival;
 use bulk::Bulk;
 use device::Shared;
 use queue::Queue;
+use whole::Whole;
 
 /// Time between two looks at a port's health.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
@@ -41,6 +43,8 @@ pub struct XdpPort {
     queues: Vec<Queue>,
     /// For long bursts, where the device is one for it.
     bulk: Option<Bulk>,
+    /// The way out of packets from TAPs; `None` when they go as all others do.
+    whole: Option<Whole>,
     /// The queue to ask first, in turn.
     first: usize,
     watch: Option<OwnedFd>,
@@ -72,7 +76,7 @@ impl XdpPort {
         port: PortId,
         shared: Arc<Shared>,
         queues: Vec<Queue>,
-        bulk: Option<Bulk>,
+        (bulk, whole): (Option<Bulk>, Option<Whole>),
         busy_poll: bool,
     ) -> std::io::Result<XdpPort> {
         let watch = match queues.len() {
@@ -87,6 +91,7 @@ impl XdpPort {
             shared,
             queues,
             bulk,
+            whole,
             first: 0,
             watch,
             busy_poll,
@@ -146,6 +151,26 @@ impl XdpPort {
         }
     }
 
+    /// Sends by the first queue.
+    fn send_frames(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
+        let Some(queue) = self.queues.first_mut() else { return };
+        queue.reclaim(pool);
+        // What is in the ring goes first.
+        if let Some(bulk) = self.bulk.as_mut().filter(|_| !queue.wants_kick && !self.down) {
+            bulk.send(pool, burst);
+            if burst.is_empty() {
+                return;
+            }
+        }
+        self.counters.tx_refused += queue.send(pool, burst);
+        if queue.socket.end_send() > 0 {
+            queue.wants_kick = true;
+        }
+        if !self.down {
+            self.kick();
+        }
+    }
+
     /// Gives the queues back to the kernel and the sockets to the device.
     fn retire(&mut self) {
         for queue in &self.queues {
@@ -153,7 +178,7 @@ impl XdpPort {
         }
         self.watch = None;
         let sockets = self.queues.drain(..).map(|queue| queue.socket).collect();
-        self.shared.retire(sockets);
+        self.shared.retire(sockets, self.whole.take());
     }
 }
 
@@ -179,22 +204,16 @@ impl Port for XdpPort {
     }
 
     fn tx(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
-        let Some(queue) = self.queues.first_mut() else { return };
-        queue.reclaim(pool);
-        // What is in the ring goes first.
-        if let Some(bulk) = self.bulk.as_mut().filter(|_| !queue.wants_kick && !self.down) {
-            bulk.send(pool, burst);
-            if burst.is_empty() {
-                return;
+        if let Some(whole) = &mut self.whole
+            && burst.iter().any(Packet::is_from_tap)
+        {
+            whole.pick(burst);
+            if !burst.is_empty() {
+                self.send_frames(pool, burst);
             }
+            return self.whole.iter_mut().for_each(|whole| whole.send(pool, burst));
         }
-        self.counters.tx_refused += queue.send(pool, burst);
-        if queue.socket.end_send() > 0 {
-            queue.wants_kick = true;
-        }
-        if !self.down {
-            self.kick();
-        }
+        self.send_frames(pool, burst);
     }
 
     fn has_unsent(&self) -> bool {
@@ -236,7 +255,7 @@ impl Port for XdpPort {
     }
 
     fn tx_offloads(&self) -> TxOffloads {
-        TxOffloads::default()
+        self.whole.as_ref().map_or_else(TxOffloads::default, |_| TxOffloads::OF_TAPS)
     }
 
     fn report(&self) -> PortReport {
@@ -264,19 +283,25 @@ impl Port for XdpPort {
             "tx_invalid_descs",
             "tx_ring_empty",
         ];
+        let (whole_dropped, whole_refused) =
+            self.whole.as_ref().map_or((0, 0), |whole| (whole.dropped, whole.refused));
         let mut named: Vec<_> = NAMES.into_iter().zip(kernel).collect();
         named.extend([
-            ("tx_dropped", self.counters.tx_dropped),
-            ("tx_refused", self.counters.tx_refused),
+            ("tx_dropped", self.counters.tx_dropped + whole_dropped),
+            ("tx_refused", self.counters.tx_refused + whole_refused),
             ("tx_stalled", self.counters.tx_stalled),
             ("tx_bulk", self.bulk.as_ref().map_or(0, |bulk| bulk.sent)),
             ("rx_too_long", self.counters.rx_too_long),
             ("no_frame", self.counters.no_frame),
             ("bad_descriptors", bad),
         ]);
+        let whole = match self.whole {
+            Some(_) => "super-packets by a packet socket",
+            None => "super-packets cut",
+        };
         PortReport {
             kind: "xdp",
-            mode: self.shared.mode().to_string(),
+            mode: format!("{}; {whole}", self.shared.mode()),
             frames_held: held,
             kernel: named,
         }

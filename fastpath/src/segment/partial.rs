@@ -3,13 +3,13 @@
 //! A field that waits to be finished holds the folded, not complemented pseudo-header sum
 //! (virtio's NEEDS_CSUM, the kernel's CHECKSUM_PARTIAL).
 
-use super::SegmentError;
-use crate::packet::{Offload, Packet};
+use super::{MAX_PARTS, SegmentError};
+use crate::packet::{Gso, Offload, Packet};
 use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp, udp};
 
 /// Completes an unfinished transport checksum over the whole chain; a finished packet stays as it
-/// is. Errs when the checksum does not lie behind the IP header (`l4` must be set), or not in the
-/// first frame: a sender could else have the headers written over, after they were checked.
+/// is. Errs when the checksum does not lie behind the ports (`l4` must be set), or not in the first
+/// frame: a sender could else have headers and ports written over, after they were checked.
 pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
     let Offload { needs_csum, csum_start, csum_offset, .. } = packet.offload();
     if !needs_csum {
@@ -17,7 +17,8 @@ pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
     }
     let start = usize::from(csum_start);
     let field = start + usize::from(csum_offset);
-    if start < usize::from(packet.l4) || field + 2 > packet.head().len() {
+    let is_behind = is_behind_ports(packet.l4.into(), start, csum_offset.into());
+    if !is_behind || field + 2 > packet.head().len() {
         return Err(SegmentError::Malformed);
     }
     let value = checksum::finish(sum_from(packet, start));
@@ -29,6 +30,26 @@ pub fn finish_checksum(packet: &mut Packet) -> Result<(), SegmentError> {
     packet.head_mut()[field..field + 2].copy_from_slice(&value.to_be_bytes());
     packet.set_offload(Offload { needs_csum: false, ..packet.offload() });
     Ok(())
+}
+
+/// True when what a sender left undone is what others may be trusted with: the checksum of a
+/// super-packet in its own transport header, and not too many parts; that of another packet behind
+/// the ports, which have been looked at. `l4` must be set.
+pub(crate) fn may_go_whole(packet: &Packet) -> bool {
+    let Offload { needs_csum, gso, gso_size, csum_start, csum_offset } = packet.offload();
+    let (l4, start, offset) = (packet.l4.into(), csum_start.into(), usize::from(csum_offset));
+    let wanted = match gso {
+        Gso::None => return !needs_csum || is_behind_ports(l4, start, offset),
+        Gso::Udp => udp::CHECKSUM_OFFSET,
+        Gso::Tcp4 | Gso::Tcp6 => tcp::CHECKSUM_OFFSET,
+    };
+    let parts = packet.len().saturating_sub(l4).checked_div(gso_size.into());
+    needs_csum && (start, offset) == (l4, wanted) && parts.is_some_and(|parts| parts < MAX_PARTS)
+}
+
+/// True when the checksum's field lies behind the first four bytes of the transport header.
+fn is_behind_ports(l4: usize, start: usize, offset: usize) -> bool {
+    start >= l4 && start + offset >= l4 + 4
 }
 
 /// The sum of the packet's bytes from `start` (inside the first frame) to its end.

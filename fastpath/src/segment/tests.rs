@@ -300,3 +300,36 @@ fn a_large_frame_is_copied_into_small_ones() {
     kept.into_iter().for_each(|frame| pool.free(frame));
     assert_all_back(&arena, pool, vec![back]);
 }
+
+#[test]
+fn only_what_others_may_be_trusted_with_goes_whole() {
+    let (arena, mut pool) = pool();
+    let (bytes, l4) = written(false, false, &[], &[7; 9000]);
+    let mut one = packet(&mut pool, &bytes, 20_000, 1);
+    as_super(&mut one, l4, Gso::Tcp4, 1448);
+    let right = one.offload();
+    let plain = Offload { gso: Gso::None, gso_size: 0, ..right };
+    let at = |csum_start, csum_offset| Offload { csum_start, csum_offset, ..plain };
+    for (offload, may) in [
+        (right, true),
+        (plain, true),
+        (Offload::default(), true),
+        // A tunnel's inner checksum.
+        (at(90, 6), true),
+        (at(34, 2), false),
+        (at(14, 16), false),
+        (at(14, 26), false),
+        (Offload { needs_csum: false, ..right }, false),
+        (Offload { csum_start: 60, ..right }, false),
+        (Offload { csum_offset: 6, ..right }, false),
+        (Offload { gso: Gso::Udp, ..right }, false),
+        (Offload { gso_size: 6, ..right }, false),
+        (Offload { gso_size: 7, ..right }, true),
+        (Offload { gso_size: 0, ..right }, false),
+    ] {
+        one.set_offload(offload);
+        assert_eq!(may_go_whole(&one), may, "{offload:?}");
+        assert!(offload.gso != Gso::None || finish_checksum(&mut one).is_ok() == may);
+    }
+    assert_all_back(&arena, pool, vec![one]);
+}

@@ -5,6 +5,7 @@ pub mod bpf;
 pub mod clock;
 pub(crate) mod interrupt;
 pub mod memory;
+pub(crate) mod packet;
 pub mod table;
 pub(crate) mod tap;
 pub mod wait;

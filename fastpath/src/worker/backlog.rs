@@ -50,7 +50,8 @@ impl Worker {
         let Some(queue) = &mut slot.queue else { return 0 };
         let (before, pool) = (queue.len(), &mut self.pipeline.pool);
         let (rate, port) = (self.tables.rate_of(id), &mut slot.port);
-        let sent = queue.drain(rate, (&self.tables, now_ns), pool, |pool, burst| {
+        let is_wire = port.tx_offloads().taps_only;
+        let sent = queue.drain((rate, is_wire), (&self.tables, now_ns), pool, |pool, burst| {
             port.tx(pool, burst);
         });
         let after = queue.len();

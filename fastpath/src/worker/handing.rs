@@ -41,7 +41,7 @@ impl Worker {
             self.queued -= before;
             return 0;
         };
-        let sent = queue.drain(None, (tables, self.now_ns), pool, |pool, burst| {
+        let sent = queue.drain((None, false), (tables, self.now_ns), pool, |pool, burst| {
             let room = UNDER_WAY.saturating_sub(peer.inbox.len()).max(SHORT).min(burst.len());
             for packet in burst.drain(..room) {
                 if let Err(handed) = peer.hand(HandOver::Send(*id, packet), offloads) {

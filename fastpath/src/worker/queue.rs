@@ -6,7 +6,7 @@
 //! port that they came in by, and by flow.
 
 use crate::flow_hash;
-use crate::limit::{Entry, FairQueue, Lease, PortRate, QueueAccount, is_routing};
+use crate::limit::{Cost, Entry, FairQueue, Lease, PortRate, QueueAccount, is_routing};
 use crate::packet::Packet;
 use crate::port::{BURST, PortId};
 use crate::sys::memory::FramePool;
@@ -54,10 +54,25 @@ pub(super) struct Dropped {
 }
 
 /// What a call has sent.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sent {
     pub(super) packets: usize,
     pub(super) bytes: usize,
+}
+
+impl Sent {
+    /// Of a burst; by a wire super-packets are what becomes of them.
+    #[inline]
+    pub(super) fn of(burst: &[Packet], is_wire: bool) -> Sent {
+        if !is_wire {
+            return Sent { packets: burst.len(), bytes: burst.iter().map(Packet::len).sum() };
+        }
+        let costs = burst.iter().map(Cost::of);
+        costs.fold(Sent::default(), |sum, cost| Sent {
+            packets: sum.packets + cost.packets as usize,
+            bytes: sum.bytes + cost.bytes as usize,
+        })
+    }
 }
 
 impl PortQueue {
@@ -138,10 +153,10 @@ impl PortQueue {
         packet.free(pool);
     }
 
-    /// Gives `tx` what it takes now; it leaves the rest.
+    /// Gives `tx` what it takes now; it leaves the rest. `is_wire` as in [`Sent::of`].
     pub(super) fn drain(
         &mut self,
-        rate: Option<&PortRate>,
+        (rate, is_wire): (Option<&PortRate>, bool),
         (tables, now_ns): (&Tables, u64),
         pool: &mut FramePool,
         mut tx: impl FnMut(&mut FramePool, &mut Vec<Packet>),
@@ -153,13 +168,13 @@ impl PortQueue {
             if burst.is_empty() {
                 self.fill(&mut burst, rate, (tables, now_ns), pool);
             }
-            let (packets, bytes) = (burst.len(), bytes(&burst));
+            let (packets, before) = (burst.len(), Sent::of(&burst, is_wire));
             if packets > 0 {
                 tx(pool, &mut burst);
             }
-            let took = packets - burst.len();
-            sent.packets += took;
-            sent.bytes += bytes - self::bytes(&burst);
+            let (took, left) = (packets - burst.len(), Sent::of(&burst, is_wire));
+            sent.packets += before.packets - left.packets;
+            sent.bytes += before.bytes - left.bytes;
             if took > 0 || packets == 0 {
                 self.moved_ns = now_ns;
             }
@@ -238,10 +253,6 @@ impl PortQueue {
 /// The account of the endpoint that a packet came from.
 fn account<'a>(tables: &'a Tables, packet: &Packet) -> Option<&'a QueueAccount> {
     tables.port(packet.in_port).map(|port| &port.queue)
-}
-
-fn bytes(burst: &[Packet]) -> usize {
-    burst.iter().map(Packet::len).sum()
 }
 
 /// True for what goes first; nobody else can have such packets come here.

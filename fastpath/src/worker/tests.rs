@@ -12,6 +12,7 @@ use margay_tunnels::wire::{ipv4, protocol};
 
 mod egress;
 mod settle;
+mod whole;
 
 const FRAMES: usize = 1 << 15;
 /// What a worker takes for a packet that it moves, in nanoseconds: as by AF_XDP's copy mode.

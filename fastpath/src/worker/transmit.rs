@@ -1,6 +1,7 @@
 //! The way out: egress queues to ports, and packets for ports of other workers into their inbox.
 
 use super::Worker;
+use super::queue::Sent;
 use crate::capture::Point;
 use crate::counters::Stage;
 use crate::dataplane::{HAND_OVER, HandOver, Peer};
@@ -8,7 +9,7 @@ use crate::drop_reason::DropReason;
 use crate::egress;
 use crate::packet::Packet;
 use crate::pipeline::View;
-use crate::port::{BURST, PortId};
+use crate::port::{BURST, PortId, TxOffloads};
 use std::sync::atomic::Ordering;
 
 /// Places between two workers that long bursts leave to short ones: whoever sends little finds room
@@ -101,19 +102,23 @@ impl Worker {
             let now_ns = self.now_ns;
             burst.iter().for_each(|packet| tap.copy(packet, id, Point::Tx, now_ns));
         }
-        let offloads = slot.port.tx_offloads();
+        let is_wire = slot.port.tx_offloads().taps_only;
+        let offloads = match slot.queued() > 0 || is_rated {
+            // What waits is shared by the packets of the wire, and one of the others is long.
+            true if is_wire => TxOffloads::default(),
+            _ => slot.port.tx_offloads(),
+        };
         egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
         pipeline.end_lap(Stage::Offload, queued);
         if slot.queued() > 0 || is_rated {
             return self.queue(id, burst);
         }
-        let (packets, bytes) = (burst.len(), burst.iter().map(Packet::len).sum::<usize>());
+        let (packets, before) = (burst.len(), Sent::of(burst, is_wire));
         slot.port.tx(&mut pipeline.pool, burst);
         slot.count_unsent(&mut self.unsent);
-        let left_bytes: usize = burst.iter().map(Packet::len).sum();
-        let refused = burst.len();
-        slot.counters.tx_packets.add((packets - refused) as u64);
-        slot.counters.tx_bytes.add((bytes - left_bytes) as u64);
+        let (refused, left) = (burst.len(), Sent::of(burst, is_wire));
+        slot.counters.tx_packets.add((before.packets - left.packets) as u64);
+        slot.counters.tx_bytes.add((before.bytes - left.bytes) as u64);
         self.note_sent(id, packets);
         if refused > 0 {
             self.refused(id, burst);

@@ -9,3 +9,4 @@ mod lifetime;
 mod limits;
 mod rig;
 mod traffic;
+mod whole;

@@ -35,7 +35,7 @@ pub(super) fn decode(header: &[u8; HEADER_LEN], len: usize) -> Option<Offload> {
 }
 
 /// The header of a packet.
-pub(super) fn encode(packet: &Packet) -> [u8; HEADER_LEN] {
+pub(in crate::port) fn encode(packet: &Packet) -> [u8; HEADER_LEN] {
     let Offload { needs_csum, gso, gso_size, csum_start, csum_offset } = packet.offload();
     let mut header = [0; HEADER_LEN];
     let mut put = |at: usize, word: u16| header[at..at + 2].copy_from_slice(&word.to_ne_bytes());

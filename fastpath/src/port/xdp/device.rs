@@ -3,6 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::whole::Whole;
 use crate::offload::{Arrivals, PortLease};
 use crate::sys::bpf::{Link, Map};
 use crate::sys::memory::FramePool;
@@ -24,6 +25,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct Retired {
     sockets: Vec<Socket>,
+    whole: Vec<Whole>,
     /// The device is still held; without it parts close their sockets themselves.
     held: bool,
 }
@@ -35,7 +37,7 @@ impl Shared {
         umem: Arc<Umem>,
         (xsks, arrivals): (Map, Option<Arc<Arrivals>>),
     ) -> Shared {
-        let retired = Mutex::new(Retired { sockets: Vec::new(), held: true });
+        let retired = Mutex::new(Retired { sockets: Vec::new(), whole: Vec::new(), held: true });
         Shared { name, mode, umem, xsks, arrivals, retired }
     }
 
@@ -73,20 +75,21 @@ impl Shared {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn retire(&self, sockets: Vec<Socket>) {
+    pub(super) fn retire(&self, sockets: Vec<Socket>, whole: Option<Whole>) {
         let mut retired = self.retired();
         if retired.held {
             retired.sockets.extend(sockets);
+            retired.whole.extend(whole);
         } else {
             drop(retired);
-            drop(sockets);
+            drop((sockets, whole));
         }
     }
 
-    fn take_retired(&self, held: bool) -> Vec<Socket> {
+    fn take_retired(&self, held: bool) -> (Vec<Socket>, Vec<Whole>) {
         let mut retired = self.retired();
         retired.held = held;
-        std::mem::take(&mut retired.sockets)
+        (std::mem::take(&mut retired.sockets), std::mem::take(&mut retired.whole))
     }
 }
 

@@ -12,6 +12,7 @@ use super::bulk::Bulk;
 use super::device::{Shared, XdpDevice};
 use super::queue::Queue;
 use super::spec::{XdpMode, XdpSpec};
+use super::whole::Whole;
 use crate::steering::{PROGRAM_NAME, Steering, SteeringError};
 use crate::sys::bpf::{AttachMode, Link, Program};
 use crate::sys::memory::{FramePool, HEADROOM, SMALL_CHUNK};
@@ -172,7 +173,8 @@ fn share_out(
     let shared = handle.shared();
     let part = |share| {
         let bulk = bulk.then(|| Bulk::new(handle.index()));
-        XdpPort::new(spec.port, shared.clone(), share, bulk, spec.busy_poll.is_some())
+        let ways = (bulk, open_whole(&spec.device, handle.index()));
+        XdpPort::new(spec.port, shared.clone(), share, ways, spec.busy_poll.is_some())
     };
     let parts: io::Result<Vec<XdpPort>> = shares.into_iter().map(part).collect();
     parts.map_err(|source| XdpError::Socket {
@@ -180,6 +182,15 @@ fn share_out(
         queue: 0,
         source: SocketError { step: "watch the queues", source },
     })
+}
+
+/// Without it packets from TAPs are cut here, and sent like others.
+fn open_whole(device: &str, if_index: u32) -> Option<Whole> {
+    let opened = Whole::open(if_index);
+    if let Err(error) = &opened {
+        tracing::warn!(device, %error, "no packet socket: super-packets are cut before the device");
+    }
+    opened.ok()
 }
 
 /// The device, once no program is on it. One of ours, of a process that is just ending, is given

@@ -1,0 +1,224 @@
+//! Bulk TCP of a pod on a TAP over an uplink of 1500 bytes: super-packets leave it whole where its
+//! device takes them, and in right segments where it does not; always in order.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use margay::lab::measure;
+use margay::lab::namespace::Namespace;
+use margay::lab::network::{Network, UPLINK};
+use margay::lab::process::{self, Process, wait_for};
+use margay::lab::requirements::Tool;
+use margay::lab::store::write_yaml;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+const PORT: u16 = 7000;
+const LIMIT: Duration = Duration::from_secs(30);
+const TOOLS: &[Tool] = &[
+    Tool { program: "ethtool", package: "ethtool" },
+    Tool { program: "python3", package: "python3" },
+];
+/// Bytes of a stream, and how many of them are written at a time, in turn: small segments follow
+/// super-packets and go before others.
+const STREAM: usize = 24 << 20;
+const WRITES: [usize; 5] = [65_536, 100, 60_000, 1, 20_000];
+
+/// The byte at a place of the stream.
+fn byte(at: usize) -> u8 {
+    ((at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8
+}
+
+/// Sends the stream to a server outside, which compares each byte.
+fn send_stream(pod: &Namespace, outside: &Namespace, server: IpAddr) {
+    let listener = outside.enter(|| Ok(TcpListener::bind((server, PORT))?)).unwrap();
+    let receiver = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let (mut at, mut bytes) = (0, vec![0; 1 << 18]);
+        loop {
+            let len = stream.read(&mut bytes).unwrap();
+            if len == 0 {
+                break;
+            }
+            let is_right = bytes[..len].iter().zip(at..).all(|(got, at)| *got == byte(at));
+            assert!(is_right, "wrong bytes between {at} and {}", at + len);
+            at += len;
+        }
+        at
+    });
+    let connect = || Ok(TcpStream::connect_timeout(&(server, PORT).into(), LIMIT)?);
+    let mut stream = pod.enter(connect).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    let all: Vec<u8> = (0..STREAM).map(byte).collect();
+    let mut rest = &all[..];
+    for len in WRITES.into_iter().cycle() {
+        let (now, later) = rest.split_at(len.min(rest.len()));
+        stream.write_all(now).unwrap();
+        rest = later;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(receiver.join().unwrap(), STREAM);
+}
+
+/// What comes out of the uplink, at its far end.
+struct Watch {
+    process: Process,
+    seen: PathBuf,
+}
+
+impl Watch {
+    fn start(network: &Network) -> Watch {
+        let directory = network.scope().directory();
+        let [script, seen, log] = ["super_packets.py", "super_packets.json", "super_packets.log"]
+            .map(|name| directory.join(name));
+        std::fs::write(&script, include_str!("super_packets.py")).unwrap();
+        std::fs::write(&log, "").unwrap();
+        let [script, out] = [&script, &seen].map(|path| path.to_str().unwrap());
+        let args = [script, "edge1", &PORT.to_string(), out];
+        let process = Process::start_logged(network.tor.command("python3", &args), &log).unwrap();
+        wait_for("the watch to begin", LIMIT, || {
+            Ok(std::fs::read_to_string(&log)?.contains("ready").then_some(()))
+        })
+        .unwrap();
+        Watch { process, seen }
+    }
+
+    fn finish(mut self) -> Value {
+        assert!(self.process.end(Signal::SIGTERM, LIMIT).unwrap().success());
+        serde_json::from_str(&std::fs::read_to_string(&self.seen).unwrap()).unwrap()
+    }
+}
+
+/// Segments that a namespace's TCP has sent again.
+fn retransmitted(namespace: &Namespace) -> u64 {
+    let text = namespace.read("/proc/net/snmp").unwrap();
+    let mut tcp = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let [names, values] = [tcp.next().unwrap(), tcp.next().unwrap()];
+    let at = names.split(' ').position(|name| name == "RetransSegs").unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+/// One stream from the TAP to this address outside; what was seen of it on its way.
+fn watched(network: &Network, server: IpAddr) -> Value {
+    let pod = network.nodes[0].pod("tap-a").unwrap();
+    let before = retransmitted(pod.namespace());
+    let watch = Watch::start(network);
+    send_stream(pod.namespace(), &network.outside, server);
+    let seen = watch.finish();
+    let again = retransmitted(pod.namespace()) - before;
+    println!("{server}: {seen}, {again} sent again");
+    assert_eq!(seen["wrong"], json!([]));
+    assert!(seen["behind"].as_u64().unwrap() <= again, "{seen}, {again} sent again");
+    seen
+}
+
+fn demand_whole(seen: &Value) {
+    let number = |name: &str| seen[name].as_u64().unwrap();
+    assert!(number("supers") > 100 && number("longest") > 20_000, "{seen}");
+    // A super-packet of that length is twenty segments.
+    assert!(number("packets") < (STREAM / 1448 / 2) as u64, "{seen}");
+    assert_eq!(number("unfinished"), number("packets"), "{seen}");
+}
+
+fn demand_cut(seen: &Value) {
+    assert_eq!((&seen["supers"], &seen["longest"]), (&json!(0), &json!(1500)), "{seen}");
+    assert!(seen["packets"].as_u64().unwrap() >= (STREAM / 1448) as u64, "{seen}");
+}
+
+/// One call of the sender gives a super-packet of so many datagrams, each of so many bytes.
+const DATAGRAMS: usize = 40;
+const DATAGRAM: usize = 1200;
+const SENDER: &str = "
+import socket, sys
+host, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
+family = socket.AF_INET6 if ':' in host else socket.AF_INET
+out = socket.socket(family, socket.SOCK_DGRAM)
+out.setsockopt(17, 103, size)  # UDP_SEGMENT
+out.sendto(b''.join(bytes([number]) * size for number in range(count)), (host, port))
+";
+
+/// A super-packet of UDP arrives as the datagrams that it is made of.
+fn send_datagrams(network: &Network, server: IpAddr) {
+    let receiver = network.outside.enter(|| Ok(UdpSocket::bind((server, PORT))?)).unwrap();
+    receiver.set_read_timeout(Some(LIMIT)).unwrap();
+    let pod = network.nodes[0].pod("tap-a").unwrap().namespace();
+    let numbers = [PORT.into(), DATAGRAMS, DATAGRAM].map(|number: usize| number.to_string());
+    let mut command = pod.command("python3", &["-c", SENDER, &server.to_string()]);
+    command.args(numbers);
+    process::run_ok(command, "", LIMIT).unwrap();
+    let mut bytes = [0; 2 * DATAGRAM];
+    for number in 0..DATAGRAMS {
+        let len = receiver.recv(&mut bytes).unwrap();
+        assert!(bytes[..len] == [number as u8; DATAGRAM], "datagram {number}: {len} bytes");
+    }
+}
+
+/// All policies of the pod but one concern other ports.
+fn put_policy(network: &mut Network) {
+    let directory = network.store().unwrap().directory().to_path_buf();
+    for (name, port) in [("other", PORT + 1), ("own", PORT)] {
+        let allow = |protocol: &str| {
+            json!({"action": "Allow", "protocol": protocol,
+            "destination": {"ports": [port]}})
+        };
+        let policy = json!({
+            "apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy",
+            "metadata": {"name": name},
+            "spec": {"selector": "has(pod)", "types": ["Egress"],
+                "egress": [allow("TCP"), allow("UDP")]},
+        });
+        write_yaml(&directory.join(format!("{name}.yaml")), &policy).unwrap();
+    }
+    let daemon = network.nodes[0].daemon().unwrap();
+    wait_for("policy to be in force", LIMIT, || {
+        let shown = daemon.show("policy")?;
+        let rules = |pod: &Value| pod["egress"].as_array().map_or(0, Vec::len);
+        let pods = shown.as_array().map_or(&[][..], Vec::as_slice);
+        Ok((!pods.is_empty() && pods.iter().all(|pod| rules(pod) >= 4)).then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn super_packets_of_a_tap_leave_the_uplink_whole_or_cut_as_its_device_has_it() {
+    let Some(_turn) = crate::turn(TOOLS) else { return };
+    let mut network = crate::network(1500);
+    let [v4, v6] = network.outside_addresses().unwrap();
+    for server in [v4, v6] {
+        let seen = watched(&network, server);
+        demand_whole(&seen);
+        send_datagrams(&network, server);
+        let pod = network.nodes[0].pod("tap-a").unwrap();
+        let own = pod.addresses().into_iter().find(|own| own.is_ipv4() == server.is_ipv4());
+        assert_eq!(seen["sources"], json!([own.unwrap().to_string()]));
+    }
+    network.put_pools(true).unwrap();
+    crate::nat::wait_for_nat(&mut network, true);
+    put_policy(&mut network);
+    let seen = watched(&network, v4);
+    demand_whole(&seen);
+    assert_eq!(seen["sources"], json!(["172.30.0.1"]));
+    // The device says so while the daemon runs; the far end still gets no frame that is too long.
+    let node = network.nodes[0].namespace().clone();
+    for features in [&["tso", "off", "gso", "off"][..], &["tx", "off"]] {
+        let args = [&["-K", UPLINK], features].concat();
+        process::run_ok(node.command("ethtool", &args), "", LIMIT).unwrap();
+        let seen = watched(&network, v4);
+        demand_cut(&seen);
+        send_datagrams(&network, v4);
+        let finished = features[0] == "tx";
+        assert!(!finished || seen["unfinished"] == 0, "{seen}");
+    }
+    assert_eq!(measure::checksum_errors(&network.outside).unwrap(), 0);
+    let daemon = network.nodes[0].daemon().unwrap();
+    let drops = daemon.drops().unwrap();
+    assert!(["segmentation-invalid", "tx-full"].iter().all(|name| !drops.contains_key(*name)));
+    crate::frames::demand_all(daemon);
+}
