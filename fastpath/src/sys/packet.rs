@@ -2,7 +2,8 @@
 //! a TAP's (packet(7), PACKET_VNET_HDR).
 //!
 //! Protocol 0 lets nothing in. The kernel copies what it is given before a call returns. It cuts
-//! super-packets and finishes checksums where the device does not.
+//! super-packets and finishes checksums where the device does not; with PACKET_QDISC_BYPASS it
+//! would drop what it has to cut.
 
 use crate::packet::{MAX_SEGMENTS, Packet};
 use crate::port::BURST;
