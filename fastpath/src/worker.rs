@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 
 mod backlog;
 mod handing;
+mod leaving;
 mod ports;
 mod queue;
 mod settle;
@@ -31,6 +32,7 @@ mod shaped;
 mod slot;
 mod transmit;
 
+use leaving::Leaving;
 use queue::PortQueue;
 use slot::Slot;
 
@@ -80,6 +82,8 @@ pub(crate) struct Worker {
     pipeline: Pipeline,
     /// Packets whose time has come, for ports.
     released: Egress,
+    /// What of them has yet to leave the worker.
+    leaving: Leaving,
     slots: Vec<Option<Slot>>,
     hot: Vec<PortId>,
     wait: WaitSet,
@@ -122,6 +126,7 @@ impl Worker {
             tables: shared.published.tables(),
             pipeline,
             released: Egress::default(),
+            leaving: Leaving::default(),
             slots: Vec::new(),
             hot: Vec::new(),
             wait,
@@ -165,6 +170,7 @@ impl Worker {
         self.now_ns = now_ns;
         self.shared.workers[self.index].beat_ns.store(now_ns, Ordering::Relaxed);
         self.pipeline.counters.loops.add(1);
+        self.let_leave();
         let released = self.release_shaped() + self.drain_backlog();
         let moved = released + self.serve_hot_ports() + self.take_handed_over();
         self.tell_finished();

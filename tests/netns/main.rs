@@ -21,6 +21,7 @@ mod limits_by_two;
 mod nat;
 mod nat_limits;
 mod offload;
+mod offload_limits;
 mod peer;
 mod pktgen;
 mod policy;

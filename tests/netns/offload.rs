@@ -25,7 +25,7 @@ use crate::probe::Echo;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const LINK: LinkSpec = LinkSpec { mtu: 1500, queues: 1 };
-const ECHO: &str = "172.31.1.254:9000";
+pub(crate) const ECHO: &str = "172.31.1.254:9000";
 const TALK: &str = "172.31.1.254:9001";
 const OTHER_MAC: &str = "02:00:00:00:00:77";
 const THIRD_MAC: &str = "02:00:00:00:00:78";
@@ -36,11 +36,12 @@ const NUMBERS: u64 = 20_000;
 const NUMBER_ROUNDS: u64 = 8;
 const QUESTION: &[u8] = b"are you there";
 
-struct Lab {
+pub(crate) struct Lab {
     // Before the scope, so that the daemon ends first.
-    node: Node,
-    outside: Namespace,
-    pod: Namespace,
+    pub(crate) node: Node,
+    pub(crate) outside: Namespace,
+    pub(crate) pod: Namespace,
+    pub(crate) store: Store,
     _scope: Scope,
 }
 
@@ -52,7 +53,7 @@ fn settle(namespace: &Namespace) {
 }
 
 impl Lab {
-    fn new(offload: bool) -> Lab {
+    pub(crate) fn new(offload: bool) -> Lab {
         let scope = Scope::new().unwrap();
         let [edge, outside] = ["edge1", "outside"].map(|name| scope.namespace(name).unwrap());
         let end = |namespace, device, [v4, v6]: [&str; 2]| LinkEnd {
@@ -85,7 +86,7 @@ impl Lab {
         let pod = node.add_pod(spec).unwrap().namespace().clone();
         settle(&outside);
         settle(&pod);
-        Lab { node, outside, pod, _scope: scope }
+        Lab { node, outside, pod, store, _scope: scope }
     }
 
     /// The only flow with a port; `None` when there is none.
@@ -102,7 +103,7 @@ impl Lab {
     }
 
     /// Packets of all ports that the XDP program brought in and out.
-    fn carried(&mut self) -> [u64; 2] {
+    pub(crate) fn carried(&mut self) -> [u64; 2] {
         let ports = self.node.daemon().unwrap().show("ports").unwrap();
         ["offloadedRxPackets", "offloadedTxPackets"].map(|name| {
             ports.as_array().unwrap().iter().map(|port| port[name].as_u64().unwrap()).sum()

@@ -75,6 +75,8 @@ impl WayAnswer {
 }
 
 pub(crate) fn answer(status: &Status) -> Vec<LimitAnswer> {
+    // Has the workers count what programs carried.
+    status.dataplane().report();
     let now_ns = status.dataplane().now_ns();
     let snapshot = status.snapshot();
     let answer = |((namespace, name), limited): (&(String, String), &Limited)| LimitAnswer {

@@ -59,12 +59,12 @@ pub(crate) struct Kept {
 impl Router {
     /// What the next publication limits.
     pub(super) fn resolve_limits(&mut self) {
-        let (workers, now_ns) = (self.dataplane.worker_count(), self.dataplane.now_ns());
+        let (takers, now_ns) = (self.dataplane.takers(), self.dataplane.now_ns());
         if self.limits.rates.is_empty() {
             let rates = self.config.uplink_bandwidth.iter();
             let rates = rates.map(|(name, rate)| {
                 // They never change, so that one generation does for all.
-                (name.clone(), Arc::new(PortRate::new(rate.0, 1, workers)))
+                (name.clone(), Arc::new(PortRate::new(rate.0, 1, takers.workers)))
             });
             self.limits.rates = rates.collect();
         }
@@ -85,9 +85,10 @@ impl Router {
                 before => {
                     self.limits.generation += 1;
                     let generation = self.limits.generation;
+                    let takers = takers.clone();
                     Arc::new(match before {
-                        Some(limits) => limits.changed(wanted, generation, workers, now_ns),
-                        None => EndpointLimits::new(wanted, generation, workers),
+                        Some(limits) => limits.changed(wanted, generation, takers, now_ns),
+                        None => EndpointLimits::new(wanted, generation, takers),
                     })
                 }
             };

@@ -1,6 +1,7 @@
 //! Flow offload as the control side sees it: switched on once, then only looked after.
 
 use super::Dataplane;
+use crate::limit::Takers;
 use crate::offload::{FlowMap, PortTotals};
 use crate::port::PortId;
 use crate::sys::clock::monotonic_ns;
@@ -18,6 +19,12 @@ impl Dataplane {
             self.tell(worker, Command::Offload(map.clone(), clock_ns));
         }
         is_first
+    }
+
+    /// Who takes from limits: the workers, and the programs.
+    pub fn takers(&self) -> Takers {
+        let program = self.shared.offload.get().map(|map| map.gates().clone());
+        Takers { workers: self.worker_count(), program }
     }
 
     /// What the XDP program carried for a port, as far as the workers have read it; they read all

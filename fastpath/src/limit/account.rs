@@ -48,6 +48,17 @@ impl Tally {
         self.delayed += 1;
     }
 
+    /// So many packets and bytes were let pass by the XDP program.
+    pub(crate) fn carry(&mut self, packets: u64, bytes: u64) {
+        self.packets += packets;
+        self.bytes += bytes;
+    }
+
+    /// So many were dropped by it.
+    pub(crate) fn lose(&mut self, excess: Excess, packets: u64) {
+        self.dropped[excess as usize] += packets;
+    }
+
     /// A packet was dropped.
     #[inline]
     pub fn drop(&mut self, excess: Excess) {

@@ -6,8 +6,10 @@
 //! split over workers. A worker takes whole nanoseconds, each worth `rate` billionths of a bit,
 //! and keeps what is left of them until the clock has passed them: in its lease, or, if it is
 //! alone, beside the arrival, so that one line of the cache is all there is. Nothing is rounded,
-//! and nothing divided: a product with the reciprocal of the rate, and a correction, is exact.
+//! and nothing divided: a product with the reciprocal of the rate, and a correction, is exact. With
+//! flow offload the word is in a [`Place`] that the XDP program takes from too.
 
+use super::gates::{self, Place};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,16 +42,25 @@ pub struct Bucket {
     burst: u64,
     /// Whole nanoseconds of the rate that the burst is worth.
     burst_ns: u64,
-    lease_ns: u32,
-    /// One worker only: nobody else writes the arrival.
-    is_alone: bool,
-    /// When everything that was taken will have arrived at the rate.
-    arrival_ns: AtomicU64,
-    /// What a worker that is alone has left of the last nanosecond before the arrival, in units.
-    spare: AtomicU64,
+    line: Line,
 }
 
 const _: () = assert!(size_of::<Option<Bucket>>() == 56);
+
+/// When everything that was taken will have arrived at the rate, for those who take.
+#[derive(Debug)]
+enum Line {
+    /// One worker only: nobody else writes the arrival.
+    Alone {
+        arrival_ns: AtomicU64,
+        /// What is left of the last nanosecond before the arrival, in units.
+        spare: AtomicU64,
+    },
+    /// Several workers.
+    Shared { lease_ns: u32, arrival_ns: AtomicU64 },
+    /// Workers and the XDP program.
+    Mapped { lease_ns: u32, place: Place },
+}
 
 /// What a worker has of a bucket: what is left of an older piece of time, and of the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -73,7 +84,7 @@ impl Piece {
 
 /// What a cost makes of the line of time.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Taken {
     /// Where the nanoseconds end that bear it.
     end_ns: u64,
     /// What it leaves of the last one, in units.
@@ -83,32 +94,51 @@ struct Place {
 impl Bucket {
     /// A full bucket for so many workers. Leases are small beside the burst.
     pub fn new(rate: Rate, workers: usize) -> Bucket {
+        Bucket::at(rate, workers, None)
+    }
+
+    /// The same, in a place that is shared with the XDP program.
+    pub(super) fn at(rate: Rate, workers: usize, place: Option<Place>) -> Bucket {
         let per_second = rate.per_second.clamp(1, RATE_MAX);
         let burst_ns = u128::from(rate.burst) * u128::from(UNITS) / u128::from(per_second);
         let share = burst_ns / u128::from(LEASED_PART) / workers.max(1) as u128;
         let most = LEASE_NS.min(LEASE_UNITS / per_second);
-        let lease_ns = u64::try_from(share).map_or(most, |share| share.min(most));
+        let lease_ns = u64::try_from(share).map_or(most, |share| share.min(most)) as u32;
+        let arrival_ns = AtomicU64::new(0);
+        let line = match place {
+            Some(place) => Line::Mapped { lease_ns, place },
+            None if workers > 1 => Line::Shared { lease_ns, arrival_ns },
+            None => Line::Alone { arrival_ns, spare: AtomicU64::new(0) },
+        };
         Bucket {
             per_second: NonZeroU64::new(per_second).unwrap_or(NonZeroU64::MIN),
             reciprocal: u64::MAX / per_second,
             burst: rate.burst,
             burst_ns: u64::try_from(burst_ns).unwrap_or(u64::MAX),
-            lease_ns: lease_ns as u32,
-            is_alone: workers <= 1,
-            arrival_ns: AtomicU64::new(0),
-            spare: AtomicU64::new(0),
+            line,
         }
     }
 
     /// A bucket of another rate that has as many bits or packets still to arrive as this one.
     pub fn changed(&self, rate: Rate, workers: usize, now_ns: u64) -> Bucket {
-        let bucket = Bucket::new(rate, workers);
-        let ahead_ns = self.arrival_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
+        self.changed_at(rate, workers, now_ns, None)
+    }
+
+    /// The same, in a place that is shared with the XDP program.
+    pub(super) fn changed_at(
+        &self,
+        rate: Rate,
+        workers: usize,
+        now_ns: u64,
+        place: Option<Place>,
+    ) -> Bucket {
+        let bucket = Bucket::at(rate, workers, place);
+        let ahead_ns = self.arrival_of(self.word(), now_ns).saturating_sub(now_ns);
         let owed = u128::from(ahead_ns) * u128::from(self.per_second.get());
         let owed = owed.min(u128::from(bucket.burst) * u128::from(UNITS));
         let owed = owed.div_ceil(u128::from(bucket.per_second.get()));
         let owed = u64::try_from(owed).unwrap_or(u64::MAX);
-        bucket.arrival_ns.store(now_ns.saturating_add(owed), Ordering::Relaxed);
+        bucket.set_arrival(now_ns.saturating_add(owed));
         bucket
     }
 
@@ -121,12 +151,12 @@ impl Bucket {
     /// Lets a cost of bits or packets pass, or not.
     #[inline]
     pub fn pass(&self, lease: &mut Lease, now_ns: u64, cost: u32) -> bool {
-        if self.is_alone {
-            let (place, fits) = self.place_alone(now_ns, cost);
+        if let Line::Alone { arrival_ns, spare } = &self.line {
+            let (arrival, left) =
+                (arrival_ns.load(Ordering::Relaxed), spare.load(Ordering::Relaxed));
+            let (place, fits) = self.place_alone((arrival, left), now_ns, cost);
             // Two stores of what is chosen, and no branch: nobody can foretell who passes.
-            let (arrival, spare) = (self.arrival_ns.load(Ordering::Relaxed), &self.spare);
-            let left = spare.load(Ordering::Relaxed);
-            self.arrival_ns.store(if fits { place.end_ns } else { arrival }, Ordering::Relaxed);
+            arrival_ns.store(if fits { place.end_ns } else { arrival }, Ordering::Relaxed);
             spare.store(if fits { place.left } else { left }, Ordering::Relaxed);
             return fits;
         }
@@ -139,8 +169,9 @@ impl Bucket {
     /// is spent unless the caller gives it to [`Bucket::keep`].
     #[inline]
     pub fn spend(&self, lease: &mut Lease, now_ns: u64, cost: u32) -> Option<Lease> {
-        if self.is_alone {
-            let (Place { end_ns, left: units }, fits) = self.place_alone(now_ns, cost);
+        if let Line::Alone { arrival_ns, spare } = &self.line {
+            let alone = (arrival_ns.load(Ordering::Relaxed), spare.load(Ordering::Relaxed));
+            let (Taken { end_ns, left: units }, fits) = self.place_alone(alone, now_ns, cost);
             return fits.then_some(Lease([Piece::default(), Piece { end_ns, units }]));
         }
         let [old, last] = lease.0;
@@ -156,23 +187,21 @@ impl Bucket {
     #[inline]
     pub fn keep(&self, lease: &mut Lease, spent: Lease) {
         let Piece { end_ns, units } = spent.0[1];
-        if self.is_alone {
-            self.arrival_ns.store(end_ns, Ordering::Relaxed);
-            return self.spare.store(units, Ordering::Relaxed);
+        if let Line::Alone { arrival_ns, spare } = &self.line {
+            arrival_ns.store(end_ns, Ordering::Relaxed);
+            return spare.store(units, Ordering::Relaxed);
         }
         *lease = spent;
     }
 
     /// Where a cost comes if one worker has it all, and whether it may.
     #[inline]
-    fn place_alone(&self, now_ns: u64, cost: u32) -> (Place, bool) {
-        let arrival = self.arrival_ns.load(Ordering::Relaxed);
-        let spare = self.spare.load(Ordering::Relaxed);
+    fn place_alone(&self, (arrival, spare): (u64, u64), now_ns: u64, cost: u32) -> (Taken, bool) {
         let spare = if arrival > now_ns { spare } else { 0 };
         let cost = u64::from(cost) * UNITS;
         let (need_ns, left) = self.time_of(cost.saturating_sub(spare));
         let end_ns = arrival.max(now_ns).saturating_add(need_ns);
-        let place = Place { end_ns, left: left + spare.saturating_sub(cost) };
+        let place = Taken { end_ns, left: left + spare.saturating_sub(cost) };
         (place, self.fits(place, now_ns))
     }
 
@@ -190,7 +219,7 @@ impl Bucket {
 
     /// True for a place that is not farther ahead of the clock than the burst.
     #[inline]
-    fn fits(&self, Place { end_ns, left }: Place, now_ns: u64) -> bool {
+    fn fits(&self, Taken { end_ns, left }: Taken, now_ns: u64) -> bool {
         let ahead_ns = end_ns - now_ns;
         let rate = self.per_second.get();
         // The units of the burst beyond its whole nanoseconds: fewer than those of one, so that the
@@ -232,7 +261,7 @@ impl Bucket {
         // The last unit of the cost is before those that are left.
         let (whole, part) = (bears.units / rate, bears.units % rate);
         let end_ns = bears.end_ns.saturating_sub(whole).max(now_ns);
-        self.fits(Place { end_ns, left: part }, now_ns).then_some(Lease([old, last]))
+        self.fits(Taken { end_ns, left: part }, now_ns).then_some(Lease([old, last]))
     }
 
     /// Takes what a cost needs beyond the lease, and more if there is enough.
@@ -260,12 +289,15 @@ impl Bucket {
     fn take(&self, now_ns: u64, missing: u64) -> Option<(u64, Piece)> {
         let rate = self.per_second.get();
         let (need_ns, left) = self.time_of(missing);
-        let lease_ns = u64::from(self.lease_ns);
-        let mut arrival = self.arrival_ns.load(Ordering::Relaxed);
+        let lease_ns = match &self.line {
+            Line::Alone { .. } => 0,
+            Line::Shared { lease_ns, .. } | Line::Mapped { lease_ns, .. } => u64::from(*lease_ns),
+        };
+        let mut word = self.word();
         loop {
-            let from = arrival.max(now_ns);
+            let from = self.arrival_of(word, now_ns).max(now_ns);
             let end_ns = from.checked_add(need_ns)?;
-            if !self.fits(Place { end_ns, left }, now_ns) {
+            if !self.fits(Taken { end_ns, left }, now_ns) {
                 return None;
             }
             // Near the end of the burst a lease is what is needed, and no more.
@@ -273,23 +305,61 @@ impl Bucket {
             let taken = if is_far { need_ns.max(lease_ns) } else { need_ns };
             let end_ns = from.checked_add(taken)?;
             let piece = Piece { end_ns, units: taken * rate };
-            match self.move_arrival(arrival, end_ns) {
+            match self.move_arrival(word, end_ns) {
                 Ok(()) => return Some((from, piece)),
-                Err(other) => arrival = other,
+                Err(other) => word = other,
             }
         }
     }
 
-    /// Sets the arrival, unless another worker has: to what, then.
+    /// The word with the arrival, as those who share it have it.
     #[inline]
-    fn move_arrival(&self, from_ns: u64, to_ns: u64) -> Result<(), u64> {
-        // One word is all that workers share, so no order with other memory is asked for.
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        if self.is_alone {
-            self.arrival_ns.store(to_ns, set);
-            return Ok(());
+    fn word(&self) -> u64 {
+        match &self.line {
+            Line::Alone { arrival_ns, .. } | Line::Shared { arrival_ns, .. } => {
+                arrival_ns.load(Ordering::Relaxed)
+            }
+            Line::Mapped { place, .. } => place.word().load(Ordering::Relaxed),
         }
-        self.arrival_ns.compare_exchange(from_ns, to_ns, set, fetch).map(drop)
+    }
+
+    /// The arrival that a word says, in nanoseconds; any time up to now if it has passed.
+    #[inline]
+    fn arrival_of(&self, word: u64, now_ns: u64) -> u64 {
+        match &self.line {
+            Line::Mapped { .. } => gates::arrival_ns(word, now_ns, self.burst_ns),
+            _ => word,
+        }
+    }
+
+    fn set_arrival(&self, at_ns: u64) {
+        match &self.line {
+            Line::Alone { arrival_ns, .. } | Line::Shared { arrival_ns, .. } => {
+                arrival_ns.store(at_ns, Ordering::Relaxed);
+            }
+            Line::Mapped { place, .. } => {
+                place.word().store(gates::word(at_ns), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Sets the arrival, unless another one has: to which word, then.
+    #[inline]
+    fn move_arrival(&self, from: u64, to_ns: u64) -> Result<(), u64> {
+        // One word is all that is shared, so no order with other memory is asked for.
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        match &self.line {
+            Line::Alone { arrival_ns, .. } => {
+                arrival_ns.store(to_ns, set);
+                Ok(())
+            }
+            Line::Shared { arrival_ns, .. } => {
+                arrival_ns.compare_exchange(from, to_ns, set, fetch).map(drop)
+            }
+            Line::Mapped { place, .. } => {
+                place.word().compare_exchange(from, gates::word(to_ns), set, fetch).map(drop)
+            }
+        }
     }
 
     /// Books a cost, whenever it may go: the earliest departure time. `None`, with nothing booked,
@@ -309,16 +379,16 @@ impl Bucket {
             return Some(departure);
         }
         let (need_ns, units) = self.time_of(cost - kept.units);
-        let mut arrival = self.arrival_ns.load(Ordering::Relaxed);
+        let mut word = self.word();
         loop {
-            let end_ns = arrival.max(now_ns).checked_add(need_ns)?;
+            let end_ns = self.arrival_of(word, now_ns).max(now_ns).checked_add(need_ns)?;
             let departure = departure(end_ns)?;
-            match self.move_arrival(arrival, end_ns) {
+            match self.move_arrival(word, end_ns) {
                 Ok(()) => {
                     *lease = Lease([Piece::default(), Piece { end_ns, units }]);
                     return Some(departure);
                 }
-                Err(other) => arrival = other,
+                Err(other) => word = other,
             }
         }
     }

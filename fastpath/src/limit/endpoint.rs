@@ -9,6 +9,7 @@ use super::bucket::{Lease, Rate};
 use super::cost::Cost;
 use super::dscp::Dscp;
 use super::excess::Excess;
+use super::gates::{Gates, Row, layout};
 use super::policer::{Leases, Policer, Rates};
 use super::shaper::{Booking, Shaper};
 use margay_acl::Direction;
@@ -39,6 +40,21 @@ impl Wanted {
     }
 }
 
+/// Who takes from an endpoint's limits: so many workers, and with flow offload the XDP program.
+#[derive(Debug, Clone)]
+pub struct Takers {
+    /// How many workers.
+    pub workers: usize,
+    /// What they share with the program.
+    pub program: Option<Arc<Gates>>,
+}
+
+impl From<usize> for Takers {
+    fn from(workers: usize) -> Takers {
+        Takers { workers, program: None }
+    }
+}
+
 /// When a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
@@ -57,6 +73,7 @@ pub struct Way {
     peak: Option<Shaper>,
     /// What happened.
     pub account: Arc<Account>,
+    row: Option<Arc<Row>>,
 }
 
 /// What a worker has of a direction.
@@ -69,31 +86,37 @@ pub struct OwnWay {
 }
 
 impl Way {
-    fn new(wanted: WayLimits, workers: usize) -> Way {
+    fn new(wanted: WayLimits, takers: &Takers) -> Way {
+        Way::default().changed(wanted, takers, 0)
+    }
+
+    fn changed(&self, wanted: WayLimits, takers: &Takers, now_ns: u64) -> Way {
+        let is_limited = wanted.rates != Rates::default();
+        let program = takers.program.as_ref().filter(|_| is_limited);
+        let row = program.and_then(|gates| gates.open(wanted));
         let (policed, shaped) = split(wanted);
-        let shaper = |rate: Option<Rate>| rate.map(|rate| Shaper::new(rate, workers));
+        let workers = takers.workers;
+        let shaper = |old: &Option<Shaper>, rate: Option<Rate>, at: usize| {
+            let place = row.as_ref().map(|row| row.place(at));
+            match (old, rate) {
+                (Some(old), Some(rate)) => Some(old.changed_at(rate, workers, now_ns, place)),
+                (_, rate) => rate.map(|rate| Shaper::at(rate, workers, place)),
+            }
+        };
         Way {
-            is_limited: wanted.rates != Rates::default(),
-            policer: Policer::new(policed, workers),
-            bits: shaper(shaped.bits),
-            peak: shaper(shaped.peak),
-            account: Arc::default(),
+            is_limited,
+            policer: self.policer.changed_at(policed, (workers, row.as_ref()), now_ns),
+            bits: shaper(&self.bits, shaped.bits, layout::BITS),
+            peak: shaper(&self.peak, shaped.peak, layout::PEAK),
+            account: self.account.clone(),
+            row,
         }
     }
 
-    fn changed(&self, wanted: WayLimits, workers: usize, now_ns: u64) -> Way {
-        let (policed, shaped) = split(wanted);
-        let shaper = |old: &Option<Shaper>, rate: Option<Rate>| match (old, rate) {
-            (Some(old), Some(rate)) => Some(old.changed(rate, workers, now_ns)),
-            (_, rate) => rate.map(|rate| Shaper::new(rate, workers)),
-        };
-        Way {
-            is_limited: wanted.rates != Rates::default(),
-            policer: self.policer.changed(policed, workers, now_ns),
-            bits: shaper(&self.bits, shaped.bits),
-            peak: shaper(&self.peak, shaped.peak),
-            account: self.account.clone(),
-        }
+    /// What it shares with the XDP program; without that what is limited is the workers' alone.
+    #[inline]
+    pub(crate) fn row(&self) -> Option<&Arc<Row>> {
+        self.row.as_ref()
     }
 
     /// True when it has a rate.
@@ -150,17 +173,25 @@ pub struct EndpointLimits {
 }
 
 impl EndpointLimits {
-    /// Untouched limits for so many workers. The generation is another one than those of all limits
-    /// that the same port had before.
-    pub fn new(wanted: Wanted, generation: u64, workers: usize) -> EndpointLimits {
-        let ways = wanted.ways.map(|way| Way::new(way, workers));
+    /// Untouched limits for those who take from them. The generation is another one than those of
+    /// all limits that the same port had before.
+    pub fn new(wanted: Wanted, generation: u64, takers: impl Into<Takers>) -> EndpointLimits {
+        let takers = takers.into();
+        let ways = wanted.ways.map(|way| Way::new(way, &takers));
         EndpointLimits { generation, wanted, ways }
     }
 
     /// Other limits for the same endpoint, which remember what has passed by now.
     #[must_use]
-    pub fn changed(&self, wanted: Wanted, generation: u64, workers: usize, now_ns: u64) -> Self {
-        let way = |at: usize| self.ways[at].changed(wanted.ways[at], workers, now_ns);
+    pub fn changed(
+        &self,
+        wanted: Wanted,
+        generation: u64,
+        takers: impl Into<Takers>,
+        now_ns: u64,
+    ) -> Self {
+        let takers = takers.into();
+        let way = |at: usize| self.ways[at].changed(wanted.ways[at], &takers, now_ns);
         EndpointLimits { generation, wanted, ways: [way(0), way(1)] }
     }
 

@@ -4,7 +4,8 @@
 //! shares a congested port, [`Connections`] bounds how many there are, [`dscp`] marks, [`Punts`]
 //! protects the host and the worker from packets that need more than to be forwarded. Arithmetic
 //! is in exact integers, and time is an argument: nanoseconds of a monotonic clock. A bucket is
-//! shared by all workers, each of which leases a little of it at a time ([`Lease`]). [`Limits`] is
+//! shared by all workers, each of which leases a little of it at a time ([`Lease`]), and with flow
+//! offload by the XDP program ([`Gates`]). [`Limits`] is
 //! the snapshot that workers read, by port; [`OwnLimits`] is what one of them keeps of it.
 
 mod account;
@@ -16,6 +17,7 @@ pub mod dscp;
 mod endpoint;
 mod excess;
 mod fair;
+pub(crate) mod gates;
 mod policer;
 mod port_rate;
 mod punt;
@@ -30,9 +32,10 @@ pub use bucket::{Bucket, LEASE_NS, Lease, RATE_MAX, Rate};
 pub use codel::{FEW, INTERVAL_NS, TARGET_NS};
 pub use connections::{ConnectionLimit, Connections};
 pub use cost::Cost;
-pub use endpoint::{Departure, EndpointLimits, Wanted, WayLimits};
+pub use endpoint::{Departure, EndpointLimits, Takers, Wanted, WayLimits};
 pub use excess::Excess;
 pub use fair::{CLASSES_MAX, Entry, FLOWS, FairQueue, QUANTUM, Refused, WEIGHT_MAX};
+pub use gates::{Gates, Queued};
 pub use policer::{Leases, Policer, Rates};
 pub use port_rate::PortRate;
 pub use punt::{ALL_PORTS, Allowance, Cause, Punts, is_routing};

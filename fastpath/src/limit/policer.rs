@@ -6,6 +6,8 @@
 use super::bucket::{Bucket, Lease, Rate};
 use super::cost::Cost;
 use super::excess::Excess;
+use super::gates::{Row, layout};
+use std::sync::Arc;
 
 /// The rates of one endpoint in one direction: one line of the cache where bits alone are limited,
 /// as they mostly are.
@@ -51,14 +53,29 @@ impl Policer {
     /// A policer of other rates that remembers what has passed by now. Leases of the old one are
     /// no good for it.
     pub fn changed(&self, rates: Rates, workers: usize, now_ns: u64) -> Policer {
-        let bucket = |old: Option<&Bucket>, rate: Option<Rate>| match (old, rate) {
-            (Some(old), Some(rate)) => Some(old.changed(rate, workers, now_ns)),
-            (_, rate) => rate.map(|rate| Bucket::new(rate, workers)),
+        self.changed_at(rates, (workers, None), now_ns)
+    }
+
+    /// The same, in a row that is shared with the XDP program.
+    pub(super) fn changed_at(
+        &self,
+        rates: Rates,
+        (workers, row): (usize, Option<&Arc<Row>>),
+        now_ns: u64,
+    ) -> Policer {
+        let bucket = |old: Option<&Bucket>, rate: Option<Rate>, at: usize| {
+            let place = row.map(|row| row.place(at));
+            match (old, rate) {
+                (Some(old), Some(rate)) => Some(old.changed_at(rate, workers, now_ns, place)),
+                (_, rate) => rate.map(|rate| Bucket::at(rate, workers, place)),
+            }
         };
         let [bits, peak, packets] = self.buckets();
-        let more = More { peak: bucket(peak, rates.peak), packets: bucket(packets, rates.packets) };
-        let has_more = more.peak.is_some() || more.packets.is_some();
-        Policer { bits: bucket(bits, rates.bits), more: has_more.then(|| Box::new(more)) }
+        let peak = bucket(peak, rates.peak, layout::PEAK);
+        let packets = bucket(packets, rates.packets, layout::PACKETS);
+        let has_more = peak.is_some() || packets.is_some();
+        let bits = bucket(bits, rates.bits, layout::BITS);
+        Policer { bits, more: has_more.then(|| Box::new(More { peak, packets })) }
     }
 
     fn buckets(&self) -> [Option<&Bucket>; 3] {

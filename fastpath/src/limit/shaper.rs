@@ -5,6 +5,7 @@
 //! bounds each queue by what its rate sends in that time, as a token bucket filter's latency does.
 
 use super::bucket::{Bucket, Lease, Rate};
+use super::gates::Place;
 
 /// Longest wait, in nanoseconds (calico.md 7.8).
 pub const SHAPER_DELAY_NS: u64 = 25_000_000;
@@ -29,12 +30,23 @@ pub enum Booking {
 impl Shaper {
     /// A shaper for so many workers whose burst is untouched.
     pub fn new(rate: Rate, workers: usize) -> Shaper {
-        Shaper { bits: Bucket::new(rate, workers) }
+        Shaper::at(rate, workers, None)
+    }
+
+    /// The same, in a place that is shared with the XDP program.
+    pub(super) fn at(rate: Rate, workers: usize, place: Option<Place>) -> Shaper {
+        Shaper { bits: Bucket::at(rate, workers, place) }
     }
 
     /// Another rate; what is booked stays booked.
-    pub fn changed(&self, rate: Rate, workers: usize, now_ns: u64) -> Shaper {
-        Shaper { bits: self.bits.changed(rate, workers, now_ns) }
+    pub(super) fn changed_at(
+        &self,
+        rate: Rate,
+        workers: usize,
+        now_ns: u64,
+        place: Option<Place>,
+    ) -> Shaper {
+        Shaper { bits: self.bits.changed_at(rate, workers, now_ns, place) }
     }
 
     /// Books the departure of a packet of so many bits; nothing is booked for one that would have

@@ -7,6 +7,7 @@
 use super::cost::Cost;
 use super::endpoint::{Departure, EndpointLimits, OwnWay};
 use super::excess::Excess;
+use super::gates::{Queued, Row};
 use super::port_rate::PortRate;
 use super::wheel::Wheel;
 use crate::flow::Address;
@@ -147,8 +148,13 @@ struct Own {
 pub struct OwnLimits {
     /// By port and direction.
     own: Vec<[Own; 2]>,
-    wheel: Option<Wheel<Waiting>>,
+    wheel: Option<Wheel<Entry>>,
+    /// Of packets whose time has come.
+    released: Vec<Queued>,
 }
+
+/// A packet in the wheel; the XDP program knows that it waits.
+type Entry = (Waiting, Option<Queued>);
 
 impl OwnLimits {
     #[inline]
@@ -187,15 +193,21 @@ impl OwnLimits {
         }
     }
 
-    /// Lets a packet wait; gives it back when too many wait already.
-    pub fn wait(&mut self, at_ns: u64, now_ns: u64, packet: Waiting) -> Result<(), Waiting> {
+    /// Lets a packet wait; gives it back when too many wait already. `row` is what its limits share
+    /// with the XDP program.
+    pub(crate) fn wait(
+        &mut self,
+        (at_ns, now_ns): (u64, u64),
+        packet: Waiting,
+        row: Option<&Arc<Row>>,
+    ) -> Result<(), Waiting> {
         let (port, direction) = packet.place();
         let wheel = self.wheel.get_or_insert_with(|| Wheel::new(WAITING_MAX, now_ns));
         if wheel.is_empty() {
             // Brings it up to the clock: nobody asks an empty one.
             wheel.pop(now_ns);
         }
-        wheel.insert(at_ns, packet)?;
+        wheel.insert(at_ns, (packet, row.map(|row| row.queue()))).map_err(|(packet, _)| packet)?;
         let own = self.own(port, direction);
         own.waiting += 1;
         own.last_ns = at_ns;
@@ -210,16 +222,23 @@ impl OwnLimits {
 
     /// Takes the next packet whose time has come.
     pub fn release(&mut self, now_ns: u64) -> Option<Waiting> {
-        let packet = self.wheel.as_mut()?.pop(now_ns)?;
+        let (packet, queued) = self.wheel.as_mut()?.pop(now_ns)?;
+        self.released.extend(queued);
         let (port, direction) = packet.place();
         let own = self.own(port, direction);
         own.waiting = own.waiting.saturating_sub(1);
         Some(packet)
     }
 
+    /// Of the packets that were released: to be dropped once they have left the worker.
+    #[inline]
+    pub fn released(&mut self) -> &mut Vec<Queued> {
+        &mut self.released
+    }
+
     /// Takes any packet that waits, for the end of the worker.
     pub fn take_any(&mut self) -> Option<Packet> {
-        match self.wheel.as_mut()?.take_any()? {
+        match self.wheel.as_mut()?.take_any()?.0 {
             Waiting::From(packet) | Waiting::To(_, packet) => Some(packet),
         }
     }

@@ -338,7 +338,7 @@ fn no_more_wait_in_a_worker_than_may() {
         match own.admit(place, limits, now_ns, Cost::packet(64)) {
             Ok(Departure::At(at_ns)) => {
                 let packet = Packet::new(pool.alloc().unwrap(), HEADROOM, 64, PortId(port));
-                own.wait(at_ns, now_ns, Waiting::From(packet)).unwrap();
+                own.wait((at_ns, now_ns), Waiting::From(packet), None).unwrap();
                 Some(at_ns)
             }
             Ok(Departure::Now) => panic!("there is no burst"),

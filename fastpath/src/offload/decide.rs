@@ -1,19 +1,39 @@
 //! From a flow's key to what happens to its packets, by the tables that the pipeline goes by.
 //!
-//! `None` is for all that only the pipeline can do: host, tunnels, refusals, endpoints and ports
-//! with limits, next hops without a link address, flows whose packets still change the state of
-//! their session.
+//! `None` is for all that only the pipeline can do: host, tunnels, refusals, ports with a rate,
+//! endpoints whose packets are marked or whose limits the program cannot keep, next hops without a
+//! link address, flows whose packets still change the state of their session.
 
 use super::{Decision, FlowMap, Key};
 use crate::flow::{Address, Direction, SessionId, Tuple};
 use crate::flow_hash;
+use crate::limit::Account;
+use crate::limit::gates::Row;
 use crate::nat::{Rules, Tracker};
 use crate::pipeline::View;
+use crate::port::PortId;
 use crate::tables::{AdjacencyId, Target};
+use margay_acl::Direction as Way;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The session that a flow belongs to, and which way it goes.
 pub(super) type Tracked = (SessionId, Direction);
+
+/// What a flow takes from in one direction of an endpoint, and where that is counted.
+#[derive(Debug, Clone)]
+pub(super) struct Limited {
+    pub(super) row: Arc<Row>,
+    pub(super) account: Arc<Account>,
+}
+
+/// What is to happen to the packets of a flow, and whom it concerns.
+pub(super) struct Decided {
+    pub(super) decision: Decision,
+    pub(super) tracked: Option<Tracked>,
+    /// Of the endpoints that it comes from and goes to.
+    pub(super) limits: [Option<Limited>; 2],
+}
 
 /// What is to happen to the packets of a flow.
 pub(super) fn decide(
@@ -21,7 +41,7 @@ pub(super) fn decide(
     map: &FlowMap,
     tracker: Option<&Tracker>,
     key: &Key,
-) -> Option<(Decision, Option<Tracked>)> {
+) -> Option<Decided> {
     let tables = view.tables;
     let ingress = tables.port(key.port).filter(|_| map.is_ingress(key.port))?;
     let (leaving, tracked) = match &tables.nat {
@@ -33,15 +53,14 @@ pub(super) fn decide(
     };
     let adjacency = tables.adjacency(next_hop(view, &leaving)?)?;
     let egress = tables.port(adjacency.port).filter(|port| port.up)?;
-    let is_limited = |port| tables.limits_of(port).is_some();
     if adjacency.tunnel.is_some()
         || !map.is_egress(adjacency.port)
-        || is_limited(key.port)
-        || is_limited(adjacency.port)
         || tables.rate_of(adjacency.port).is_some()
     {
         return None;
     }
+    let limits =
+        [limits(view, key.port, Way::Egress)?, limits(view, adjacency.port, Way::Ingress)?];
     let decision = Decision {
         egress: adjacency.port,
         next_hop: adjacency.mac?,
@@ -49,9 +68,24 @@ pub(super) fn decide(
         station: ingress.mac,
         max_len: egress.mtu,
         maybe_partial: ingress.implicit_partial_csum,
+        limits: limits.each_ref().map(|one| one.as_ref().map_or(0, |one| one.row.number())),
         leaving,
     };
-    Some((decision, tracked))
+    Some(Decided { decision, tracked, limits })
+}
+
+/// What limits the endpoint behind a port in one direction; `None` when only a worker can tell.
+fn limits(view: View<'_>, port: PortId, direction: Way) -> Option<Option<Limited>> {
+    let Some(limits) = view.tables.limits_of(port) else { return Some(None) };
+    let way = limits.way(direction);
+    if direction == Way::Egress && limits.dscp().is_some() {
+        return None;
+    }
+    if !way.is_limited() {
+        return Some(None);
+    }
+    let row = way.row()?.clone();
+    Some(Some(Limited { row, account: way.account.clone() }))
 }
 
 /// Whether translation may have to do with it; the pipeline asks the same.

@@ -27,6 +27,7 @@ pub(crate) use key::TCP_TURNING;
 pub use record::Decision;
 pub(crate) use record::layout;
 
+use crate::limit::Gates;
 use crate::port::PortId;
 use crate::steering::SteeringError;
 use crate::sys::bpf::{Map, MapKind, MappedArray};
@@ -43,7 +44,7 @@ pub const MAX_PORTS: usize = 4096;
 /// What of a port's traffic the XDP program carried, as far as workers have read it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortTotals {
-    /// Packets that came in by it.
+    /// Packets that came in by it, those that limits refused among them.
     pub rx_packets: u64,
     /// Their bytes, Ethernet headers included, padding left out.
     pub rx_bytes: u64,
@@ -69,8 +70,12 @@ struct PortState {
 /// The maps that the workers write and the XDP programs of all ports read.
 #[derive(Debug)]
 pub struct FlowMap {
-    /// One word: the generation. An array of its own, for programs read only such without a call.
+    /// Two words: the generation, and what the kernel's clock is ahead of the data plane's. An
+    /// array of its own, for programs read only such without a call.
     generation: MappedArray,
+    /// Also one row: for each port the packets that limits refused, and their bytes.
+    refused: MappedArray,
+    gates: Arc<Gates>,
     /// Flows from row 1 on, see [`layout`].
     records: MappedArray,
     v4: Map,
@@ -111,7 +116,9 @@ impl FlowMap {
         let records = MappedArray::new("flows", MAX_FLOWS + 1, layout::WORDS);
         let devices = Map::new(MapKind::Devmap, "devices", 4, 4, MAX_PORTS as u32);
         let map = FlowMap {
-            generation: MappedArray::new("generation", 1, 1).map_err(failed("generation"))?,
+            generation: MappedArray::new("generation", 1, 2).map_err(failed("generation"))?,
+            refused: MappedArray::new("refused", 1, 2 * MAX_PORTS).map_err(failed("refused"))?,
+            gates: Gates::new().map_err(failed("limits"))?,
             records: records.map_err(failed("flows"))?,
             v4: hash("flows_v4", key::V4_BYTES)?,
             v6: hash("flows_v6", key::V6_BYTES)?,
@@ -149,6 +156,27 @@ impl FlowMap {
         self.generation.map()
     }
 
+    /// The map that counts what limits refuse.
+    pub(crate) fn refused_map(&self) -> &Map {
+        self.refused.map()
+    }
+
+    /// The limits that the program keeps together with the workers.
+    pub fn gates(&self) -> &Arc<Gates> {
+        &self.gates
+    }
+
+    /// What the kernel's clock is ahead of the data plane's, in nanoseconds.
+    pub(crate) fn set_clock(&self, clock_ns: u64) {
+        self.generation.word(0, 1).store(clock_ns, Ordering::Release);
+    }
+
+    /// Packets of a port that limits refused, and their bytes.
+    fn refused(&self, id: PortId) -> [&AtomicU64; 2] {
+        let at = 2 * usize::from(id.0).min(MAX_PORTS - 1);
+        [0, 1].map(|word| self.refused.word(0, at + word))
+    }
+
     /// Rows that worker `worker` of `workers` may fill.
     pub(crate) fn share(worker: u16, workers: u16) -> Range<u32> {
         let part = MAX_FLOWS / u32::from(workers.max(1));
@@ -166,6 +194,7 @@ impl FlowMap {
         for total in [&state.rx_packets, &state.rx_bytes, &state.tx_packets, &state.tx_bytes] {
             total.store(0, Ordering::Relaxed);
         }
+        self.refused(port).iter().for_each(|total| total.store(0, Ordering::Relaxed));
         state.device.store(device, Ordering::Release);
         self.look_at(&mut Features::open().ok(), port);
         Some(PortLease { map: self.clone(), port })
@@ -226,9 +255,10 @@ impl FlowMap {
     pub fn totals(&self, id: PortId) -> PortTotals {
         let Some(port) = self.port(id) else { return PortTotals::default() };
         let get = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        let [packets, bytes] = self.refused(id).map(get);
         PortTotals {
-            rx_packets: get(&port.rx_packets),
-            rx_bytes: get(&port.rx_bytes),
+            rx_packets: get(&port.rx_packets) + packets,
+            rx_bytes: get(&port.rx_bytes) + bytes,
             tx_packets: get(&port.tx_packets),
             tx_bytes: get(&port.tx_bytes),
         }

@@ -44,6 +44,8 @@ pub(crate) mod layout {
     pub(crate) const TRANSPORT_CHANGE: i16 = 36;
     /// Both ports as they are written, 4 bytes.
     pub(crate) const PORTS: i16 = 40;
+    /// Rows of the limits of who sends and of who receives, 2 bytes each; 0 for none.
+    pub(crate) const LIMITS: [i16; 2] = [44, 46];
     /// Both addresses as they are written, 8 or 32 bytes.
     pub(crate) const ADDRESSES: i16 = 48;
 
@@ -51,6 +53,8 @@ pub(crate) mod layout {
     pub(crate) const TRANSLATED: i32 = 1;
     /// Flag: packets whose checksum may be unfinished are the workers'.
     pub(crate) const MAYBE_PARTIAL: i32 = 2;
+    /// Flag: there are limits.
+    pub(crate) const LIMITED: i32 = 4;
 }
 
 /// What happens to each packet of a flow.
@@ -68,6 +72,8 @@ pub struct Decision {
     pub max_len: u16,
     /// Its sender may leave checksums unfinished without a mark.
     pub maybe_partial: bool,
+    /// Rows of the limits of the endpoints that it comes from and goes to; 0 for none.
+    pub limits: [u16; 2],
     /// As its packets leave.
     pub leaving: Tuple,
 }
@@ -86,6 +92,10 @@ impl Decision {
         put(layout::MAX_LEN, &self.max_len.to_ne_bytes());
         put(layout::EGRESS, &u32::from(self.egress.0).to_ne_bytes());
         put(layout::IN_MAC, &self.station.0);
+        for (at, row) in layout::LIMITS.into_iter().zip(self.limits) {
+            put(at, &row.to_ne_bytes());
+            flags |= if row == 0 { 0 } else { layout::LIMITED };
+        }
         if self.leaving != *arriving {
             flags |= layout::TRANSLATED;
             let Tuple { src, dst, src_port, dst_port, .. } = self.leaving;

@@ -4,6 +4,7 @@ use super::tier::{IDLE_NS, INSTALLS_PER_TICK, OFFLOAD_AFTER};
 use super::*;
 use crate::fib::{Fib, FibWriter};
 use crate::flow::{Limits, Session, Timeouts, Tuple};
+use crate::limit;
 use crate::nat::{Class, Filtering, PortRange, Ranges, Rules};
 use crate::packet::Packet;
 use crate::pipeline::{Pipeline, View};
@@ -18,6 +19,7 @@ use margay_tunnels::wire::{checksum, ipv4, ipv6, protocol, tcp};
 use std::net::IpAddr;
 
 mod life;
+mod limits;
 mod order;
 mod same;
 
@@ -101,6 +103,10 @@ struct Rig {
     programs: [Program; 2],
     arrivals: [Arrivals; 2],
     now_ns: u64,
+    /// What the kernel's clock is ahead.
+    clock_ns: u64,
+    /// Limits that there were.
+    limits: u64,
     _leases: Vec<PortLease>,
     _steering: Steering,
 }
@@ -195,7 +201,34 @@ impl Rig {
         pipeline.start_offload(map.clone(), 1, clock_ns);
         let (tables, _leases) = (tables(translated), leases.into_iter().collect());
         let _steering = steering;
-        Rig { pipeline, tables, fib, writer, map, programs, arrivals, now_ns, _leases, _steering }
+        Rig {
+            pipeline,
+            tables,
+            fib,
+            writer,
+            map,
+            programs,
+            arrivals,
+            now_ns,
+            clock_ns,
+            limits: 0,
+            _leases,
+            _steering,
+        }
+    }
+
+    /// Limits of what is behind a port, towards it and from it, which both tiers keep.
+    fn limit(&mut self, of: &[(PortId, [limit::WayLimits; 2])]) {
+        let takers = limit::Takers { workers: 1, program: Some(self.map.gates().clone()) };
+        self.limits += 1;
+        let limits = of.iter().map(|(port, ways)| {
+            let wanted = limit::Wanted { ways: *ways, dscp: None };
+            let limits = limit::EndpointLimits::new(wanted, self.limits, takers.clone());
+            (*port, Arc::new(limits))
+        });
+        let limits: Vec<_> = limits.collect();
+        self.tables.limits = Some(Arc::new(limit::Limits::new(&limits, Ranges::default())));
+        self.map.generation().raise();
     }
 
     /// Through the pipeline; what is sent, by port.
@@ -212,7 +245,11 @@ impl Rig {
         self.pipeline.process(view, from, &mut burst);
         let mut sent = Vec::new();
         while let Some(port) = self.pipeline.egress.next_port() {
-            for packet in std::mem::take(self.pipeline.egress.queue(port)) {
+            let mut queue = std::mem::take(self.pipeline.egress.queue(port));
+            if self.tables.limits_of(port).is_some() {
+                self.pipeline.limit_to(view, port, &mut queue);
+            }
+            for packet in queue {
                 sent.push((port, packet.segments().flatten().copied().collect()));
                 packet.free(&mut self.pipeline.pool);
             }
@@ -237,6 +274,13 @@ impl Rig {
         }
         assert_eq!((run.verdict, run.packet), (XDP_PASS, frame.to_vec()), "not as it came");
         None
+    }
+
+    /// The verdict of a port's program, whose worker has dealt with all that came before.
+    fn run_any(&self, from: PortId, frame: &[u8]) -> u32 {
+        self.arrivals[usize::from(from.0)].set_seen(0, u64::MAX);
+        let program = &self.programs[usize::from(from.0)];
+        program.test_run(frame, XdpContext { ifindex: 1, rx_queue: 0 }, 1).unwrap().verdict
     }
 
     fn tick_at(&mut self, now_ns: u64) {

@@ -6,7 +6,7 @@
 //! at once. Rows are read in turn: what was carried is counted, and idle flows come back. A row
 //! rests for [`REST_NS`] before it is another flow's: a program that is just running may use it.
 
-use super::decide::{Tracked, decide};
+use super::decide::{Decided, Limited, decide};
 use super::{Decision, FlowMap, Key, layout};
 use crate::counters::WorkerCounters;
 use crate::flow::{Direction, SessionId, Tuple};
@@ -55,6 +55,7 @@ struct Row {
     decision: Decision,
     /// The session that it counts for, by number and original tuple.
     session: Option<(SessionId, Tuple, Direction)>,
+    limits: [Option<Limited>; 2],
     /// What of the row is counted already.
     packets: u64,
     bytes: u64,
@@ -96,6 +97,7 @@ impl Tier {
         clock_ns: u64,
     ) -> Box<Tier> {
         let share = FlowMap::share(worker, workers);
+        map.set_clock(clock_ns);
         Box::new(Tier {
             generation: map.current(),
             map,
@@ -174,10 +176,10 @@ impl Tier {
             }
         } else if self.is_heavy(&key)
             && self.budget > 0
-            && let Some((decision, tracked)) = decide(view, &self.map, tracker.as_ref(), &key)
+            && let Some(decided) = decide(view, &self.map, tracker.as_ref(), &key)
         {
             self.budget -= 1;
-            self.install(view, tracker, key, (decision, tracked));
+            self.install(view, tracker, key, decided);
         }
     }
 
@@ -223,16 +225,16 @@ impl Tier {
         (key, row): (Key, u32),
     ) {
         let decided = decide(view, &self.map, tracker.as_ref(), &key);
-        let Some((decision, tracked)) = decided else {
+        let Some(decided) = decided else {
             return self.retire(tracker, row);
         };
         let session = self.row(row).and_then(|row| row.session);
-        let same_session = session.map(|(id, _, direction)| (id, direction)) == tracked;
-        if same_session && self.row(row).is_some_and(|row| row.decision == decision) {
+        let same_session = session.map(|(id, _, direction)| (id, direction)) == decided.tracked;
+        if same_session && self.row(row).is_some_and(|row| row.decision == decided.decision) {
             return self.set_generation(row, self.generation);
         }
         self.retire(tracker, row);
-        self.install(view, tracker, key, (decision, tracked));
+        self.install(view, tracker, key, decided);
     }
 
     fn install(
@@ -240,7 +242,7 @@ impl Tier {
         view: View<'_>,
         tracker: &mut Option<Tracker>,
         key: Key,
-        (decision, tracked): (Decision, Option<Tracked>),
+        Decided { decision, tracked, limits }: Decided,
     ) {
         let Some(row) = self.free.pop() else { return };
         let records = &self.map.records;
@@ -266,7 +268,7 @@ impl Tier {
             self.rows.resize_with(at + 1, || None);
         }
         let used_ns = view.now_ns;
-        self.rows[at] = Some(Row { key, decision, session, packets: 0, bytes: 0, used_ns });
+        self.rows[at] = Some(Row { key, decision, session, limits, packets: 0, bytes: 0, used_ns });
         self.by_key.insert(key, row);
         if let Some((id, direction)) = tracked {
             let rows = self.by_session.entry(id).or_default();

@@ -8,7 +8,7 @@ use super::burst::{Burst, Kind};
 use super::{Pipeline, View};
 use crate::drop_reason::DropReason;
 use crate::forward;
-use crate::limit::{Cause, Cost, Departure, EndpointLimits, Excess, Tally, Waiting, dscp};
+use crate::limit::{Cause, Cost, Departure, EndpointLimits, Excess, Queued, Tally, Waiting, dscp};
 use crate::packet::Packet;
 use crate::port::{BURST, PortId};
 use crate::segment::{self, Checksums};
@@ -63,10 +63,19 @@ impl Pipeline {
     }
 
     fn wait(&mut self, view: View<'_>, at_ns: u64, packet: Waiting) {
-        let Err(refused) = self.limits.wait(at_ns, view.now_ns, packet) else { return };
+        let (port, direction) = packet.place();
+        let row = view.tables.limits_of(port).and_then(|limits| limits.way(direction).row());
+        let times = (at_ns, view.now_ns);
+        let Err(refused) = self.limits.wait(times, packet, row) else { return };
         self.note_released(view, &refused);
         let (Waiting::From(packet) | Waiting::To(_, packet)) = refused;
         self.drop(view, packet, DropReason::LimitQueue);
+    }
+
+    /// Of the packets that were released: to be dropped once they have left the worker.
+    #[inline]
+    pub(crate) fn released(&mut self) -> &mut Vec<Queued> {
+        self.limits.released()
     }
 
     fn note_released(&self, view: View<'_>, packet: &Waiting) {

@@ -14,6 +14,7 @@ use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
 
+mod limits;
 mod offload;
 mod order;
 mod translated;
@@ -123,6 +124,10 @@ fn write(maps: Maps<'_>) -> Assembler {
         order::give(&mut asm, carrier.arrivals, maps.xsks);
     }
     verdicts(&mut asm, maps.xsks);
+    if let Some(carrier) = maps.offload {
+        limits::refuse(&mut asm, carrier);
+        limits::functions(&mut asm, carrier.map);
+    }
     asm
 }
 

@@ -29,7 +29,7 @@ impl Worker {
         self.shared.offload.get().is_some()
     }
 
-    fn nothing_waits(&self) -> bool {
+    pub(super) fn nothing_waits(&self) -> bool {
         self.queued == 0 && self.unsent == 0
     }
 

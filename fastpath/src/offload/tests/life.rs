@@ -4,7 +4,6 @@ use super::*;
 use crate::capture::{CaptureFilter, Tap};
 use crate::ecmp;
 use crate::flow::State;
-use crate::limit;
 
 fn carried_both_ways(rig: &mut Rig, flow: &Flow) -> [bool; 2] {
     [rig.is_carried(flow, POD), rig.is_carried(flow, UPLINK)]
@@ -76,9 +75,9 @@ fn a_change_of_routes_neighbors_or_ports_takes_effect_at_once() {
     });
 }
 
-/// Limits are the worker's to keep.
+/// Marks are the worker's to make.
 #[test]
-fn flows_of_an_endpoint_with_limits_are_not_offloaded() {
+fn flows_of_an_endpoint_whose_packets_are_marked_are_not_offloaded() {
     in_namespace(|| {
         let mut rig = Rig::new(false);
         rig.offload(&UDP4);
@@ -90,7 +89,7 @@ fn flows_of_an_endpoint_with_limits_are_not_offloaded() {
             let packet = rig.ordinary(&UDP4, from, b"seen by the worker");
             assert_eq!(rig.feed(from, &[packet]).len(), 1);
         }
-        assert_eq!(carried_both_ways(&mut rig, &UDP4), [false, false]);
+        assert_eq!(carried_both_ways(&mut rig, &UDP4), [false, true]);
     });
 }
 

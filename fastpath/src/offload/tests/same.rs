@@ -111,14 +111,25 @@ fn apply(frame: &mut Vec<u8>, change: &Change, flow: &Flow) {
 /// it went in, and is not shown to the pipeline: it may end the session of the packets after it.
 fn check(rig: &mut Rig, from: PortId, frame: &[u8]) -> bool {
     let Some(carried) = rig.carry(from, frame) else { return false };
+    if rig.tables.limits.is_some() {
+        rig.now_ns = crate::sys::clock::monotonic_ns() - rig.clock_ns;
+    }
     let sent = rig.feed(from, std::slice::from_ref(&frame.to_vec()));
     let to = if from == POD { UPLINK } else { POD };
     assert_eq!(sent, [(to, carried)]);
     true
 }
 
-fn compare(flow: Flow, translated: bool) {
+/// `limited`: the pod has limits that are not reached.
+fn compare(flow: Flow, translated: bool, limited: bool) {
     let mut rig = Rig::new(translated);
+    if limited {
+        let rate = |per_second| Some(limit::Rate { per_second, burst: 1_000_000_000 });
+        let (bits, packets) = (rate(40_000_000_000), rate(1_000_000_000));
+        let rates = limit::Rates { bits, peak: rate(50_000_000_000), packets };
+        let way = |shaped| limit::WayLimits { rates, shaped };
+        rig.limit(&[(POD, [way(true), way(false)])]);
+    }
     rig.offload(&flow);
     let rig = RefCell::new(rig);
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
@@ -158,12 +169,21 @@ fn compare(flow: Flow, translated: bool) {
 
 #[test]
 fn carried_packets_are_what_the_pipeline_sends_routed() {
-    in_namespace(|| [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, false)));
+    in_namespace(|| {
+        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, false, false))
+    });
 }
 
 #[test]
 fn carried_packets_are_what_the_pipeline_sends_translated() {
-    in_namespace(|| [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, true)));
+    in_namespace(|| {
+        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, true, false))
+    });
+}
+
+#[test]
+fn carried_packets_are_what_the_pipeline_sends_limited() {
+    in_namespace(|| [UDP4, TCP6].into_iter().for_each(|flow| compare(flow, true, true)));
 }
 
 #[test]

@@ -4,13 +4,14 @@
 use super::{Row, Tier};
 use crate::counters::WorkerCounters;
 use crate::flow::{Carried, Session, SessionId};
+use crate::limit::{Excess, Tally};
 use crate::nat::Tracker;
 use crate::offload::layout;
 use margay_tunnels::wire::ethernet;
 use std::sync::atomic::Ordering;
 
 /// What of a row was not counted yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct News {
     packets: u64,
     bytes: u64,
@@ -38,16 +39,39 @@ impl Tier {
 
     /// Counts what the program has carried of a row; what of it is a session's.
     fn count(&mut self, row: u32, counters: &WorkerCounters) -> Option<Carried> {
-        let News { packets, bytes } = self.news(row)?;
+        let news = self.news(row);
+        let News { packets, bytes } = news.unwrap_or_default();
+        let of_frames = bytes + packets * ethernet::HEADER_LEN as u64;
+        self.count_limits(row, (packets, of_frames), counters);
+        news?;
         let row = self.row(row)?;
         counters.forwarded.add(packets);
         counters.offloaded.add(packets);
-        let of_frames = bytes + packets * ethernet::HEADER_LEN as u64;
         self.map.count((row.key.port, row.decision.egress), packets, of_frames);
         let (_, _, direction) = row.session?;
         let mut carried = Carried { bytes, last_seen_s: seconds(row.used_ns), packets: [0; 2] };
         carried.packets[direction as usize] = packets;
         Some(carried)
+    }
+
+    /// Counts what was carried at the limits that it took from, and what they refused.
+    fn count_limits(&self, row: u32, (packets, bytes): (u64, u64), counters: &WorkerCounters) {
+        let limits = self.row(row).map(|row| &row.limits);
+        for limited in limits.into_iter().flatten().flatten() {
+            let news = limited.row.take_news();
+            if packets == 0 && news == Default::default() {
+                continue;
+            }
+            let mut tally = Tally::default();
+            tally.carry(packets + news.lost[0], bytes + news.lost[1]);
+            for (excess, count) in
+                [Excess::Bandwidth, Excess::PacketRate].into_iter().zip(news.dropped)
+            {
+                tally.lose(excess, count);
+                counters.drops[excess.drop_reason() as usize].add(count);
+            }
+            limited.account.add(&tally, self.now_ns);
+        }
     }
 
     pub(super) fn read(

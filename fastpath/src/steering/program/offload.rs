@@ -4,6 +4,7 @@
 //! steered as it came. What the checks ask is what the pipeline asks of a packet that it forwards
 //! without further ado; [`crate::offload`] tells who fills the maps, and when an entry is void.
 
+use super::limits;
 use super::order::{settle, to_worker};
 use super::{CTX_DATA, CTX_DATA_END, Carrier, IP, XDP_DROP, look_up, need_or, network_order};
 use crate::offload::TCP_TURNING;
@@ -50,6 +51,7 @@ pub(super) struct Labels {
     pub(super) worker: &'static str,
     pub(super) settled: &'static str,
     pub(super) settles: &'static str,
+    pub(super) unlimited: &'static str,
     tcp: &'static str,
     complete: &'static str,
     partial_tcp: &'static str,
@@ -73,6 +75,7 @@ const V4: Family = Family {
         worker: "offload_worker_v4",
         settled: "offload_settled_v4",
         settles: "offload_settles_v4",
+        unlimited: "offload_unlimited_v4",
         tcp: "offload_tcp_v4",
         complete: "offload_complete_v4",
         partial_tcp: "offload_partial_tcp_v4",
@@ -97,6 +100,7 @@ const V6: Family = Family {
         worker: "offload_worker_v6",
         settled: "offload_settled_v6",
         settles: "offload_settles_v6",
+        unlimited: "offload_unlimited_v6",
         tcp: "offload_tcp_v6",
         complete: "offload_complete_v6",
         partial_tcp: "offload_partial_tcp_v6",
@@ -172,6 +176,7 @@ fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     settle(asm, arrivals, &family.labels);
     valid(asm, family);
     unless_partial(asm, family);
+    limits::take(asm, &family.labels);
     translate(asm, family);
     route(asm, family);
     count(asm);

@@ -1,13 +1,14 @@
 //! An assembler for eBPF: one method an instruction, labels for jumps, a listing for people.
 //!
 //! The instruction set is that of RFC 9669, as far as XDP programs need it: loads and stores of
-//! packet bytes, 64-bit arithmetic, atomic addition, conditional jumps forward, calls of kernel
-//! functions. Other atomic operations and calls of own functions are left out. Whether a program is
-//! safe to run is the kernel's verifier to say; the assembler only knows whether its jumps have a
-//! target.
+//! packet bytes, 64-bit arithmetic, atomic addition and comparison with exchange, conditional
+//! jumps, calls of kernel functions and of own ones. Other atomic operations are left out. Whether
+//! a program is safe to run is the kernel's verifier to say; the assembler only knows whether its
+//! jumps and calls have a target.
+
+mod listing;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use super::Map;
 
@@ -109,6 +110,8 @@ pub enum Helper {
     PrandomU32 = 7,
     /// R1 interface index, R2 flags; R0 the verdict to return.
     Redirect = 23,
+    /// R1 context, R2 bytes to cut at the packet's begin, negative to add; R0 0 when done.
+    XdpAdjustHead = 44,
     /// R1 map, R2 key, R3 flags: the verdict for an empty slot; R0 the verdict to return.
     RedirectMap = 51,
     /// R1 context, R2 bytes to add at the packet's end, negative to cut; R0 0 when done.
@@ -157,6 +160,7 @@ pub struct Assembler {
     insns: Vec<Insn>,
     labels: BTreeMap<&'static str, usize>,
     jumps: Vec<(usize, &'static str)>,
+    calls: Vec<(usize, &'static str)>,
     maps: Vec<(usize, &'static str)>,
     twice: Option<&'static str>,
 }
@@ -173,7 +177,10 @@ const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const PSEUDO_MAP_FD: u8 = 1;
 const PSEUDO_MAP_VALUE: u8 = 2;
-const ATOMIC_ADD: u8 = 0xdb;
+const PSEUDO_CALL: u8 = 1;
+const ATOMIC: u8 = 0xdb;
+const ATOMIC_ADD: i32 = 0;
+const COMPARE_EXCHANGE: i32 = 0xf1;
 
 impl Assembler {
     /// No instructions yet.
@@ -214,7 +221,13 @@ impl Assembler {
 
     /// `*(base + off) += src`, all 64 bits as one step.
     pub fn atomic_add(&mut self, base: Reg, off: i16, src: Reg) {
-        self.put(ATOMIC_ADD, base, src as u8, off, 0);
+        self.put(ATOMIC, base, src as u8, off, ATOMIC_ADD);
+    }
+
+    /// If `*(base + off)` is R0 it becomes `src`; R0 is what it was. 64 bits as one step (Linux
+    /// 5.12).
+    pub fn compare_exchange(&mut self, base: Reg, off: i16, src: Reg) {
+        self.put(ATOMIC, base, src as u8, off, COMPARE_EXCHANGE);
     }
 
     /// `dst = dst op src`; for [`Alu::Mov`], `dst = src`.
@@ -269,7 +282,13 @@ impl Assembler {
         self.put(CALL, Reg::R0, 0, 0, helper as i32);
     }
 
-    /// Ends the program with R0.
+    /// Calls the program's own function at `label`; R1 to R5 are lost, R0 is its result.
+    pub fn call_own(&mut self, label: &'static str) {
+        self.calls.push((self.insns.len(), label));
+        self.put(CALL, Reg::R0, PSEUDO_CALL, 0, 0);
+    }
+
+    /// Ends the program, or the function, with R0.
     pub fn exit(&mut self) {
         self.put(EXIT, Reg::R0, 0, 0, 0);
     }
@@ -280,108 +299,19 @@ impl Assembler {
             return Err(AsmError::LabelTwice(label));
         }
         for &(at, label) in &self.jumps {
-            let target = *self.labels.get(label).ok_or(AsmError::UnknownLabel { at, label })?;
-            let distance = target as isize - at as isize - 1;
+            let distance = self.distance(at, label)?;
             self.insns[at].off = i16::try_from(distance).map_err(|_| AsmError::TooFar(label))?;
+        }
+        for &(at, label) in &self.calls {
+            let distance = self.distance(at, label)?;
+            self.insns[at].imm = i32::try_from(distance).map_err(|_| AsmError::TooFar(label))?;
         }
         Ok(self.insns)
     }
 
-    /// The program as text, one instruction a line, for people to read and compare.
-    pub fn listing(&self) -> String {
-        let mut text = String::new();
-        let mut at = 0;
-        while at < self.insns.len() {
-            for (name, _) in self.labels.iter().filter(|(_, place)| **place == at) {
-                let _ = writeln!(text, "{name}:");
-            }
-            let target = self.jumps.iter().find(|(place, _)| *place == at).map(|(_, name)| *name);
-            let map = self.maps.iter().find(|(place, _)| *place == at).map(|(_, name)| *name);
-            let following = self.insns.get(at + 1).map_or(0, |insn| insn.imm);
-            let _ = writeln!(text, "    {}", self.insns[at].text(target, map, following));
-            at += if self.insns[at].code == LD_IMM64 { 2 } else { 1 };
-        }
-        text
-    }
-}
-
-impl Insn {
-    fn text(&self, target: Option<&str>, map: Option<&str>, following: i32) -> String {
-        let (dst, src) = (self.regs & 15, self.regs >> 4);
-        let size = match self.code & 0x18 {
-            0x10 => "u8",
-            0x08 => "u16",
-            0x00 => "u32",
-            _ => "u64",
-        };
-        let second =
-            if self.code & SRC_REG == 0 { self.imm.to_string() } else { format!("r{src}") };
-        match (self.code, target, map) {
-            (LD_IMM64, _, Some(map)) if src == PSEUDO_MAP_VALUE => {
-                format!("r{dst} = value of {map}")
-            }
-            (LD_IMM64, _, Some(map)) => format!("r{dst} = map {map}"),
-            (ATOMIC_ADD, ..) => format!("lock *(u64 *)(r{dst} {:+}) += r{src}", self.off),
-            (LD_IMM64, ..) => {
-                let value = u64::from(following as u32) << 32 | u64::from(self.imm as u32);
-                format!("r{dst} = {value:#x}")
-            }
-            (CALL, ..) => format!("call {}", helper_name(self.imm)),
-            (EXIT, ..) => "exit".to_string(),
-            (TO_BE, ..) => format!("r{dst} = be{}(r{dst})", self.imm),
-            (JMP, Some(label), _) => format!("goto {label}"),
-            (code, Some(label), _) => {
-                format!("if r{dst} {} {second} goto {label}", condition_text(code & 0xf0))
-            }
-            (code, ..) => match code & 0x07 {
-                0x01 => format!("r{dst} = *({size} *)(r{src} {:+})", self.off),
-                0x02 => format!("*({size} *)(r{dst} {:+}) = {}", self.off, self.imm),
-                0x03 => format!("*({size} *)(r{dst} {:+}) = r{src}", self.off),
-                _ => format!("r{dst} {} {second}", operation_text(code & 0xf0)),
-            },
-        }
-    }
-}
-
-fn helper_name(number: i32) -> &'static str {
-    match number {
-        1 => "map_lookup_elem",
-        5 => "ktime_get_ns",
-        7 => "get_prandom_u32",
-        23 => "redirect",
-        51 => "redirect_map",
-        65 => "xdp_adjust_tail",
-        160 => "ktime_get_coarse_ns",
-        188 => "xdp_get_buff_len",
-        190 => "xdp_store_bytes",
-        _ => "unknown",
-    }
-}
-
-fn condition_text(code: u8) -> &'static str {
-    match code {
-        0x10 => "==",
-        0x20 => ">",
-        0x30 => ">=",
-        0x40 => "&",
-        0x50 => "!=",
-        0xa0 => "<",
-        _ => "<=",
-    }
-}
-
-fn operation_text(code: u8) -> &'static str {
-    match code {
-        0x00 => "+=",
-        0x10 => "-=",
-        0x20 => "*=",
-        0x40 => "|=",
-        0x50 => "&=",
-        0x60 => "<<=",
-        0x70 => ">>=",
-        0x90 => "%=",
-        0xa0 => "^=",
-        _ => "=",
+    fn distance(&self, at: usize, label: &'static str) -> Result<isize, AsmError> {
+        let target = *self.labels.get(label).ok_or(AsmError::UnknownLabel { at, label })?;
+        Ok(target as isize - at as isize - 1)
     }
 }
 
@@ -411,6 +341,23 @@ mod tests {
         ];
         let got: Vec<_> = insns.iter().map(|i| (i.code, i.regs, i.off, i.imm)).collect();
         assert_eq!(got, expected);
+    }
+
+    #[test]
+    fn own_functions_are_called_and_words_exchanged() {
+        let mut asm = Assembler::new();
+        asm.call_own("own");
+        asm.exit();
+        asm.label("own");
+        asm.compare_exchange(Reg::R6, 24, Reg::R2);
+        asm.exit();
+        let text = "    call own own\n    exit\nown:\n    \
+                    r0 = lock cmpxchg(*(u64 *)(r6 +24), r0, r2)\n    exit\n";
+        assert_eq!(asm.listing(), text);
+        let insns = asm.finish().unwrap();
+        let got: Vec<_> = insns.iter().map(|i| (i.code, i.regs, i.off, i.imm)).collect();
+        let own = [(0x85, 0x10, 0, 1), (0x95, 0, 0, 0), (0xdb, 0x26, 24, 0xf1), (0x95, 0, 0, 0)];
+        assert_eq!(got, own);
     }
 
     #[test]
