@@ -22,6 +22,7 @@ mod nat;
 mod nat_limits;
 mod offload;
 mod offload_limits;
+mod offload_tunnels;
 mod peer;
 mod pktgen;
 mod policy;

@@ -27,8 +27,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const LINK: LinkSpec = LinkSpec { mtu: 1500, queues: 1 };
 pub(crate) const ECHO: &str = "172.31.1.254:9000";
 const TALK: &str = "172.31.1.254:9001";
-const OTHER_MAC: &str = "02:00:00:00:00:77";
-const THIRD_MAC: &str = "02:00:00:00:00:78";
+pub(crate) const OTHER_MAC: &str = "02:00:00:00:00:77";
+pub(crate) const THIRD_MAC: &str = "02:00:00:00:00:78";
 /// Questions of one round.
 const ROUND: u64 = 30;
 /// Numbers of one turn, and turns.
@@ -242,7 +242,7 @@ fn send_numbers(lab: &mut Lab, to: SocketAddr) {
 
 /// Receives numbers until `done` and nothing comes any more: how many, and how many came behind a
 /// larger one.
-fn receive_numbers(socket: &UdpSocket, done: &AtomicBool) -> (u64, u64) {
+pub(crate) fn receive_numbers(socket: &UdpSocket, done: &AtomicBool) -> (u64, u64) {
     let (mut count, mut late, mut largest) = (0, 0, 0);
     let mut bytes = [0; 8];
     loop {

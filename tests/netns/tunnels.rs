@@ -26,19 +26,24 @@ use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// What the far end has for a pod.
-const FAR_POD: [&str; 2] = ["10.65.32.10", "fd65:0:0:2::10"];
+pub(crate) const FAR_POD: [&str; 2] = ["10.65.32.10", "fd65:0:0:2::10"];
 
-struct Rig {
+pub(crate) struct Rig {
     // Before the scope, so that the daemon ends first.
-    node: Node,
-    mid: Namespace,
-    far: Namespace,
+    pub(crate) node: Node,
+    pub(crate) mid: Namespace,
+    pub(crate) far: Namespace,
     scope: Scope,
 }
 
 impl Rig {
     /// `mtus` of the links between the node and the router, and between that and the far end.
     fn new(encap: Encap, mtus: [u32; 2]) -> Rig {
+        Rig::with(encap, mtus, false)
+    }
+
+    /// The same with flow offload or without.
+    pub(crate) fn with(encap: Encap, mtus: [u32; 2], offload: bool) -> Rig {
         let scope = Scope::new().unwrap();
         let edge = scope.namespace("edge1").unwrap();
         let mid = scope.namespace("mid").unwrap();
@@ -73,6 +78,7 @@ impl Rig {
         let mut node = Node::new(1, edge, router, store.clone()).unwrap();
         node.start_daemon(DaemonSpec {
             uplinks: vec!["uplink0".to_owned()],
+            offload,
             ..DaemonSpec::new(crate::binary(), "edge1", &store, &scope)
         })
         .unwrap();
@@ -80,7 +86,7 @@ impl Rig {
     }
 
     /// A pod on the node, by TAP if its name begins so.
-    fn pod(&mut self, name: &str, mtu: u32) -> Namespace {
+    pub(crate) fn pod(&mut self, name: &str, mtu: u32) -> Namespace {
         let namespace = self.scope.namespace(&format!("pod-{name}")).unwrap();
         self.node.add_pod(PodSpec::new(name, namespace, mtu)).unwrap().namespace().clone()
     }
@@ -90,7 +96,7 @@ impl Rig {
     }
 
     /// The kernel's VXLAN devices at the far end, as Calico's agent would set them up.
-    fn kernel_vxlan(&self) {
+    pub(crate) fn kernel_vxlan(&self) {
         let run = |program: &str, args: &str| {
             let args: Vec<&str> = args.split(' ').collect();
             let output = self.far.run(program, &args, LIMIT).unwrap();
@@ -126,7 +132,7 @@ impl Rig {
         }
     }
 
-    fn tunnels(&mut self) -> Value {
+    pub(crate) fn tunnels(&mut self) -> Value {
         self.node.daemon().unwrap().show("tunnels").unwrap()
     }
 
@@ -158,7 +164,7 @@ impl Rig {
         }
     }
 
-    fn checksum_errors(&self) -> u64 {
+    pub(crate) fn checksum_errors(&self) -> u64 {
         let pods = self.node.pods().iter().map(|pod| pod.namespace());
         pods.chain([&self.far, &self.mid])
             .map(|namespace| measure::checksum_errors(namespace).unwrap())

@@ -68,7 +68,7 @@ impl Inner {
 
 /// The outer headers of one tunnel, from the outer IP header to the last byte before the inner one,
 /// ready but for what differs between packets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Encap {
     bytes: [u8; VXLAN_V6_OVERHEAD],
     len: u8,
@@ -124,6 +124,18 @@ impl Encap {
         usize::from(self.len)
     }
 
+    /// The headers without what differs between packets: what [`Encap::write`] begins with.
+    #[inline]
+    pub fn headers(&self) -> &[u8] {
+        &self.bytes[..self.overhead()]
+    }
+
+    /// Sum of the words of the outer IPv4 header, as they are in [`Encap::headers`].
+    #[inline]
+    pub fn sum(&self) -> u32 {
+        self.sum
+    }
+
     /// The underlay is IPv6.
     #[inline]
     pub fn is_v6(&self) -> bool {
@@ -154,7 +166,7 @@ impl Encap {
         if out.len() != self.overhead() || total > longest || !self.carries(inner.is_v6) {
             return false;
         }
-        out.copy_from_slice(&self.bytes[..self.overhead()]);
+        out.copy_from_slice(self.headers());
         let payload = if self.is_v6 {
             self.write_v6(out, total, inner)
         } else {

@@ -6,7 +6,7 @@ use crate::peers::{forwarder, linux};
 use crate::report::{Look, Outcome};
 use crate::rig::{FLOWS, IN_MAC, Rig};
 use crate::{Arguments, Measure};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use margay::lab::network::Encap;
 use margay::lab::store::Pool;
 use serde_json::Value;
@@ -25,7 +25,8 @@ const TTL: u8 = 64;
 
 pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     let mut peers: Vec<(&'static str, Measure<'_>)> = vec![
-        ("margay, VXLAN", Box::new(margay)),
+        ("margay, VXLAN", Box::new(|time| margay(false, time))),
+        ("margay, VXLAN, offload", Box::new(|time| margay(true, time))),
         ("margay, without a tunnel", Box::new(|time| plain(true, time))),
         ("Linux, VXLAN device", Box::new(kernel)),
         ("Linux, without a tunnel", Box::new(|time| plain(false, time))),
@@ -36,7 +37,8 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
              leave in outer packets of 114; VNI 4096, port 4789, no outer UDP checksum; rig and \
              cores as for veth"
         ),
-        "margay: AF_XDP alone; Linux: an FDB entry and permanent neighbours, as Felix makes them"
+        "margay: AF_XDP alone, or with offload as for veth; Linux: an FDB entry and permanent \
+         neighbours, as Felix makes them"
             .to_owned(),
     ];
     let rows = crate::run_all(&mut peers, arguments);
@@ -52,7 +54,7 @@ fn frames() -> Vec<Vec<u8>> {
     (0..FLOWS).map(frame).collect()
 }
 
-fn margay(time: Duration) -> Result<f64> {
+fn margay(offload: bool, time: Duration) -> Result<f64> {
     let rig = Rig::new()?;
     let store = rig.store()?;
     store.put_node("edge1", "10.20.0.1/24".parse()?, "fd20::1/64".parse()?)?;
@@ -60,8 +62,13 @@ fn margay(time: Duration) -> Result<f64> {
     let pool = Pool { encap: Encap::Vxlan, block_size: 24, ..Pool::new("10.65.0.0/16".parse()?) };
     store.put_pool("pods", pool)?;
     store.put_affinity("far", BLOCK.parse()?)?;
-    let _daemon = route_by_margay(&rig, &store, false, Value::Null)?;
-    rig.measure_frames(&frames(), TTL, time)
+    let daemon = route_by_margay(&rig, &store, offload, Value::Null)?;
+    let rate = rig.measure_frames(&frames(), TTL, time)?;
+    let ports = daemon.show("ports")?;
+    let carried = ports.as_array().into_iter().flatten().map(|port| &port["offloadedTxPackets"]);
+    let is_carried = carried.filter_map(Value::as_u64).any(|packets| packets > 0);
+    ensure!(is_carried == offload, "carried by the program: {is_carried}");
+    Ok(rate)
 }
 
 fn kernel(time: Duration) -> Result<f64> {

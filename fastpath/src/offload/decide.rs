@@ -1,10 +1,11 @@
 //! From a flow's key to what happens to its packets, by the tables that the pipeline goes by.
 //!
-//! `None` is for all that only the pipeline can do: host, tunnels, refusals, ports with a rate,
-//! endpoints whose packets are marked or whose limits the program cannot keep, next hops without a
-//! link address, flows whose packets still change the state of their session.
+//! `None` is for all that only the pipeline can do: host, tunnels over IPv6, refusals, ports with a
+//! rate, endpoints whose packets are marked or whose limits the program cannot keep, next hops
+//! without a link address, flows whose packets still change the state of their session.
 
-use super::{Decision, FlowMap, Key};
+use super::outer::Outer;
+use super::{Decision, FlowMap, Key, Wrap};
 use crate::flow::{Address, Direction, SessionId, Tuple};
 use crate::flow_hash;
 use crate::limit::Account;
@@ -13,7 +14,9 @@ use crate::nat::{Rules, Tracker};
 use crate::pipeline::View;
 use crate::port::PortId;
 use crate::tables::{AdjacencyId, Target};
+use crate::tunnel::{PathMtus, TunnelId};
 use margay_acl::Direction as Way;
+use margay_tunnels::encap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -33,12 +36,14 @@ pub(super) struct Decided {
     pub(super) tracked: Option<Tracked>,
     /// Of the endpoints that it comes from and goes to.
     pub(super) limits: [Option<Limited>; 2],
+    /// Of the tunnel that it leaves through.
+    pub(super) outer: Option<Arc<Outer>>,
 }
 
 /// What is to happen to the packets of a flow.
 pub(super) fn decide(
     view: View<'_>,
-    map: &FlowMap,
+    (map, paths): (&FlowMap, &PathMtus),
     tracker: Option<&Tracker>,
     key: &Key,
 ) -> Option<Decided> {
@@ -53,10 +58,11 @@ pub(super) fn decide(
     };
     let adjacency = tables.adjacency(next_hop(view, &leaving)?)?;
     let egress = tables.port(adjacency.port).filter(|port| port.up)?;
-    if adjacency.tunnel.is_some()
-        || !map.is_egress(adjacency.port)
-        || tables.rate_of(adjacency.port).is_some()
-    {
+    let (wrap, outer) = match adjacency.tunnel {
+        Some(id) => wrap(view, map, id, &leaving).map(|(wrap, outer)| (Some(wrap), Some(outer)))?,
+        None => (None, None),
+    };
+    if !map.is_egress(adjacency.port) || tables.rate_of(adjacency.port).is_some() {
         return None;
     }
     let limits =
@@ -66,12 +72,36 @@ pub(super) fn decide(
         next_hop: adjacency.mac?,
         source: egress.mac,
         station: ingress.mac,
-        max_len: egress.mtu,
+        max_len: wrap.map_or(egress.mtu, |wrap| {
+            let path = paths.get(wrap.tunnel, view.now_ns).unwrap_or(u16::MAX);
+            path.min(egress.mtu).saturating_sub(wrap.overhead)
+        }),
         maybe_partial: ingress.implicit_partial_csum,
         limits: limits.each_ref().map(|one| one.as_ref().map_or(0, |one| one.row.number())),
+        wrap,
         leaving,
     };
-    Some(Decided { decision, tracked, limits })
+    Some(Decided { decision, tracked, limits, outer })
+}
+
+/// The way through a tunnel, if the program can put packets there.
+fn wrap(
+    view: View<'_>,
+    map: &FlowMap,
+    id: TunnelId,
+    leaving: &Tuple,
+) -> Option<(Wrap, Arc<Outer>)> {
+    let tunnel = view.tables.tunnel(id)?;
+    let outer =
+        map.outers().open(&tunnel.encap).filter(|_| tunnel.encap.carries(!leaving.src.is_v4()))?;
+    let wrap = Wrap {
+        tunnel: id,
+        kind: tunnel.kind,
+        outer: outer.number(),
+        overhead: tunnel.encap.overhead() as u16,
+        source_port: encap::source_port(flow_hash::of_tuple(leaving)),
+    };
+    Some((wrap, outer))
 }
 
 /// What limits the endpoint behind a port in one direction; `None` when only a worker can tell.

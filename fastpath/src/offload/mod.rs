@@ -11,6 +11,10 @@
 //! plain [`Decision`], [`tier`] keeps one worker's share of the [`FlowMap`]. Whatever may change a
 //! decision raises the map's generation, and all older entries are the workers' again at once.
 //!
+//! Limits are kept by both: of each rate workers and program take from one word
+//! ([`crate::limit::gates`]). What goes into a tunnel gets its outer headers from a table
+//! ([`outer`]).
+//!
 //! Order is kept: the program carries a flow only once all of its packets that went to a worker
 //! before have left that worker ([`arrivals`]). While the worker is far behind, packets of a flow
 //! that waits for this are dropped like those that find its ring full.
@@ -18,20 +22,23 @@
 mod arrivals;
 mod decide;
 mod key;
+mod outer;
 mod record;
 pub(crate) mod tier;
 
 pub(crate) use arrivals::{Arrivals, QUEUE_SHIFT, layout as arrivals_layout};
 pub use key::Key;
 pub(crate) use key::TCP_TURNING;
-pub use record::Decision;
+pub(crate) use outer::layout as outer_layout;
 pub(crate) use record::layout;
+pub use record::{Decision, Wrap};
 
 use crate::limit::Gates;
 use crate::port::PortId;
 use crate::steering::SteeringError;
 use crate::sys::bpf::{Map, MapKind, MappedArray};
 use crate::sys::xdp::netdev::Features;
+use outer::Outers;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -76,6 +83,7 @@ pub struct FlowMap {
     /// Also one row: for each port the packets that limits refused, and their bytes.
     refused: MappedArray,
     gates: Arc<Gates>,
+    outers: Arc<Outers>,
     /// Flows from row 1 on, see [`layout`].
     records: MappedArray,
     v4: Map,
@@ -119,6 +127,7 @@ impl FlowMap {
             generation: MappedArray::new("generation", 1, 2).map_err(failed("generation"))?,
             refused: MappedArray::new("refused", 1, 2 * MAX_PORTS).map_err(failed("refused"))?,
             gates: Gates::new().map_err(failed("limits"))?,
+            outers: Outers::new().map_err(failed("outers"))?,
             records: records.map_err(failed("flows"))?,
             v4: hash("flows_v4", key::V4_BYTES)?,
             v6: hash("flows_v6", key::V6_BYTES)?,
@@ -164,6 +173,11 @@ impl FlowMap {
     /// The limits that the program keeps together with the workers.
     pub fn gates(&self) -> &Arc<Gates> {
         &self.gates
+    }
+
+    /// Outer headers of tunnels.
+    pub(crate) fn outers(&self) -> &Arc<Outers> {
+        &self.outers
     }
 
     /// What the kernel's clock is ahead of the data plane's, in nanoseconds.
@@ -264,15 +278,15 @@ impl FlowMap {
         }
     }
 
-    /// Counts packets that went from one port to another.
-    pub(crate) fn count(&self, (from, to): (PortId, PortId), packets: u64, bytes: u64) {
+    /// Counts packets that went from one port to another, with their bytes at either.
+    pub(crate) fn count(&self, (from, to): (PortId, PortId), packets: u64, bytes: [u64; 2]) {
         if let Some(port) = self.port(from) {
             port.rx_packets.fetch_add(packets, Ordering::Relaxed);
-            port.rx_bytes.fetch_add(bytes, Ordering::Relaxed);
+            port.rx_bytes.fetch_add(bytes[0], Ordering::Relaxed);
         }
         if let Some(port) = self.port(to) {
             port.tx_packets.fetch_add(packets, Ordering::Relaxed);
-            port.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
+            port.tx_bytes.fetch_add(bytes[1], Ordering::Relaxed);
         }
     }
 

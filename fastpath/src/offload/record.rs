@@ -3,6 +3,7 @@
 use crate::flow::Tuple;
 use crate::nat::changes;
 use crate::port::PortId;
+use crate::tunnel::{TunnelId, TunnelKind};
 use margay_tunnels::wire::ethernet::Mac;
 
 /// Where things are in a record, for the program and for the workers. A record is two lines of the
@@ -34,14 +35,18 @@ pub(crate) mod layout {
     pub(crate) const MAX_LEN: i16 = 20;
     /// Flags, 2 bytes.
     pub(crate) const FLAGS: i16 = 22;
-    /// Number of the egress port, 4 bytes.
+    /// Number of the egress port, 2 bytes.
     pub(crate) const EGRESS: i16 = 24;
+    /// Source port of a tunnel's outer packets as it is written, 2 bytes.
+    pub(crate) const SOURCE_PORT: i16 = 26;
     /// The link address that packets must be sent to, 6 bytes.
     pub(crate) const IN_MAC: i16 = 28;
     /// What the IP header's checksum changes by, 2 bytes.
     pub(crate) const IP_CHANGE: i16 = 34;
     /// What the transport's checksum changes by, 2 bytes.
     pub(crate) const TRANSPORT_CHANGE: i16 = 36;
+    /// Row of the tunnel's outer headers, 2 bytes.
+    pub(crate) const OUTER: i16 = 38;
     /// Both ports as they are written, 4 bytes.
     pub(crate) const PORTS: i16 = 40;
     /// Rows of the limits of who sends and of who receives, 2 bytes each; 0 for none.
@@ -55,6 +60,25 @@ pub(crate) mod layout {
     pub(crate) const MAYBE_PARTIAL: i32 = 2;
     /// Flag: there are limits.
     pub(crate) const LIMITED: i32 = 4;
+    /// Flag: it leaves through an IPIP tunnel;
+    pub(crate) const IPIP: i32 = 8;
+    /// through one of VXLAN.
+    pub(crate) const VXLAN: i32 = 16;
+}
+
+/// The tunnel that a flow leaves through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wrap {
+    /// Which one.
+    pub tunnel: TunnelId,
+    /// How it carries packets.
+    pub kind: TunnelKind,
+    /// Row of its outer headers.
+    pub outer: u16,
+    /// Bytes of them.
+    pub overhead: u16,
+    /// Source port of UDP.
+    pub source_port: u16,
 }
 
 /// What happens to each packet of a flow.
@@ -68,13 +92,15 @@ pub struct Decision {
     pub source: Mac,
     /// Link address of the ingress port.
     pub station: Mac,
-    /// Longest IP packet that the egress port takes, in bytes.
+    /// Longest IP packet that the egress port or the tunnel takes, in bytes.
     pub max_len: u16,
     /// Its sender may leave checksums unfinished without a mark.
     pub maybe_partial: bool,
     /// Rows of the limits of the endpoints that it comes from and goes to; 0 for none.
     pub limits: [u16; 2],
-    /// As its packets leave.
+    /// The tunnel that it leaves through.
+    pub wrap: Option<Wrap>,
+    /// As its packets leave, or go into the tunnel.
     pub leaving: Tuple,
 }
 
@@ -90,7 +116,15 @@ impl Decision {
         put(layout::LINK, &self.next_hop.0);
         put(layout::LINK + 6, &self.source.0);
         put(layout::MAX_LEN, &self.max_len.to_ne_bytes());
-        put(layout::EGRESS, &u32::from(self.egress.0).to_ne_bytes());
+        put(layout::EGRESS, &self.egress.0.to_ne_bytes());
+        if let Some(wrap) = self.wrap {
+            flags |= match wrap.kind {
+                TunnelKind::Ipip => layout::IPIP,
+                TunnelKind::Vxlan => layout::VXLAN,
+            };
+            put(layout::OUTER, &wrap.outer.to_ne_bytes());
+            put(layout::SOURCE_PORT, &wrap.source_port.to_be_bytes());
+        }
         put(layout::IN_MAC, &self.station.0);
         for (at, row) in layout::LIMITS.into_iter().zip(self.limits) {
             put(at, &row.to_ne_bytes());

@@ -22,6 +22,7 @@ mod life;
 mod limits;
 mod order;
 mod same;
+mod tunnels;
 
 const POD: PortId = PortId(0);
 const UPLINK: PortId = PortId(1);

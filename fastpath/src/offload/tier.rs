@@ -7,6 +7,7 @@
 //! rests for [`REST_NS`] before it is another flow's: a program that is just running may use it.
 
 use super::decide::{Decided, Limited, decide};
+use super::outer::Outer;
 use super::{Decision, FlowMap, Key, layout};
 use crate::counters::WorkerCounters;
 use crate::flow::{Direction, SessionId, Tuple};
@@ -14,6 +15,7 @@ use crate::nat::Tracker;
 use crate::packet::Packet;
 use crate::pipeline::View;
 use crate::port::PortId;
+use crate::tunnel::PathMtus;
 use ahash::{AHashMap, RandomState};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ struct Row {
     /// The session that it counts for, by number and original tuple.
     session: Option<(SessionId, Tuple, Direction)>,
     limits: [Option<Limited>; 2],
+    _outer: Option<Arc<Outer>>,
     /// What of the row is counted already.
     packets: u64,
     bytes: u64,
@@ -67,6 +70,7 @@ struct Row {
 #[derive(Debug)]
 pub(crate) struct Tier {
     map: Arc<FlowMap>,
+    paths: Arc<PathMtus>,
     /// What to take from the kernel's clock to have the data plane's.
     clock_ns: u64,
     first: u32,
@@ -95,12 +99,14 @@ impl Tier {
         map: Arc<FlowMap>,
         (worker, workers): (u16, u16),
         clock_ns: u64,
+        paths: Arc<PathMtus>,
     ) -> Box<Tier> {
         let share = FlowMap::share(worker, workers);
         map.set_clock(clock_ns);
         Box::new(Tier {
             generation: map.current(),
             map,
+            paths,
             clock_ns,
             first: share.start,
             rows: Vec::new(),
@@ -176,7 +182,7 @@ impl Tier {
             }
         } else if self.is_heavy(&key)
             && self.budget > 0
-            && let Some(decided) = decide(view, &self.map, tracker.as_ref(), &key)
+            && let Some(decided) = decide(view, (&self.map, &self.paths), tracker.as_ref(), &key)
         {
             self.budget -= 1;
             self.install(view, tracker, key, decided);
@@ -224,7 +230,7 @@ impl Tier {
         tracker: &mut Option<Tracker>,
         (key, row): (Key, u32),
     ) {
-        let decided = decide(view, &self.map, tracker.as_ref(), &key);
+        let decided = decide(view, (&self.map, &self.paths), tracker.as_ref(), &key);
         let Some(decided) = decided else {
             return self.retire(tracker, row);
         };
@@ -242,7 +248,7 @@ impl Tier {
         view: View<'_>,
         tracker: &mut Option<Tracker>,
         key: Key,
-        Decided { decision, tracked, limits }: Decided,
+        Decided { decision, tracked, limits, outer }: Decided,
     ) {
         let Some(row) = self.free.pop() else { return };
         let records = &self.map.records;
@@ -268,7 +274,16 @@ impl Tier {
             self.rows.resize_with(at + 1, || None);
         }
         let used_ns = view.now_ns;
-        self.rows[at] = Some(Row { key, decision, session, limits, packets: 0, bytes: 0, used_ns });
+        self.rows[at] = Some(Row {
+            key,
+            decision,
+            session,
+            limits,
+            _outer: outer,
+            packets: 0,
+            bytes: 0,
+            used_ns,
+        });
         self.by_key.insert(key, row);
         if let Some((id, direction)) = tracked {
             let rows = self.by_session.entry(id).or_default();

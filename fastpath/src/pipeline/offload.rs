@@ -12,7 +12,8 @@ use std::sync::Arc;
 impl Pipeline {
     /// Offloads flows from now on, as worker of so many; `clock_ns` as [`Tier::new`] has it.
     pub(crate) fn start_offload(&mut self, map: Arc<FlowMap>, workers: u16, clock_ns: u64) {
-        self.offload = Some(Tier::new(map, (self.worker, workers), clock_ns));
+        self.offload =
+            Some(Tier::new(map, (self.worker, workers), clock_ns, self.path_mtus.clone()));
     }
 
     /// What is decided from now on is of the map's generation now. To be called before the tables

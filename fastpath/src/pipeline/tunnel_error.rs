@@ -45,7 +45,11 @@ impl Pipeline {
         };
         let tunnel = view.tables.tunnel(report.tunnel);
         if let Some(mtu) = report.mtu {
+            let before = self.path_mtus.get(report.tunnel, view.now_ns);
             self.path_mtus.learn(report.tunnel, mtu, view.now_ns);
+            if self.path_mtus.get(report.tunnel, view.now_ns) != before {
+                self.recall_offload();
+            }
         }
         let overhead = tunnel.map_or(0, |tunnel| tunnel.encap.overhead() as u16);
         let kind = match report.mtu {

@@ -14,11 +14,13 @@ use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
 
+mod family;
 mod limits;
 mod offload;
 mod order;
 mod translated;
 mod tunnel;
+mod wrap;
 
 /// Verdict: nowhere.
 pub const XDP_DROP: u32 = 1;
@@ -126,6 +128,7 @@ fn write(maps: Maps<'_>) -> Assembler {
     verdicts(&mut asm, maps.xsks);
     if let Some(carrier) = maps.offload {
         limits::refuse(&mut asm, carrier);
+        wrap::lose(&mut asm);
         limits::functions(&mut asm, carrier.map);
     }
     asm

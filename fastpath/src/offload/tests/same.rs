@@ -2,6 +2,7 @@
 //! is, byte for byte, what the pipeline would have sent.
 
 use super::*;
+use crate::tunnel::TunnelKind;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::cell::RefCell;
@@ -120,10 +121,22 @@ fn check(rig: &mut Rig, from: PortId, frame: &[u8]) -> bool {
     true
 }
 
-/// `limited`: the pod has limits that are not reached.
-fn compare(flow: Flow, translated: bool, limited: bool) {
+/// What there is beside routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    /// The pod has limits that are not reached.
+    Limits,
+    /// The pod's packets leave through a tunnel.
+    Tunnel(TunnelKind),
+}
+
+fn compare(flow: Flow, translated: bool, beside: Beside) {
     let mut rig = Rig::new(translated);
-    if limited {
+    if let Beside::Tunnel(kind) = beside {
+        rig.tunnel(kind);
+    }
+    if beside != Beside::Nothing {
         let rate = |per_second| Some(limit::Rate { per_second, burst: 1_000_000_000 });
         let (bits, packets) = (rate(40_000_000_000), rate(1_000_000_000));
         let rates = limit::Rates { bits, peak: rate(50_000_000_000), packets };
@@ -139,7 +152,11 @@ fn compare(flow: Flow, translated: bool, limited: bool) {
         let mut rig = rig.borrow_mut();
         let from = if from_pod { POD } else { UPLINK };
         let mut frame = rig.ordinary(&flow, from, &payload);
-        let largest = if from_pod { UPLINK_MTU } else { POD_MTU };
+        let largest = match beside {
+            _ if !from_pod => POD_MTU,
+            Beside::Tunnel(kind) => tunnels::room(kind),
+            _ => UPLINK_MTU,
+        };
         let fits = frame.len() - 14 <= usize::from(largest);
         changes.iter().for_each(|change| apply(&mut frame, change, &flow));
         let was_carried = check(&mut rig, from, &frame);
@@ -170,20 +187,36 @@ fn compare(flow: Flow, translated: bool, limited: bool) {
 #[test]
 fn carried_packets_are_what_the_pipeline_sends_routed() {
     in_namespace(|| {
-        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, false, false))
+        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, false, Beside::Nothing))
     });
 }
 
 #[test]
 fn carried_packets_are_what_the_pipeline_sends_translated() {
     in_namespace(|| {
-        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, true, false))
+        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, true, Beside::Nothing))
     });
 }
 
 #[test]
 fn carried_packets_are_what_the_pipeline_sends_limited() {
-    in_namespace(|| [UDP4, TCP6].into_iter().for_each(|flow| compare(flow, true, true)));
+    in_namespace(|| [UDP4, TCP6].into_iter().for_each(|flow| compare(flow, true, Beside::Limits)));
+}
+
+#[test]
+fn carried_packets_are_what_the_pipeline_puts_into_vxlan() {
+    let kind = Beside::Tunnel(TunnelKind::Vxlan);
+    in_namespace(|| {
+        [UDP4, TCP4, UDP6, TCP6].into_iter().for_each(|flow| compare(flow, false, kind))
+    });
+    in_namespace(|| compare(UDP4, true, kind));
+}
+
+#[test]
+fn carried_packets_are_what_the_pipeline_puts_into_ipip() {
+    let kind = Beside::Tunnel(TunnelKind::Ipip);
+    in_namespace(|| [UDP4, TCP4].into_iter().for_each(|flow| compare(flow, false, kind)));
+    in_namespace(|| compare(TCP4, true, kind));
 }
 
 #[test]

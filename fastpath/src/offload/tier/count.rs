@@ -47,7 +47,16 @@ impl Tier {
         let row = self.row(row)?;
         counters.forwarded.add(packets);
         counters.offloaded.add(packets);
-        self.map.count((row.key.port, row.decision.egress), packets, of_frames);
+        let mut at_egress = of_frames;
+        if let Some(wrap) = row.decision.wrap {
+            at_egress += packets * u64::from(wrap.overhead);
+            if let Some(counter) = counters.tunnels.of(wrap.tunnel) {
+                counter.tx_packets.add(packets);
+                counter.tx_bytes.add(bytes);
+            }
+        }
+        let ports = (row.key.port, row.decision.egress);
+        self.map.count(ports, packets, [of_frames, at_egress]);
         let (_, _, direction) = row.session?;
         let mut carried = Carried { bytes, last_seen_s: seconds(row.used_ns), packets: [0; 2] };
         carried.packets[direction as usize] = packets;

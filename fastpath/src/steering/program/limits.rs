@@ -4,7 +4,8 @@
 //! What is beyond a policer is dropped here. What is beyond a shaper is a worker's, which has it
 //! wait; so is everything at a shaper at which packets wait already.
 
-use super::offload::{Labels, word};
+use super::family::Labels;
+use super::offload::word;
 use super::{Carrier, XDP_DROP, look_up};
 use crate::limit::gates::{FINER, FRACTION, SLACK, layout};
 use crate::offload::FlowMap;
@@ -29,10 +30,10 @@ const ROW: i16 = -4;
 /// R5 are the record's flags, R7 is the record, R9 the length of the IP packet: goes on with a
 /// packet that may pass, and R5 is the same.
 pub(super) fn take(asm: &mut Assembler, labels: &Labels) {
-    let Labels { unlimited, worker, .. } = *labels;
+    let Labels { ordinary, worker, .. } = *labels;
     asm.mov(R4, R5);
     asm.alu(Alu::And, R4, record::LIMITED);
-    asm.jump_if(If::Eq, R4, 0, unlimited);
+    asm.jump_if(If::Eq, R4, 0, ordinary);
     asm.mov(R1, R7);
     asm.mov(R2, R9);
     asm.alu(Alu::Add, R2, LINK_LEN);
@@ -40,7 +41,6 @@ pub(super) fn take(asm: &mut Assembler, labels: &Labels) {
     asm.jump_if(If::Eq, R0, WORKER, worker);
     asm.jump_if(If::Eq, R0, DROP, "refused");
     asm.load(Size::H, R5, R7, record::FLAGS);
-    asm.label(unlimited);
 }
 
 /// Drops a packet, and counts it at its port. R9 is the length of the IP packet.

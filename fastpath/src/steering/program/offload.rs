@@ -4,11 +4,13 @@
 //! steered as it came. What the checks ask is what the pipeline asks of a packet that it forwards
 //! without further ado; [`crate::offload`] tells who fills the maps, and when an entry is void.
 
+use super::family::{Family, Labels, V4, V6};
 use super::limits;
 use super::order::{settle, to_worker};
+use super::wrap;
 use super::{CTX_DATA, CTX_DATA_END, Carrier, IP, XDP_DROP, look_up, need_or, network_order};
 use crate::offload::TCP_TURNING;
-use crate::offload::layout::{self, MAYBE_PARTIAL, TRANSLATED};
+use crate::offload::layout::{self, IPIP, LIMITED, MAYBE_PARTIAL, TRANSLATED, VXLAN};
 use crate::port::PortId;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
 use crate::sys::bpf::checksum::{self, fold};
@@ -23,94 +25,8 @@ const TCP_CHECKSUM: i16 = 16;
 const UDP_CHECKSUM: i16 = 6;
 const LINK_LEN: i32 = IP as i32;
 const IPV4_CHECKSUM: i16 = IP + 10;
-const IPV4_TTL: i16 = IP + 8;
 /// Where the row's number lies on the stack, behind the key.
 const ROW: i16 = -4;
-
-/// What is different between the families.
-struct Family {
-    /// Bytes of the IP header.
-    header: i32,
-    /// Where the addresses are, and how many words of 8 bytes.
-    addresses: i16,
-    address_words: i16,
-    /// Where TTL and protocol are.
-    ttl: i16,
-    protocol: i16,
-    /// Where the key lies on the stack.
-    key: i16,
-    flows: &'static str,
-    labels: Labels,
-}
-
-/// Labels of one family's part.
-pub(super) struct Labels {
-    /// Not offloaded: steering goes on.
-    pub(super) not: &'static str,
-    /// This packet is the worker's, and the flow's next ones until it has left the worker.
-    pub(super) worker: &'static str,
-    pub(super) settled: &'static str,
-    pub(super) settles: &'static str,
-    pub(super) unlimited: &'static str,
-    tcp: &'static str,
-    complete: &'static str,
-    partial_tcp: &'static str,
-    partial: &'static str,
-    translate_udp: &'static str,
-    transport_done: &'static str,
-    routed: &'static str,
-    fits: &'static str,
-}
-
-const V4: Family = Family {
-    header: 20,
-    addresses: IP + 12,
-    address_words: 1,
-    ttl: IPV4_TTL,
-    protocol: IP + 9,
-    key: -24,
-    flows: "flows_v4",
-    labels: Labels {
-        not: "steer_v4",
-        worker: "offload_worker_v4",
-        settled: "offload_settled_v4",
-        settles: "offload_settles_v4",
-        unlimited: "offload_unlimited_v4",
-        tcp: "offload_tcp_v4",
-        complete: "offload_complete_v4",
-        partial_tcp: "offload_partial_tcp_v4",
-        partial: "offload_partial_v4",
-        translate_udp: "offload_udp_v4",
-        transport_done: "offload_done_v4",
-        routed: "offload_routed_v4",
-        fits: "offload_fits_v4",
-    },
-};
-
-const V6: Family = Family {
-    header: 40,
-    addresses: IP + 8,
-    address_words: 4,
-    ttl: IP + 7,
-    protocol: IP + 6,
-    key: -48,
-    flows: "flows_v6",
-    labels: Labels {
-        not: "steer_v6",
-        worker: "offload_worker_v6",
-        settled: "offload_settled_v6",
-        settles: "offload_settles_v6",
-        unlimited: "offload_unlimited_v6",
-        tcp: "offload_tcp_v6",
-        complete: "offload_complete_v6",
-        partial_tcp: "offload_partial_tcp_v6",
-        partial: "offload_partial_v6",
-        translate_udp: "offload_udp_v6",
-        transport_done: "offload_done_v6",
-        routed: "offload_routed_v6",
-        fits: "offload_fits_v6",
-    },
-};
 
 /// IPv4 in a unicast frame: R2 is the packet's start, R3 its end, R6 the context.
 pub(super) fn ipv4(asm: &mut Assembler, carrier: Carrier<'_>) {
@@ -176,17 +92,26 @@ fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     settle(asm, arrivals, &family.labels);
     valid(asm, family);
     unless_partial(asm, family);
-    limits::take(asm, &family.labels);
+    asm.jump_if(If::Set, R5, LIMITED | IPIP | VXLAN, family.labels.special);
+    asm.label(family.labels.ordinary);
     translate(asm, family);
     route(asm, family);
     count(asm);
     cut_padding(asm, family);
+    asm.load(Size::H, R5, R7, layout::FLAGS);
+    asm.jump_if(If::Set, R5, IPIP | VXLAN, family.labels.wrap);
+    asm.label(family.labels.plain);
     asm.load_map(R1, devices, "devices");
-    asm.load(Size::W, R2, R7, layout::EGRESS);
+    asm.load(Size::H, R2, R7, layout::EGRESS);
     // What happens when the egress device has just gone.
     asm.mov(R3, XDP_DROP as i32);
     asm.call(Helper::RedirectMap);
     asm.exit();
+    asm.label(family.labels.special);
+    wrap::need_room(asm, family);
+    limits::take(asm, &family.labels);
+    asm.jump(family.labels.ordinary);
+    wrap::wrap(asm, map, family);
     to_worker(asm, arrivals, &family.labels);
 }
 

@@ -1,7 +1,8 @@
 //! The part that keeps order between packets that the program carries and those of the same flow
 //! that it gave to a worker before; [`crate::offload`] tells how.
 
-use super::offload::{Labels, word};
+use super::family::Labels;
+use super::offload::word;
 use super::{CTX_RX_QUEUE, XDP_DROP, XDP_REDIRECT, redirect};
 use crate::offload::layout;
 use crate::offload::{Arrivals, QUEUE_SHIFT, arrivals_layout};
