@@ -8,6 +8,7 @@ use crate::publish::stable_hash;
 use crate::resolve::ports::PortKind;
 use margay_fastpath::offload::FlowMap;
 use margay_fastpath::port::tap::{self, Engine, TapSpec};
+use margay_fastpath::port::tc::{self, TcDevice};
 use margay_fastpath::port::xdp::{self, XdpDevice, XdpSpec};
 use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::steering::{Steered, Steering};
@@ -69,7 +70,15 @@ pub(crate) struct Opened {
 
 /// What must live as long as a port, and ends after it.
 #[derive(Debug, Default)]
-pub(crate) struct Keep(#[allow(dead_code)] Option<XdpDevice>);
+pub(crate) enum Keep {
+    /// Nothing: the port is all there is.
+    #[default]
+    Nothing,
+    /// An AF_XDP device.
+    Xdp(#[allow(dead_code)] XdpDevice),
+    /// The programs of a veth by tc.
+    Tc(#[allow(dead_code)] TcDevice),
+}
 
 /// Opens devices.
 #[derive(Debug)]
@@ -114,6 +123,7 @@ impl Devices {
                 self.open_xdp(request, XdpSpec { parts: request.workers, ..spec })
             }
             PortKind::Veth => self.open_xdp(request, XdpSpec::pod(request.id, request.name)),
+            PortKind::Tc => self.open_tc(request),
             PortKind::Tap { netns, device } => {
                 // The pod's addresses are on it: it outlives the daemon.
                 let spec = tap_spec(device, Some(netns), request.mtu, true);
@@ -142,7 +152,20 @@ impl Devices {
             mac: GATEWAY_MAC,
             station: Some(station),
             mtu: Some(request.mtu),
-            keep: Keep(None),
+            keep: Keep::Nothing,
+        })
+    }
+
+    fn open_tc(&self, request: Request) -> Result<Opened, OpenError> {
+        let mac = request.mac.ok_or_else(|| OpenError("it has no link address".to_owned()))?;
+        let (device, port) =
+            tc::open(&self.steering, request.id, request.name).map_err(OpenError::of)?;
+        Ok(Opened {
+            parts: vec![Box::new(port)],
+            mac,
+            station: None,
+            mtu: None,
+            keep: Keep::Tc(device),
         })
     }
 
@@ -161,7 +184,7 @@ impl Devices {
             mac,
             station: None,
             mtu: None,
-            keep: Keep(Some(device)),
+            keep: Keep::Xdp(device),
         })
     }
 }

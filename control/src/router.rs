@@ -229,7 +229,7 @@ impl Router {
                 self.ports.failed(name, None, index, &error, now);
                 continue;
             };
-            if *kind == PortKind::Veth {
+            if matches!(kind, PortKind::Veth | PortKind::Tc) {
                 self.warn_of(name, sysctl::prepare_pod_device(name));
             }
             let workers = self.dataplane.worker_count();

@@ -1,11 +1,13 @@
 //! Ports: where packets come in and go out, a burst at a time.
 //!
-//! Four kinds implement [`Port`]: AF_XDP sockets, TAP devices, pcap files and simulated links. A
-//! port belongs to one worker and is called from its thread only, except while it is opened.
+//! Five kinds implement [`Port`]: AF_XDP sockets, TAP devices, veths by tc, pcap files and
+//! simulated links. A port belongs to one worker and is called from its thread only, except while
+//! it is opened.
 
 pub mod pcap;
 pub mod sim;
 pub mod tap;
+pub mod tc;
 pub mod xdp;
 
 use crate::packet::{Gso, Packet};
@@ -95,7 +97,7 @@ impl TxOffloads {
 /// State and totals of a port, for `show ports`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortReport {
-    /// `xdp`, `tap`, `pcap` or `sim`.
+    /// `xdp`, `tap`, `tc`, `pcap` or `sim`.
     pub kind: &'static str,
     /// How it works and why so: "native, copy: veth has no zero-copy".
     pub mode: String,

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::nat::PortRange;
 use crate::offload::{Arrivals, FlowMap};
 use crate::port::PortId;
+use crate::sys::bpf::asm::Insn;
 use crate::sys::bpf::{Map, MapKind, Program, ProgramError};
 use crate::sys::memory::Arena;
 use crate::sys::xdp::raise_memlock_limit;
@@ -20,7 +21,7 @@ use crate::sys::xdp::umem::Umem;
 
 pub mod program;
 
-use program::Carrier;
+use program::{Carrier, Hook};
 
 /// No port of an address is for translation.
 pub const NO_PORTS: PortRange = PortRange { first: 1, last: 0 };
@@ -285,20 +286,33 @@ impl Steering {
         xsks: &Map,
         offload: Option<Carrier<'_>>,
     ) -> Result<Program, SteeringError> {
-        let insns = program::assemble(program::Maps { offload, ..self.maps(xsks) })?;
+        let insns = program::assemble(program::Maps { offload, ..self.maps(Hook::Xdp) }, xsks)?;
         Ok(Program::load_xdp(PROGRAM_NAME, &insns)?)
     }
 
-    fn maps<'a>(&'a self, xsks: &'a Map) -> program::Maps<'a> {
+    fn maps(&self, hook: Hook) -> program::Maps<'_> {
         program::Maps {
             local_v4: &self.local_v4,
             local_v6: &self.local_v6,
             services_v4: &self.services_v4,
             services_v6: &self.services_v6,
-            xsks,
+            hook,
             vxlan_port: self.vxlan_port,
             offload: None,
         }
+    }
+
+    /// The programs of a pod's veth `device` that is served by the TAP `tap`, both by index: what
+    /// becomes of packets that come in by the one, and by the other.
+    pub(crate) fn load_tc(
+        &self,
+        device: u32,
+        tap: u32,
+    ) -> Result<(Program, Program), SteeringError> {
+        let steering = program::assemble_tc(self.maps(Hook::Tc), tap)?;
+        let delivery = program::deliver(device)?;
+        let load = |insns: &[Insn]| Program::load_tc(PROGRAM_NAME, insns);
+        Ok((load(&steering)?, load(&delivery)?))
     }
 }
 

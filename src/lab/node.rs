@@ -105,7 +105,7 @@ impl Node {
         let (v4, v6) = (host_v4(self.number, self.next_pod)?, host_v6(self.number, self.next_pod)?);
         let pod = Pod::new(spec, self.number, self.next_pod, v4, v6);
         self.next_pod += 1;
-        if pod.attachment() == Attachment::Veth {
+        if pod.attachment().is_veth() {
             pod.plug_veth(&self.namespace)?;
         }
         self.store.put_endpoint(&self.name, &pod)?;
@@ -126,7 +126,7 @@ impl Node {
     pub fn remove_pod(&mut self, name: &str) -> Result<()> {
         let pod = self.pod(name)?.clone();
         self.store.remove_endpoint(&self.name, &pod)?;
-        if pod.attachment() == Attachment::Veth {
+        if pod.attachment().is_veth() {
             pod.unplug_veth()?;
         }
         self.pods.retain(|other| other.name() != name);

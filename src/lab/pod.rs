@@ -28,15 +28,26 @@ const TAP_LIMIT: Duration = Duration::from_secs(10);
 pub enum Attachment {
     /// A veth pair, made by the lab.
     Veth,
+    /// A veth pair, served by tc.
+    Tc,
     /// A TAP, made by the daemon in the pod's namespace.
     Tap,
 }
 
 impl Attachment {
     /// How pods with this name hang on their nodes, unless something else is said: by TAP those
-    /// that begin with `tap`.
+    /// that begin with `tap`, by tc those that begin with `tc`.
     pub fn of(name: &str) -> Attachment {
-        if name.starts_with("tap") { Attachment::Tap } else { Attachment::Veth }
+        match name {
+            _ if name.starts_with("tap") => Attachment::Tap,
+            _ if name.starts_with("tc") => Attachment::Tc,
+            _ => Attachment::Veth,
+        }
+    }
+
+    /// Whether there is a veth pair.
+    pub fn is_veth(self) -> bool {
+        self != Attachment::Tap
     }
 }
 
@@ -148,7 +159,7 @@ impl Pod {
 
     /// Makes the veth pair into `node` and configures both ends; not for a TAP.
     pub fn plug_veth(&self, node: &Namespace) -> Result<()> {
-        if self.attachment() != Attachment::Veth {
+        if !self.attachment().is_veth() {
             bail!("pod {} has no veth", self.name());
         }
         let host = LinkEnd {

@@ -190,13 +190,15 @@ impl Store {
                 "pod": pod.name(),
             },
         });
-        if pod.attachment() == Attachment::Tap {
-            metadata["annotations"] = json!({
+        metadata["annotations"] = match pod.attachment() {
+            Attachment::Veth => json!({}),
+            Attachment::Tc => json!({ "margay.io/attachment": "tc" }),
+            Attachment::Tap => json!({
                 "margay.io/attachment": "tap",
                 "margay.io/netns": pod.namespace().path(),
                 "margay.io/device": pod.device(),
-            });
-        }
+            }),
+        };
         for (name, value) in annotations.as_object().into_iter().flatten() {
             metadata["annotations"][name] = value.clone();
         }

@@ -35,6 +35,7 @@ mod speaker;
 mod steps;
 mod super_packets;
 mod taps;
+mod tc;
 mod tunnels;
 mod wire;
 

@@ -43,13 +43,15 @@ enum Features {
     None,
 }
 
-const KINDS: [(&str, Kind); 10] = [
+const KINDS: [(&str, Kind); 12] = [
     ("margay, pods on TAPs, all on", Kind::Margay(Attachment::Tap, Features::All)),
     ("margay, pods on TAPs", Kind::Margay(Attachment::Tap, Features::None)),
     ("margay, two workers, TAPs, all on", Kind::TwoWorkers(Features::All)),
     ("margay, TAPs, wire without TSO, all on", Kind::MargayCut(Features::All)),
     ("margay, pods on veths, all on", Kind::Margay(Attachment::Veth, Features::All)),
     ("margay, pods on veths", Kind::Margay(Attachment::Veth, Features::None)),
+    ("margay, pods on veths by tc, all on", Kind::Margay(Attachment::Tc, Features::All)),
+    ("margay, pods on veths by tc", Kind::Margay(Attachment::Tc, Features::None)),
     ("Linux, veths, nftables, all on", Kind::Linux(Features::All)),
     ("Linux ip_forward, veths", Kind::Linux(Features::None)),
     ("Linux, wire without TSO, all on", Kind::LinuxCut(Features::All)),

@@ -1,6 +1,5 @@
 //! `show endpoints`.
 
-use crate::resource::workload_endpoint::Attachment;
 use crate::status::Status;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -19,7 +18,7 @@ pub struct EndpointAnswer {
     pub interface: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// `veth` or `tap`.
+    /// `veth`, `tc` or `tap`.
     pub attachment: String,
     /// `up`, or why not.
     pub state: String,
@@ -35,17 +34,13 @@ pub(crate) fn answer(status: &Status) -> Vec<EndpointAnswer> {
             Some(port) => &port.why,
             None => "no port",
         };
-        let attachment = match endpoint.attachment {
-            Attachment::Veth => "veth",
-            Attachment::Tap { .. } => "tap",
-        };
         EndpointAnswer {
             namespace: namespace.clone(),
             name: name.clone(),
             pod: endpoint.pod.clone(),
             interface: endpoint.interface.clone(),
             addresses: endpoint.addresses.clone(),
-            attachment: attachment.to_owned(),
+            attachment: endpoint.attachment.name().to_owned(),
             state: state.to_owned(),
         }
     });

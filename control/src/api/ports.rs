@@ -16,7 +16,7 @@ use std::sync::Arc;
 pub struct PortAnswer {
     /// Its name.
     pub name: String,
-    /// `uplink`, `veth`, `tap` or `host`.
+    /// `uplink`, `veth`, `tc`, `tap` or `host`.
     pub role: String,
     /// `open` or `waiting`.
     pub state: String,
@@ -24,7 +24,7 @@ pub struct PortAnswer {
     pub mode: String,
     /// Its number in the packet path.
     pub id: Option<u16>,
-    /// `xdp` or `tap`.
+    /// `xdp`, `tc` or `tap`.
     pub driver: String,
     /// Link address of margay there.
     pub mac: Option<String>,
@@ -94,6 +94,7 @@ fn of_state(name: &Arc<str>, state: &PortState) -> PortAnswer {
     let role = match state.kind {
         PortKind::Uplink => "uplink",
         PortKind::Veth => "veth",
+        PortKind::Tc => "tc",
         PortKind::Tap { .. } => "tap",
         PortKind::Host => "host",
     };

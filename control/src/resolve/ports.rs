@@ -14,6 +14,8 @@ pub enum PortKind {
     Uplink,
     /// AF_XDP on the host side of a pod's veth pair.
     Veth,
+    /// tc and a TAP on the host side of a pod's veth pair.
+    Tc,
     /// A TAP with its device in a pod's namespace.
     Tap {
         /// Path of the namespace.
@@ -28,12 +30,12 @@ pub enum PortKind {
 impl PortKind {
     /// True when a pod is behind the port.
     pub fn is_workload(&self) -> bool {
-        matches!(self, PortKind::Veth | PortKind::Tap { .. })
+        matches!(self, PortKind::Veth | PortKind::Tc | PortKind::Tap { .. })
     }
 
     /// True when the port sits on a device of this namespace that others make.
     pub fn is_device(&self) -> bool {
-        matches!(self, PortKind::Uplink | PortKind::Veth)
+        matches!(self, PortKind::Uplink | PortKind::Veth | PortKind::Tc)
     }
 }
 
@@ -44,6 +46,7 @@ pub fn wanted(config: &Config, model: &Model) -> BTreeMap<Arc<str>, PortKind> {
     for (_, endpoint) in model.local_endpoints(&config.node_name) {
         let kind = match &endpoint.attachment {
             Attachment::Veth => PortKind::Veth,
+            Attachment::Tc => PortKind::Tc,
             Attachment::Tap { netns, device } => {
                 PortKind::Tap { netns: netns.clone(), device: device.clone() }
             }

@@ -58,7 +58,7 @@ pub(super) fn add(inputs: Inputs, base: &Table, table: &mut Table, wanted: &mut 
 /// one, to the TAP.
 fn pod_gateway(inputs: Inputs, wanted: &mut Wanted) {
     let mut endpoints = inputs.model.local_endpoints(inputs.node);
-    let needed = endpoints.any(|(_, endpoint)| endpoint.attachment == Attachment::Veth);
+    let needed = endpoints.any(|(_, endpoint)| endpoint.attachment.is_veth());
     let host = inputs.mirror.link_by_name(inputs.host_device).filter(|link| link.up && needed);
     if let Some(link) = host {
         let next_hops = vec![NextHop { device: link.index, gateway: None, weight: 1 }];
@@ -76,12 +76,12 @@ fn local(
 ) {
     let prefix = host_prefix(address);
     let device = match endpoint.attachment {
-        Attachment::Veth => inputs.mirror.link_by_name(&endpoint.interface),
+        Attachment::Veth | Attachment::Tc => inputs.mirror.link_by_name(&endpoint.interface),
         Attachment::Tap { .. } => inputs.mirror.link_by_name(inputs.host_device),
     };
     let target = match (inputs.attached.get(endpoint.interface.as_str()), device) {
         (Some(port), _) => Target::Via(vec![Hop::plain(port.clone(), address)]),
-        (None, Some(_)) if endpoint.attachment == Attachment::Veth => Target::Local,
+        (None, Some(_)) if endpoint.attachment.is_veth() => Target::Local,
         (None, _) => Target::Unreachable,
     };
     let mut entry = Entry::new(Origin::Store, target);

@@ -1,7 +1,7 @@
 //! WorkloadEndpoint: a pod's interface, its addresses, and how margay attaches it.
 //!
-//! Two annotations are margay's own: `margay.io/attachment: veth | tap` (default veth) and, for
-//! TAPs, `margay.io/netns` with the path of the pod's namespace (device `margay.io/device`,
+//! Two annotations are margay's own: `margay.io/attachment: veth | tc | tap` (default veth) and,
+//! for TAPs, `margay.io/netns` with the path of the pod's namespace (device `margay.io/device`,
 //! default `eth0`).
 
 use super::policy::places::{self, PortSpec};
@@ -62,6 +62,8 @@ pub enum Attachment {
     /// By AF_XDP on the host side of its veth pair.
     #[default]
     Veth,
+    /// By tc on the host side of its veth pair, with packets left whole.
+    Tc,
     /// By a TAP whose device is in the pod's namespace.
     Tap {
         /// Path of the namespace.
@@ -69,6 +71,22 @@ pub enum Attachment {
         /// Name of the device there.
         device: String,
     },
+}
+
+impl Attachment {
+    /// Whether the pod has a veth pair, which is there without margay too.
+    pub fn is_veth(&self) -> bool {
+        matches!(self, Attachment::Veth | Attachment::Tc)
+    }
+
+    /// Its name, as the annotation has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Attachment::Veth => "veth",
+            Attachment::Tc => "tc",
+            Attachment::Tap { .. } => "tap",
+        }
+    }
 }
 
 /// The resource's spec.
@@ -176,6 +194,7 @@ fn attachment(metadata: &Metadata) -> Result<Attachment, Invalid> {
     let field = "metadata.annotations[margay.io/attachment]";
     match metadata.annotation("margay.io/attachment") {
         None | Some("veth") => Ok(Attachment::Veth),
+        Some("tc") => Ok(Attachment::Tc),
         Some("tap") => {
             let netns = metadata.annotation("margay.io/netns").ok_or_else(|| {
                 let mend = "a path such as /run/netns/NAME";
@@ -186,7 +205,7 @@ fn attachment(metadata: &Metadata) -> Result<Attachment, Invalid> {
             Ok(Attachment::Tap { netns: netns.into(), device })
         }
         Some(other) => {
-            Err(Invalid::new(field, format!("'{other}' is no attachment"), "veth or tap"))
+            Err(Invalid::new(field, format!("'{other}' is no attachment"), "veth, tc or tap"))
         }
     }
 }

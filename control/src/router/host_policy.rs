@@ -259,7 +259,7 @@ impl Router {
         let pods = local.map(|((namespace, name), pod)| {
             let by_tap = match pod.attachment {
                 Attachment::Tap { .. } => pod.addresses.iter().copied().map(IpNet::from).collect(),
-                Attachment::Veth => Vec::new(),
+                Attachment::Veth | Attachment::Tc => Vec::new(),
             };
             let endpoint = format!("{namespace}/{name}");
             Pod { endpoint, device: pod.interface.clone(), rules: None, by_tap }

@@ -62,13 +62,15 @@ fn entry(
     link: Option<&Link>,
     (icmp_source_v4, icmp_source_v6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
 ) -> PortEntry {
+    // By tc and TAPs packets come with their state.
+    let is_xdp = matches!(kind, PortKind::Uplink | PortKind::Veth);
     let device_mtu = link.map(|link| u16::try_from(link.mtu).unwrap_or(u16::MAX));
     PortEntry {
         name: name.to_owned(),
         mac: link.and_then(|link| link.mac).unwrap_or(open.mac),
         mtu: device_mtu.or(open.mtu).unwrap_or(TAP_MTU),
         worker: open.worker as u16,
-        implicit_partial_csum: link.is_some_and(|link| link.kind == "veth"),
+        implicit_partial_csum: is_xdp && link.is_some_and(|link| link.kind == "veth"),
         workload: kind.is_workload(),
         answers_neighbors: !kind.is_device(),
         icmp_source_v4,

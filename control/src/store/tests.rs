@@ -154,6 +154,7 @@ fn limits_of_the_api_are_kept() {
         (endpoint("ipNetworks: [10.0.0.0/31]", ""), "spec.ipNetworks"),
         (endpoint("mac: zz", ""), "spec.mac"),
         (endpoint("mac: 'EE:ee:ee:ee:ee:ee'", ""), "-"),
+        (endpoint("", "margay.io/attachment: tc"), "-"),
         (endpoint("", "margay.io/attachment: tap"), "margay.io/netns"),
         (endpoint("", "margay.io/attachment: tap, margay.io/netns: /run/netns/x"), "-"),
         (endpoint("", "margay.io/attachment: wire"), "margay.io/attachment"),

@@ -208,6 +208,15 @@ impl TapPort {
         self.device.if_index
     }
 
+    /// Sets the device up, where it was opened down.
+    pub(super) fn set_up(&self) -> Result<(), TapError> {
+        self.device.set_up().map_err(|source| TapError::Device {
+            name: self.device.name.clone(),
+            what: "setting it up",
+            source,
+        })
+    }
+
     /// The packet in a frame that the engine has read; `None` when its header makes no sense, or no
     /// frame is free for it.
     fn take(&mut self, frame: Frame, len: usize, pool: &mut FramePool) -> Option<Packet> {

@@ -18,9 +18,12 @@ mod family;
 mod limits;
 mod offload;
 mod order;
+mod tc;
 mod translated;
 mod tunnel;
 mod wrap;
+
+pub(super) use tc::{assemble as assemble_tc, deliver};
 
 /// Verdict: nowhere.
 pub const XDP_DROP: u32 = 1;
@@ -55,12 +58,33 @@ pub(super) struct Maps<'a> {
     pub(super) services_v4: &'a Map,
     /// The same for IPv6.
     pub(super) services_v6: &'a Map,
-    /// The device's queues to their sockets.
-    pub(super) xsks: &'a Map,
+    /// Where the program runs.
+    pub(super) hook: Hook,
     /// UDP port of VXLAN.
     pub(super) vxlan_port: u16,
     /// What it takes to carry flows.
     pub(super) offload: Option<Carrier<'a>>,
+}
+
+/// Where in the kernel's receive path a program runs.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hook {
+    /// In the driver: its context is `struct xdp_md`.
+    Xdp,
+    /// Behind it: its context is `struct __sk_buff`.
+    Tc,
+}
+
+impl Hook {
+    /// R6 is the context: R2 is the packet's start, R3 its end.
+    fn packet(self, asm: &mut Assembler) {
+        let (data, end) = match self {
+            Hook::Xdp => (CTX_DATA, CTX_DATA_END),
+            Hook::Tc => (tc::CTX_DATA, tc::CTX_DATA_END),
+        };
+        asm.load(Size::W, R2, R6, data);
+        asm.load(Size::W, R3, R6, end);
+    }
 }
 
 /// What it takes to carry flows.
@@ -91,47 +115,57 @@ pub(super) mod value {
     pub(crate) const LAST_PORT: i16 = 6;
 }
 
-/// The encoded program.
-pub(super) fn assemble(maps: Maps<'_>) -> Result<Vec<Insn>, AsmError> {
-    write(maps).finish()
+/// The encoded program, whose device's queues have these sockets.
+pub(super) fn assemble(maps: Maps<'_>, xsks: &Map) -> Result<Vec<Insn>, AsmError> {
+    write(maps, xsks).finish()
 }
 
 /// The program as text.
 #[cfg(test)]
-pub(super) fn listing(maps: Maps<'_>) -> String {
-    write(maps).listing()
+pub(super) fn listing(maps: Maps<'_>, xsks: &Map) -> String {
+    write(maps, xsks).listing()
 }
 
-fn write(maps: Maps<'_>) -> Assembler {
+fn write(maps: Maps<'_>, xsks: &Map) -> Assembler {
     let mut asm = Assembler::new();
-    ethernet(&mut asm);
+    ethernet(&mut asm, maps.hook);
     asm.label("ipv4");
     if let Some(carrier) = maps.offload {
         offload::ipv4(&mut asm, carrier);
         offload::steer(&mut asm, "steer_v4");
     }
-    ipv4(&mut asm, maps.local_v4);
-    tunnel::ipv4(&mut asm, maps.vxlan_port);
-    translated::ipv4(&mut asm, maps.services_v4);
+    steer_v4(&mut asm, maps);
     asm.label("ipv6");
     if let Some(carrier) = maps.offload {
         offload::ipv6(&mut asm, carrier);
         offload::steer(&mut asm, "steer_v6");
     }
-    ipv6(&mut asm, maps.local_v6);
-    tunnel::ipv6(&mut asm, maps.vxlan_port);
-    translated::ipv6(&mut asm, maps.services_v6);
+    steer_v6(&mut asm, maps);
     asm.label("redirect");
     if let Some(carrier) = maps.offload {
-        order::give(&mut asm, carrier.arrivals, maps.xsks);
+        order::give(&mut asm, carrier.arrivals, xsks);
     }
-    verdicts(&mut asm, maps.xsks);
+    verdicts(&mut asm, xsks);
     if let Some(carrier) = maps.offload {
         limits::refuse(&mut asm, carrier);
         wrap::lose(&mut asm);
         limits::functions(&mut asm, carrier.map);
     }
     asm
+}
+
+/// Goes to `redirect` with what is the workers', and else to `pass`.
+fn steer_v4(asm: &mut Assembler, maps: Maps<'_>) {
+    ipv4(asm, maps.local_v4, maps.hook);
+    tunnel::ipv4(asm, maps.vxlan_port);
+    translated::ipv4(asm, maps.services_v4, maps.hook);
+}
+
+/// The same for IPv6.
+fn steer_v6(asm: &mut Assembler, maps: Maps<'_>) {
+    ipv6(asm, maps.local_v6, maps.hook);
+    tunnel::ipv6(asm, maps.vxlan_port);
+    translated::ipv6(asm, maps.services_v6, maps.hook);
 }
 
 /// `goto pass` unless the packet has `bytes`. R2 is the packet's start, R3 its end.
@@ -148,12 +182,11 @@ fn need_or(asm: &mut Assembler, bytes: i32, label: &'static str) {
 
 /// R0 points to what is known of a host's address: goes to the label unless tunnels end at it, and
 /// else R2 and R3 are the packet again.
-fn unless_tunnels_end(asm: &mut Assembler, label: &'static str) {
+fn unless_tunnels_end(asm: &mut Assembler, label: &'static str, hook: Hook) {
     asm.load(Size::W, R4, R0, value::FLAGS);
     asm.alu(Alu::And, R4, TUNNEL_END as i32);
     asm.jump_if(If::Eq, R4, 0, label);
-    asm.load(Size::W, R2, R6, CTX_DATA);
-    asm.load(Size::W, R3, R6, CTX_DATA_END);
+    hook.packet(asm);
 }
 
 /// A number of the packet compared as the program sees it: loaded in the host's order.
@@ -161,10 +194,10 @@ fn network_order(value: u16) -> i32 {
     i32::from(value.to_be())
 }
 
-fn ethernet(asm: &mut Assembler) {
+/// R1 is the context.
+fn ethernet(asm: &mut Assembler, hook: Hook) {
     asm.mov(R6, R1);
-    asm.load(Size::W, R2, R1, CTX_DATA);
-    asm.load(Size::W, R3, R1, CTX_DATA_END);
+    hook.packet(asm);
     need(asm, i32::from(IP));
     // A group or broadcast link address.
     asm.load(Size::B, R4, R2, 0);
@@ -175,7 +208,7 @@ fn ethernet(asm: &mut Assembler) {
     asm.jump("pass");
 }
 
-fn ipv4(asm: &mut Assembler, local: &Map) {
+fn ipv4(asm: &mut Assembler, local: &Map, hook: Hook) {
     need(asm, IPV4_END);
     asm.load(Size::B, R4, R2, IPV4_DST);
     // 0/8, 127/8, groups, reserved and broadcast: 224.0.0.0 and all above.
@@ -189,10 +222,10 @@ fn ipv4(asm: &mut Assembler, local: &Map) {
     asm.store(Size::W, R10, -4, R4);
     look_up(asm, local, "local_v4", -4);
     asm.jump_if(If::Eq, R0, 0, "redirect");
-    unless_tunnels_end(asm, "translated_v4");
+    unless_tunnels_end(asm, "translated_v4", hook);
 }
 
-fn ipv6(asm: &mut Assembler, local: &Map) {
+fn ipv6(asm: &mut Assembler, local: &Map, hook: Hook) {
     const ICMPV6: i32 = 58;
     const FIRST_ND_TYPE: i32 = 133;
     const LAST_ND_TYPE: i32 = 137;
@@ -219,7 +252,7 @@ fn ipv6(asm: &mut Assembler, local: &Map) {
     asm.store(Size::D, R10, -8, R4);
     look_up(asm, local, "local_v6", -16);
     asm.jump_if(If::Eq, R0, 0, "redirect");
-    unless_tunnels_end(asm, "translated_v6");
+    unless_tunnels_end(asm, "translated_v6", hook);
 }
 
 /// R0 is what the map has for the key on the stack, or 0.

@@ -1,5 +1,7 @@
 //! Each branch of the program, run by the kernel itself (BPF_PROG_TEST_RUN).
 
+mod tc;
+
 use super::program::{XDP_PASS, XDP_REDIRECT, listing};
 use super::*;
 use crate::port::xdp::{XdpDevice, XdpMode, XdpPort, XdpSpec, open};
@@ -415,6 +417,6 @@ fn local_addresses_are_changed_in_place() {
 #[test]
 fn the_committed_listing_is_the_program() {
     let bench = Bench::new();
-    let text = listing(bench.steering.maps(&bench.xsks));
+    let text = listing(bench.steering.maps(Hook::Xdp), &bench.xsks);
     assert_eq!(text, include_str!("program.lst"), "steering/program.lst should read:\n{text}");
 }

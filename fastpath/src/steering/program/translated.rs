@@ -6,11 +6,11 @@
 //! to the workers as well, which give the host what is its own. An address of which the workers
 //! have nothing is all the host's.
 
-use super::{CTX_DATA, CTX_DATA_END, IP, IPV4_DST, IPV4_END, IPV6_DST, IPV6_END, IPV6_NEXT};
-use super::{WORKERS, look_up, need, network_order, value};
+use super::{Hook, WORKERS, look_up, need, network_order, value};
+use super::{IP, IPV4_DST, IPV4_END, IPV6_DST, IPV6_END, IPV6_NEXT};
 use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, Assembler, If, Reg, Size};
-use Reg::{R0, R1, R2, R3, R4, R5, R6, R10};
+use Reg::{R0, R1, R2, R4, R5, R10};
 
 const TCP: i32 = 6;
 const UDP: i32 = 17;
@@ -22,18 +22,17 @@ const KEY_V6: i16 = -24;
 
 /// R0 points to what is known of the address: goes to `pass` if the workers have nothing of it, and
 /// else R2 and R3 are the packet's again.
-fn unless_the_hosts(asm: &mut Assembler) {
+fn unless_the_hosts(asm: &mut Assembler, hook: Hook) {
     asm.load(Size::W, R4, R0, value::FLAGS);
     asm.alu(Alu::And, R4, WORKERS as i32);
     asm.jump_if(If::Eq, R4, 0, "pass");
-    asm.load(Size::W, R2, R6, CTX_DATA);
-    asm.load(Size::W, R3, R6, CTX_DATA_END);
+    hook.packet(asm);
 }
 
-pub(super) fn ipv4(asm: &mut Assembler, services: &Map) {
+pub(super) fn ipv4(asm: &mut Assembler, services: &Map, hook: Hook) {
     const TRANSPORT: i16 = IPV4_END as i16;
     asm.label("translated_v4");
-    unless_the_hosts(asm);
+    unless_the_hosts(asm, hook);
     need(asm, IPV4_END + 8);
     // Options.
     asm.load(Size::B, R4, R2, IP);
@@ -62,14 +61,14 @@ pub(super) fn ipv4(asm: &mut Assembler, services: &Map) {
     is_service(asm, services, ("services_v4", KEY_V4 + 4), TRANSPORT, KEY_V4);
 }
 
-pub(super) fn ipv6(asm: &mut Assembler, services: &Map) {
+pub(super) fn ipv6(asm: &mut Assembler, services: &Map, hook: Hook) {
     const TRANSPORT: i16 = IPV6_END as i16;
     const FRAGMENT: i32 = 44;
     const ICMPV6: i32 = 58;
     const FIRST_QUERY: i32 = 128;
     const ECHO_REPLY: i32 = 129;
     asm.label("translated_v6");
-    unless_the_hosts(asm);
+    unless_the_hosts(asm, hook);
     need(asm, IPV6_END + 8);
     asm.load(Size::B, R5, R2, IPV6_NEXT);
     asm.jump_if(If::Eq, R5, FRAGMENT, "redirect");

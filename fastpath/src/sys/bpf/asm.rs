@@ -110,12 +110,18 @@ pub enum Helper {
     PrandomU32 = 7,
     /// R1 interface index, R2 flags; R0 the verdict to return.
     Redirect = 23,
+    /// R1 context, R2 bytes that are to be in one piece and writable; R0 0 when done. Addresses of
+    /// packet bytes are lost.
+    SkbPullData = 39,
     /// R1 context, R2 bytes to cut at the packet's begin, negative to add; R0 0 when done.
     XdpAdjustHead = 44,
     /// R1 map, R2 key, R3 flags: the verdict for an empty slot; R0 the verdict to return.
     RedirectMap = 51,
     /// R1 context, R2 bytes to add at the packet's end, negative to cut; R0 0 when done.
     XdpAdjustTail = 65,
+    /// R1 interface index, R2 0; R0 the verdict to return: comes in by the device's peer, which is
+    /// in another network namespace (Linux 5.10).
+    RedirectPeer = 155,
     /// R0 nanoseconds since boot as of the last tick: cheaper than [`Helper::KtimeGetNs`].
     KtimeGetCoarseNs = 160,
     /// R1 context; R0 bytes of the packet, all its fragments together (Linux 5.18).

@@ -1,4 +1,4 @@
-//! A BPF link: the attachment of an XDP program to a device, alive as long as its descriptor.
+//! A BPF link: the attachment of a program to a device, alive as long as its descriptor.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -33,6 +33,7 @@ struct CreateAttr {
 unsafe impl Attr for CreateAttr {}
 
 pub(super) const ATTACH_TYPE_XDP: u32 = 37;
+const ATTACH_TYPE_TCX_INGRESS: u32 = 46;
 const SKB_MODE: u32 = 1 << 1;
 const DRV_MODE: u32 = 1 << 2;
 
@@ -45,6 +46,19 @@ impl Link {
             target_ifindex: ifindex,
             attach_type: ATTACH_TYPE_XDP,
             flags: if mode == AttachMode::Native { DRV_MODE } else { SKB_MODE },
+        };
+        Ok(Link { _fd: bpf_fd(syscall::LINK_CREATE, &mut attr)? })
+    }
+
+    /// Attaches `program`, of [`Program::load_tc`], to what comes in by a device, behind the
+    /// programs that are there. `EINVAL`: the kernel is older than Linux 6.6. `ENODEV`: no such
+    /// device.
+    pub fn attach_tc(program: &Program, ifindex: u32) -> io::Result<Link> {
+        let mut attr = CreateAttr {
+            prog_fd: program.raw_fd().as_raw_fd() as u32,
+            target_ifindex: ifindex,
+            attach_type: ATTACH_TYPE_TCX_INGRESS,
+            flags: 0,
         };
         Ok(Link { _fd: bpf_fd(syscall::LINK_CREATE, &mut attr)? })
     }

@@ -57,6 +57,7 @@ pub(crate) struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) fd: OwnedFd,
+    pub(crate) name: String,
     pub(crate) if_index: u32,
     /// The kernel gives us TCP super-packets and unfinished checksums.
     pub(crate) has_tso: bool,
@@ -95,7 +96,14 @@ fn open_here(wanted: &Wanted) -> Result<Device, (Step, io::Error)> {
     ioctl(&control, libc::SIOCSIFMTU, &mut request).map_err(|error| (Step::Mtu, error))?;
     set_up(&control, &wanted.name, wanted.up).map_err(|error| (Step::Up, error))?;
     let if_index = index_of(&control, &wanted.name).map_err(|error| (Step::Up, error))?;
-    Ok(Device { fd, if_index, has_tso, has_uso })
+    Ok(Device { fd, name: wanted.name.clone(), if_index, has_tso, has_uso })
+}
+
+impl Device {
+    /// Sets it up; only in the namespace that it was opened in.
+    pub(crate) fn set_up(&self) -> io::Result<()> {
+        set_up(&control_socket()?, &self.name, true)
+    }
 }
 
 fn open_tun() -> io::Result<OwnedFd> {
