@@ -24,7 +24,7 @@ fn lookup(fib: &Fib, address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(address) => fib.lookup_v4_batch(&[address; 20], &mut many),
         IpAddr::V6(address) => {
-            fib.v6.lookup_batch_by(false, &[address; 20], &mut many);
+            fib.v6.lookup_batch_by(None, &[address; 20], &mut many);
             assert_eq!(many, [one; 20], "batch of plain loads and single lookup of {address}");
             fib.lookup_v6_batch(&[address; 20], &mut many);
         }

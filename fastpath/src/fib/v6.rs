@@ -21,6 +21,7 @@ mod writer;
 use super::entry::Entry;
 use super::fallback::Fallback;
 use crate::sys::table::WordTable;
+use crate::sys::walk::Walker;
 use crate::tables::TargetId;
 use std::net::Ipv6Addr;
 use std::sync::atomic::Ordering;
@@ -46,6 +47,7 @@ pub(super) struct Table6 {
     nodes: WordTable,
     /// The line of the first bucket: strides are before it.
     first_bucket: u32,
+    walker: Option<Walker>,
     pub(super) fallback: Fallback,
 }
 
@@ -72,6 +74,7 @@ impl Table6 {
             root: WordTable::new(1 << 24)?,
             nodes: WordTable::new((first_bucket + buckets) as usize * LINE)?,
             first_bucket,
+            walker: Walker::new(),
             fallback: Fallback::default(),
         })
     }

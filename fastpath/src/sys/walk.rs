@@ -27,37 +27,46 @@ pub struct Naming {
     pub shift: u32,
 }
 
-/// True where [`walk`] can be used.
-#[inline]
-pub fn is_possible() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512f")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
+/// Says that the processor has AVX-512: for [`walk`].
+#[derive(Debug, Clone, Copy)]
+pub struct Walker(());
+
+impl Walker {
+    /// `None` where the processor has no AVX-512.
+    pub fn new() -> Option<Walker> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            std::arch::is_x86_feature_detected!("avx512f").then_some(Walker(()))
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            None
+        }
     }
 }
 
 /// Looks up the first 24 bits of `count` addresses in `root`, and follows strides by one octet
 /// each until the 64th bit. `first` and `second` are the addresses' first words of 32 bits, of
 /// which `second` is left alone and `first` becomes what was found. Gives a bit for each address
-/// that has come to an end before its last octet. Does nothing unless [`is_possible`].
+/// that has come to an end before its last octet.
 #[inline]
 pub fn walk(
+    _: Walker,
     (root, nodes): (&WordTable, &WordTable),
     naming: Naming,
     (first, second): (&mut Words, &Words),
     count: usize,
 ) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    if is_possible() {
-        // SAFETY: the processor has AVX-512.
-        return unsafe { avx512::walk((root, nodes), naming, (first, second), count) };
+    {
+        // SAFETY: the processor has AVX-512, as the walker says.
+        unsafe { avx512::walk((root, nodes), naming, (first, second), count) }
     }
-    let _ = (root, nodes, naming, first, second, count);
-    0
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (root, nodes, naming, first, second, count);
+        0
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -100,7 +100,7 @@ fn compare_batches(
     let mut answers = vec![TargetId::default(); addresses.len()];
     fib.lookup_v6_batch(&addresses, &mut answers);
     assert_eq!(answers, expected);
-    fib.v6.lookup_batch_by(false, &addresses, &mut answers);
+    fib.v6.lookup_batch_by(None, &addresses, &mut answers);
     assert_eq!(answers, expected);
 }
 

@@ -10,7 +10,7 @@ use super::{INTERVALS, Key, LINE, Table6};
 use crate::fib::entry::{BUCKET, Entry, NUMBER, STRIDE};
 use crate::fib::fallback::Seen;
 use crate::sys::table::Reader;
-use crate::sys::walk::{self, GROUP, GROUPS, Naming};
+use crate::sys::walk::{GROUP, GROUPS, Naming, Walker, walk};
 use crate::tables::TargetId;
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,13 +54,13 @@ type Lanes = u64;
 impl Table6 {
     /// As [`Table6::lookup`] for many.
     pub(in crate::fib) fn lookup_batch(&self, addresses: &[Ipv6Addr], out: &mut [TargetId]) {
-        self.lookup_batch_by(walk::is_possible(), addresses, out);
+        self.lookup_batch_by(self.walker, addresses, out);
     }
 
     /// The same by one of the two ways, which give the same answers.
     pub(in crate::fib) fn lookup_batch_by(
         &self,
-        gathers: bool,
+        walker: Option<Walker>,
         addresses: &[Ipv6Addr],
         out: &mut [TargetId],
     ) {
@@ -73,9 +73,9 @@ impl Table6 {
             }
             let before = self.fallback.read();
             // Of 8 addresses the loads for one by one take two thirds of the gathers' time.
-            let found = match gathers && addresses.len() > GROUP {
-                true => self.gather(addresses),
-                false => self.find_all(addresses),
+            let found = match walker.filter(|_| addresses.len() > GROUP) {
+                Some(walker) => self.gather(walker, addresses),
+                None => self.find_all(addresses),
             };
             let mut all = u32::MAX;
             for (entry, out) in found.iter().zip(out.iter_mut()) {
@@ -98,7 +98,7 @@ impl Table6 {
 
     /// The same with the strides of sixteen addresses gathered at once, and then all buckets.
     #[inline(always)]
-    fn gather(&self, addresses: &[Ipv6Addr]) -> [u32; LANES] {
+    fn gather(&self, walker: Walker, addresses: &[Ipv6Addr]) -> [u32; LANES] {
         let (mut first, mut second) = ([[0; GROUP]; GROUPS], [[0; GROUP]; GROUPS]);
         let words = first.as_flattened_mut().iter_mut().zip(second.as_flattened_mut());
         for (address, (first, second)) in addresses.iter().zip(words) {
@@ -106,7 +106,7 @@ impl Table6 {
             (*first, *second) = ((head >> 32) as u32, head as u32);
         }
         let tables = (&self.root, &self.nodes);
-        let mut lanes = walk::walk(tables, NAMING, (&mut first, &second), addresses.len());
+        let mut lanes = walk(walker, tables, NAMING, (&mut first, &second), addresses.len());
         let (mut found, words) = ([0; LANES], second.as_flattened());
         found.copy_from_slice(first.as_flattened());
         let nodes = self.nodes.reader();
