@@ -7,7 +7,7 @@
 mod capture;
 mod writer;
 
-use capture::LINE;
+use capture::Line;
 pub use capture::{Capture, PcapError};
 pub use writer::Writer;
 
@@ -21,13 +21,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Chunks begin at page borders; without this step all headers would compete for the same few
 /// sets of the first-level cache.
-const COLOURS: usize = 8;
+const COLOURS: usize = 32;
 const COLOUR_STEP: usize = 64;
 
 /// Plays a capture as if it came in by a device; what is sent to it is thrown away.
 #[derive(Debug)]
 pub struct ReplayPort {
     capture: Arc<Capture>,
+    /// The same, if all packets are short.
+    lines: Option<(Vec<Line>, Vec<u8>)>,
     id: PortId,
     next: usize,
     endless: bool,
@@ -39,7 +41,8 @@ pub struct ReplayPort {
 impl ReplayPort {
     /// Plays `capture` once, or again and again when `endless`.
     pub fn new(capture: Arc<Capture>, id: PortId, endless: bool) -> ReplayPort {
-        ReplayPort { capture, id, next: 0, endless, received: 0, oversized: 0, sent: 0 }
+        let lines = capture.lines();
+        ReplayPort { capture, lines, id, next: 0, endless, received: 0, oversized: 0, sent: 0 }
     }
 
     /// Packets still to come; of an endless replay those of this round.
@@ -60,9 +63,30 @@ impl ReplayPort {
         Some(self.next - 1)
     }
 
-    /// A packet that has not one line only; false when there is no frame for it now.
-    #[inline(never)]
-    fn receive_long(&mut self, index: usize, pool: &mut FramePool, out: &mut Vec<Packet>) -> bool {
+    /// Up to `budget` packets of a line each; how many.
+    fn receive_lines(
+        &mut self,
+        pool: &mut FramePool,
+        out: &mut Vec<Packet>,
+        budget: usize,
+    ) -> usize {
+        let Some((lines, lens)) = &self.lines else { return 0 };
+        let all = lines[self.next..].iter().zip(&lens[self.next..]).take(budget);
+        let (id, before) = (self.id, out.len());
+        let frames = pool.alloc_burst(all.len());
+        out.extend(frames.zip(all).map(|(mut frame, (line, len))| {
+            let offset = coloured(&frame);
+            if let Some(place) = frame.array_mut(offset) {
+                *place = line.0;
+            }
+            Packet::new(frame, offset, usize::from(*len), id)
+        }));
+        out.len() - before
+    }
+
+    /// A packet of any length; false when there is none, or no frame for it now.
+    fn receive_any(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>) -> bool {
+        let Some(index) = self.advance() else { return false };
         let (_, bytes) = self.capture.packet(index);
         if bytes.len() > MAX_SEGMENTS * (SMALL_CHUNK - HEADROOM) {
             self.oversized += 1;
@@ -81,23 +105,26 @@ impl ReplayPort {
 impl Port for ReplayPort {
     fn rx(&mut self, pool: &mut FramePool, out: &mut Vec<Packet>, budget: usize) -> RxState {
         let budget = budget.min(BURST);
-        out.reserve(budget);
-        for _ in 0..budget {
-            let Some(index) = self.advance() else { break };
-            let Some((line, len)) = self.capture.short_packet(index) else {
-                if !self.receive_long(index, pool, out) {
+        if self.lines.is_none() {
+            for _ in 0..budget {
+                if !self.receive_any(pool, out) {
                     break;
                 }
-                continue;
-            };
-            let Some(mut frame) = pool.alloc() else {
-                self.next = index;
+            }
+            return RxState::Up;
+        }
+        let mut left = budget;
+        while left > 0 {
+            if self.next == self.capture.len() && self.endless {
+                self.next = 0;
+            }
+            let count = self.receive_lines(pool, out, left);
+            if count == 0 {
                 break;
-            };
-            let offset = coloured(pool, &frame);
-            frame.bytes_mut(offset, LINE).copy_from_slice(line);
-            self.received += 1;
-            out.push(Packet::new(frame, offset, len, self.id));
+            }
+            self.next += count;
+            self.received += count as u64;
+            left -= count;
         }
         RxState::Up
     }
@@ -137,15 +164,15 @@ impl Port for ReplayPort {
 
 /// Where a packet begins in this chunk.
 #[inline]
-fn coloured(pool: &FramePool, frame: &Frame) -> usize {
-    HEADROOM + pool.arena().index(frame) % COLOURS * COLOUR_STEP
+fn coloured(frame: &Frame) -> usize {
+    HEADROOM + frame.as_ptr().addr() / SMALL_CHUNK % COLOURS * COLOUR_STEP
 }
 
 /// A packet with a copy of `bytes`, in as many small frames as it takes.
 #[inline]
 fn fill(pool: &mut FramePool, bytes: &[u8], id: PortId) -> Option<Packet> {
     let mut frame = pool.alloc()?;
-    let offset = coloured(pool, &frame);
+    let offset = coloured(&frame);
     let room = SMALL_CHUNK - HEADROOM - COLOUR_STEP * (COLOURS - 1);
     if bytes.len() <= room {
         frame.bytes_mut(offset, bytes.len()).copy_from_slice(bytes);

@@ -103,6 +103,31 @@ impl Frame {
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
+    /// As [`Frame::bytes`] for a fixed number; `None` where they would reach beyond the packet space
+    /// of a small chunk. Takes one comparison.
+    #[inline]
+    pub fn array<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        if !is_in_small::<N>(offset) {
+            return None;
+        }
+        // SAFETY: the offset is inside the chunk, of which no size is below that of a small one.
+        let start = unsafe { self.base().add(offset) };
+        // SAFETY: as in `bytes`; an array of bytes has no alignment.
+        Some(unsafe { &*start.cast::<[u8; N]>() })
+    }
+
+    /// As [`Frame::array`], to write.
+    #[inline]
+    pub fn array_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
+        if !is_in_small::<N>(offset) {
+            return None;
+        }
+        // SAFETY: as in `array`.
+        let start = unsafe { self.base().add(offset) };
+        // SAFETY: as in `array`; `&mut self` makes this the only reference to the chunk.
+        Some(unsafe { &mut *start.cast::<[u8; N]>() })
+    }
+
     #[inline]
     fn check(&self, offset: usize, len: usize) {
         let capacity = self.capacity();
@@ -151,6 +176,13 @@ impl Frame {
     pub(crate) fn from_token(token: usize) -> Option<Frame> {
         NonNull::new(std::ptr::with_exposed_provenance_mut(token)).map(Frame)
     }
+}
+
+/// True when `offset..offset + N` is in the packet space of a small chunk.
+#[inline]
+fn is_in_small<const N: usize>(offset: usize) -> bool {
+    const { assert!(N <= SMALL_CHUNK - LINK_SPACE) };
+    offset.wrapping_sub(LINK_SPACE) <= SMALL_CHUNK - LINK_SPACE - N
 }
 
 #[cold]
@@ -368,6 +400,45 @@ mod tests {
         frames.into_iter().for_each(|frame| pool.free(frame));
         drop(pool);
         assert_eq!((arena.free_small(), arena.free_large()), (200, 3));
+    }
+
+    #[test]
+    fn arrays_are_inside_of_the_packet_space() {
+        let mut pool = FramePool::new(Arena::new(1, 1).unwrap());
+        for mut frame in [pool.alloc().unwrap(), pool.alloc_large().unwrap()] {
+            let last = SMALL_CHUNK - 64;
+            for (offset, fits) in [
+                (0, false),
+                (LINK_SPACE - 1, false),
+                (LINK_SPACE, true),
+                (last, true),
+                (last + 1, false),
+                (usize::MAX, false),
+            ] {
+                assert_eq!(frame.array::<64>(offset).is_some(), fits, "{offset}");
+                if let Some(array) = frame.array_mut::<64>(offset) {
+                    *array = [7; 64];
+                    assert_eq!(frame.bytes(offset, 64), [7; 64]);
+                }
+            }
+            pool.free(frame);
+        }
+    }
+
+    #[test]
+    fn a_burst_has_as_many_frames_as_there_are() {
+        let arena = Arena::new(200, 0).unwrap();
+        let mut pool = FramePool::new(arena.clone());
+        let mut frames: Vec<Frame> = Vec::new();
+        for wanted in [64, 64, 64, 8, 0] {
+            let burst = pool.alloc_burst(64);
+            assert_eq!(burst.len(), wanted);
+            frames.extend(burst);
+        }
+        let mut indices: Vec<usize> = frames.iter().map(|frame| arena.index(frame)).collect();
+        indices.sort_unstable();
+        assert_eq!(indices, (0..200).collect::<Vec<_>>());
+        frames.into_iter().for_each(|frame| pool.free(frame));
     }
 
     #[test]

@@ -69,6 +69,11 @@ pub enum PcapError {
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
 
+/// A line of the cache; what is behind the packet in it has no meaning.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Line(pub(super) [u8; LINE]);
+
 /// All packets of a capture file, in memory.
 #[derive(Debug, Clone, Default)]
 pub struct Capture {
@@ -125,13 +130,15 @@ impl Capture {
         (timestamp_ns, &self.bytes[start..start + len])
     }
 
-    /// A packet of at most [`LINE`] bytes as a whole line, whose rest is of no meaning, and its
-    /// length: a copy of fixed size takes a fraction of the time of one of any size.
-    #[inline]
-    pub(super) fn short_packet(&self, index: usize) -> Option<(&[u8; LINE], usize)> {
-        let Recorded { start, len, .. } = *self.packets.get(index)?;
-        let line = self.bytes.get(start..)?.first_chunk()?;
-        (len <= LINE).then_some((line, len))
+    /// All packets as a line each, with their lengths, if none is longer: a copy of fixed size
+    /// takes a fraction of the time of one of any size.
+    pub(super) fn lines(&self) -> Option<(Vec<Line>, Vec<u8>)> {
+        let short = |(_, bytes): (u64, &[u8])| {
+            let mut line = Line([0; LINE]);
+            line.0.get_mut(..bytes.len())?.copy_from_slice(bytes);
+            Some((line, bytes.len() as u8))
+        };
+        self.iter().map(short).collect()
     }
 
     /// Timestamp and bytes of each packet in turn.

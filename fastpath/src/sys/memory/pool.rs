@@ -40,6 +40,16 @@ impl FramePool {
         self.small.pop()
     }
 
+    /// So many small frames; fewer when the arena is spent. All are to be taken: those that are
+    /// dropped with the iterator are lost.
+    #[inline]
+    pub fn alloc_burst(&mut self, count: usize) -> impl ExactSizeIterator<Item = Frame> {
+        if self.small.len() < count {
+            self.arena.take(false, &mut self.small, BATCH.max(count));
+        }
+        self.small.drain(self.small.len().saturating_sub(count)..)
+    }
+
     /// A large frame; `None` when the arena has none left.
     pub fn alloc_large(&mut self) -> Option<Frame> {
         if self.large.is_empty() {
