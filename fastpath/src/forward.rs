@@ -56,11 +56,15 @@ pub struct LinkAddresses {
 }
 
 impl LinkAddresses {
+    /// All zeros.
+    pub(crate) const NONE: LinkAddresses = LinkAddresses { first: 0, last: 0 };
+
     /// Writes them at the begin of a link header.
     #[inline]
     pub(crate) fn write(&self, link: &mut [u8]) {
-        link[..8].copy_from_slice(&self.first.to_ne_bytes());
-        link[8..12].copy_from_slice(&self.last.to_ne_bytes());
+        let Some((first, rest)) = link.split_first_chunk_mut() else { return };
+        let Some(last) = rest.first_chunk_mut() else { return };
+        (*first, *last) = (self.first.to_ne_bytes(), self.last.to_ne_bytes());
     }
 }
 
@@ -79,6 +83,20 @@ pub fn link_addresses(dst: Mac, src: Mac) -> LinkAddresses {
 #[inline(always)]
 #[must_use]
 pub fn rewrite(packet: &mut Packet, addresses: &LinkAddresses, step: Step) -> bool {
+    match packet.start_mut::<{ ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN }>() {
+        Some(start) if start[ethernet::HEADER_LEN] >> 4 == 4 => {
+            let (link, ip) = start.split_at_mut(ethernet::HEADER_LEN);
+            if step == Step::Forward && !ipv4::decrement_ttl(ip) {
+                return false;
+            }
+            addresses.write(link);
+            true
+        }
+        _ => rewrite_any(packet, addresses, step),
+    }
+}
+
+fn rewrite_any(packet: &mut Packet, addresses: &LinkAddresses, step: Step) -> bool {
     let Some((link, ip)) = packet.head_mut().split_first_chunk_mut::<{ ethernet::HEADER_LEN }>()
     else {
         return false;

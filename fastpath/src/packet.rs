@@ -133,6 +133,12 @@ impl Packet {
         self.unfinished & !HISTORY == 0
     }
 
+    /// True for an ordinary packet: nobody has to cut it.
+    #[inline]
+    pub fn is_single(&self) -> bool {
+        self.unfinished & !(NEEDS_CSUM | HISTORY) == 0
+    }
+
     /// The bytes of the first frame.
     #[inline]
     pub fn head(&self) -> &[u8] {
@@ -143,6 +149,19 @@ impl Packet {
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
         self.head.bytes_mut(self.offset as usize, self.head_len as usize)
+    }
+
+    /// The first `N` bytes; `None` when the first frame has fewer, and where it holds them far
+    /// behind its begin.
+    #[inline(always)]
+    pub fn start<const N: usize>(&self) -> Option<&[u8; N]> {
+        if (self.head_len as usize) < N { None } else { self.head.array(self.offset as usize) }
+    }
+
+    /// As [`Packet::start`], to write.
+    #[inline(always)]
+    pub fn start_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        if (self.head_len as usize) < N { None } else { self.head.array_mut(self.offset as usize) }
     }
 
     /// Bytes in all frames, the Ethernet header included.

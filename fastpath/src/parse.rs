@@ -31,17 +31,18 @@ impl Parsed {
     }
 }
 
-/// What nearly all packets are: good IPv4 without options, to a port whose link address is `mac`.
+/// What nearly all packets are: good IPv4 without options, to a port of this link address
+/// ([`Mac::word`]).
 /// `None` for all else, and then nothing has been changed: [`parse_any`] finds out what it is.
 #[inline(always)]
-pub fn plain_v4(packet: &mut Packet, mac: Mac, pool: &mut FramePool) -> Option<Ipv4Addr> {
+pub fn plain_v4(packet: &mut Packet, mac: u64, pool: &mut FramePool) -> Option<Ipv4Addr> {
     const START: usize = ethernet::HEADER_LEN + ipv4::MIN_HEADER_LEN;
-    let start = packet.head().first_chunk::<START>()?;
+    let start = packet.start::<START>()?;
     let link = ethernet::View::new(start)?;
     let view = ipv4::View::new(link.payload())?;
     let available = packet.len() - ethernet::HEADER_LEN;
     let total_len = view.total_len();
-    let good = link.dst() == mac
+    let good = link.dst_word() == mac
         && link.ethertype() == ethernet::IPV4
         && view.has_plain_header()
         && (ipv4::MIN_HEADER_LEN..=available).contains(&total_len)
@@ -186,11 +187,18 @@ pub fn may_receive_v4(dst: Ipv4Addr) -> bool {
     is_unicast(dst.to_bits()) && dst.to_bits() >> 16 != 0xa9fe
 }
 
-/// First octet 1 to 223, but not 127; written so that it takes two comparisons.
+/// First octet 1 to 223, but not 127.
 #[inline]
 fn is_unicast(address: u32) -> bool {
-    let first = address >> 24;
-    first.wrapping_sub(1) < 223 && first != 127
+    static UNICAST: [bool; 256] = {
+        let (mut table, mut first) = ([false; 256], 1);
+        while first < 224 {
+            table[first] = first != 127;
+            first += 1;
+        }
+        table
+    };
+    UNICAST[(address >> 24) as usize]
 }
 
 /// RFC 4291: no packet with a source of group, loopback, unspecified or link scope is forwarded.

@@ -203,8 +203,9 @@ impl Pipeline {
         (burst, found): (&mut [Packet], &mut Burst),
         concerns: impl Fn(&[u8], Ipv4Addr) -> bool,
     ) {
+        let mac = port.mac.word();
         for (at, packet) in burst.iter_mut().enumerate() {
-            match plain_v4(packet, port.mac, &mut self.pool) {
+            match plain_v4(packet, mac, &mut self.pool) {
                 Some(dst) if !concerns(packet.head(), dst) => found.note_v4(at, dst),
                 plain => self.parse_rest(view, port, (packet, plain), (found, at)),
             }

@@ -58,9 +58,14 @@ pub enum Checksums {
 #[inline]
 pub fn largest_ip_len(packet: &Packet) -> usize {
     let whole = packet.len().saturating_sub(usize::from(packet.l3));
-    if packet.offload().gso == Gso::None {
+    if packet.is_single() {
         return whole;
     }
+    largest_part_len(packet, whole)
+}
+
+#[inline(never)]
+fn largest_part_len(packet: &Packet, whole: usize) -> usize {
     let l4 = usize::from(packet.l4);
     let headers = transport_len(packet).map_or(0, |length| l4 + length);
     whole.min((headers + usize::from(packet.offload().gso_size)).saturating_sub(packet.l3.into()))

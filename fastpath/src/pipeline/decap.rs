@@ -160,7 +160,7 @@ impl Pipeline {
         packet: &mut Packet,
         mac: Mac,
     ) -> Result<Parsed, DropReason> {
-        let parsed = match plain_v4(packet, mac, &mut self.pool) {
+        let parsed = match plain_v4(packet, mac.word(), &mut self.pool) {
             Some(dst) => Parsed::V4(dst),
             None => parse_any(packet, mac, &mut self.pool)?,
         };

@@ -20,6 +20,13 @@ impl Mac {
     /// ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: Mac = Mac([0xff; 6]);
 
+    /// As a word to be compared with [`View::dst_word`].
+    #[inline]
+    pub const fn word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_le_bytes([0, 0, a, b, c, d, e, f])
+    }
+
     /// True for group addresses, broadcast among them.
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
@@ -68,6 +75,13 @@ impl<'a> View<'a> {
     #[inline]
     pub fn dst(&self) -> Mac {
         Mac([self.0[0], self.0[1], self.0[2], self.0[3], self.0[4], self.0[5]])
+    }
+
+    /// Destination address as [`Mac::word`] has it: one load.
+    #[inline]
+    pub fn dst_word(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = *self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h]) << 16
     }
 
     /// Source address.

@@ -133,8 +133,10 @@ impl<'a> View<'a> {
 fn checksum_ok_20(header: &[u8; MIN_HEADER_LEN]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
-    // Folding is arithmetic modulo 0xffff, and no header is all zeros: its version is 4.
-    sum != 0 && sum.is_multiple_of(0xffff)
+    // Folding is arithmetic modulo 0xffff, and no header is all zeros: its version is 4. Times the
+    // inverse of an odd number its multiples, and no other numbers, give their quotients.
+    const INVERSE: u64 = (u64::MAX / 0xffff).wrapping_neg();
+    sum != 0 && sum.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
 /// Takes one from the TTL and mends the checksum (RFC 1812 5.3.1, RFC 1624). False, with nothing
@@ -143,15 +145,16 @@ fn checksum_ok_20(header: &[u8; MIN_HEADER_LEN]) -> bool {
 #[must_use]
 pub fn decrement_ttl(header: &mut [u8]) -> bool {
     let Some(header) = header.first_chunk_mut::<MIN_HEADER_LEN>() else { return false };
-    if header[8] <= 1 {
+    // TTL, protocol and checksum: one word, from the last byte of which on the sum is carried.
+    let [_, _, _, _, _, _, _, _, word @ .., _, _, _, _, _, _, _, _] = header;
+    let old = u32::from_le_bytes(*word);
+    if old & 0xff <= 1 {
         return false;
     }
-    // TTL is the high byte of its 16-bit word: the word falls by 0x100, so the one's complement
-    // sum in the field rises by 0x100.
-    header[8] -= 1;
-    let field = u32::from(be16(header, 10)) + 0x100;
-    let folded = (field & 0xffff) + (field >> 16);
-    header[10..12].copy_from_slice(&(folded as u16).to_be_bytes());
+    // TTL is the first byte of its 16-bit word: the word falls by 0x100, so the one's complement
+    // sum in the field rises by as much. Such sums are the same in either order of bytes.
+    let (new, carry) = (old - 1).overflowing_add(1 << 16);
+    *word = (new + (u32::from(carry) << 16)).to_le_bytes();
     true
 }
 
