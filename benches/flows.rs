@@ -12,6 +12,8 @@
 
 #[path = "flows/policy.rs"]
 mod policy;
+#[path = "flows/router.rs"]
+mod router;
 #[path = "flows/rules.rs"]
 mod rules;
 #[path = "flows/tables.rs"]

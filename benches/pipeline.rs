@@ -77,17 +77,16 @@ fn run(
     let arena = Arena::new(4096, 0).expect("16 MiB of memory");
     let mut pipeline = Pipeline::new(FramePool::new(arena), Arc::default());
     let mut sink = NullPort::default();
-    let view = View { tables, fib, now_ns: 0 };
-    let mut burst = Vec::with_capacity(BURST);
+    let tables = tables.clone().ready();
+    let view = View { tables: &tables, fib, now_ns: 0 };
+    let (mut burst, mut queue) = (Vec::with_capacity(BURST), Vec::with_capacity(BURST));
     group.throughput(Throughput::Elements(size as u64));
     group.bench_function(name, |bencher| {
         bencher.iter(|| {
             source.rx(&mut pipeline.pool, &mut burst, size);
             pipeline.process(view, PortId(0), &mut burst);
-            while let Some(port) = pipeline.egress.next_port() {
-                let mut queue = std::mem::take(pipeline.egress.queue(port));
+            while pipeline.egress.take(&mut queue).is_some() {
                 sink.tx(&mut pipeline.pool, &mut queue);
-                *pipeline.egress.queue(port) = queue;
             }
         });
     });

@@ -1,24 +1,18 @@
-//! One worker's pipeline between packets that are made and a sink that throws them away.
+//! One worker's router under these flows, and what it costs.
 
+use crate::router::{Router, translation};
 use crate::tables;
 use crate::traffic::{FRAME, NEIGHBOR, ROUTER, Traffic};
-use margay_fastpath::counters::{Stage, WorkerCounters};
-use margay_fastpath::fib::{Fib, FibWriter};
+use margay_fastpath::counters::Stage;
 use margay_fastpath::flow::{Limits, Timeouts};
-use margay_fastpath::nat::{Class, Filtering, OWN_RANGE, Ranges, Rules};
+use margay_fastpath::nat::Rules;
 use margay_fastpath::packet::Packet;
-use margay_fastpath::pipeline::{Pipeline, View};
 use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{BURST, PortId};
-use margay_fastpath::sys::memory::{Arena, FramePool, HEADROOM};
 use margay_fastpath::tables::{Tables, TargetId};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
-const SECOND: u64 = 1_000_000_000;
-/// Outside addresses: 203.0.113.0/24 is not enough for 4M mappings with room to spare.
-const OUTSIDE: std::ops::Range<u32> = 0xc633_6400..0xc633_6500;
 /// Packets between two looks at the clock.
 const PIECE: u32 = 1 << 16;
 
@@ -55,39 +49,11 @@ pub(crate) fn resident_bytes() -> f64 {
     kib.and_then(|kib| kib.parse::<f64>().ok()).unwrap_or(f64::NAN) * 1024.0
 }
 
-pub(crate) struct Worker {
-    pipeline: Pipeline,
-    tables: Tables,
-    fib: Arc<Fib>,
-    _writer: FibWriter,
-    now_ns: u64,
-    burst: Vec<Packet>,
-}
-
-fn rules(flows: usize) -> Rules {
-    let class = |text: &str, class: Class| (text.parse().expect("a prefix"), class);
-    Rules {
-        generation: 1,
-        ranges: Ranges::new(&[
-            class("10.0.0.0/8", Class(Class::POOL.0 | Class::INSIDE.0)),
-            class("198.51.100.0/24", Class::OUTSIDE),
-        ]),
-        outside_v4: OUTSIDE.map(Ipv4Addr::from).collect(),
-        outside_v6: Vec::new(),
-        ports: OWN_RANGE,
-        taken: Vec::new(),
-        exclude_nodes: false,
-        filtering: Filtering::default(),
-        limits: Limits { sessions: flows, per_source: 0 },
-        timeouts: Timeouts::default(),
-        workers: 1,
-        services: None,
-    }
-}
+pub(crate) struct Worker(Router);
 
 /// One port each way, with translation for so many flows, or without any.
 fn tables(flows: Option<usize>) -> Tables {
-    let nat = flows.map(|flows| rules(flows).into());
+    let nat = flows.map(|flows| translation(flows).into());
     Tables { nat, ..tables::tables(1, [ROUTER, NEIGHBOR]) }
 }
 
@@ -106,34 +72,12 @@ impl Worker {
     }
 
     fn with_tables(tables: Tables) -> Worker {
-        let (mut writer, fib) = FibWriter::new();
-        let default = "0.0.0.0/0".parse().expect("a prefix");
-        writer.insert(default, TargetId(1)).expect("room for a route");
-        let arena = Arena::new(4096, 0).expect("16 MiB of memory");
-        Worker {
-            pipeline: Pipeline::new(FramePool::new(arena), Arc::<WorkerCounters>::default()),
-            tables,
-            fib,
-            _writer: writer,
-            now_ns: SECOND,
-            burst: Vec::with_capacity(BURST),
-        }
+        Worker(Router::new(tables, [(ipnet::Ipv4Net::default(), TargetId(1))]))
     }
 
-    fn take(&mut self, write: impl Fn(usize, &mut [u8]), mut see: impl FnMut(usize, &[u8])) {
-        for at in 0..BURST {
-            let mut frame = self.pipeline.pool.alloc().expect("a frame");
-            write(at, frame.bytes_mut(HEADROOM, FRAME));
-            self.burst.push(Packet::new(frame, HEADROOM, FRAME, PortId(0)));
-        }
-        let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
-        self.pipeline.process(view, PortId(0), &mut self.burst);
-        while let Some(port) = self.pipeline.egress.next_port() {
-            let mut queue = std::mem::take(self.pipeline.egress.queue(port));
-            queue.iter().enumerate().for_each(|(at, packet)| see(at, packet.head()));
-            self.pipeline.pool.free_burst(&mut queue);
-            *self.pipeline.egress.queue(port) = queue;
-        }
+    fn take(&mut self, write: impl Fn(usize, &mut [u8]), see: impl FnMut(usize, &Packet)) {
+        self.0.make(PortId(0), FRAME, write);
+        self.0.carry(PortId(0), see);
     }
 
     /// The first packet of every flow.
@@ -152,7 +96,7 @@ impl Worker {
             let mut seen = Vec::new();
             self.take(
                 |at, frame| traffic.forth(first + at as u32, frame),
-                |at, frame| seen.push((first + at as u32, frame.to_vec())),
+                |at, packet| seen.push((first + at as u32, packet.head().to_vec())),
             );
             seen.iter().for_each(|(number, frame)| traffic.learn(*number, frame));
         }
@@ -174,19 +118,12 @@ impl Worker {
 
     /// Lets so much time pass that all flows end.
     pub(crate) fn end_all(&mut self, flows: u32) {
-        self.now_ns += 1000 * SECOND;
-        // A tick ends a bounded number of them.
-        for _ in 0..flows / 1024 + 64 {
-            let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
-            self.pipeline.tick(view);
-        }
+        self.0.end_all(flows);
     }
 
     pub(crate) fn assert_no_loss(&self) {
-        let counters = &self.pipeline.counters;
-        let lost: Vec<_> = counters.drops().filter(|(_, count)| *count > 0).collect();
-        assert!(lost.is_empty(), "lost: {lost:?}");
-        let flow = &counters.stages[Stage::Flow as usize];
+        assert_eq!(self.0.lost(), 0, "packets are lost");
+        let flow = &self.0.pipeline.counters.stages[Stage::Flow as usize];
         eprintln!(
             "  translation alone: {:.0} cycles a packet",
             flow.cycles.get() as f64 / flow.packets.get().max(1) as f64

@@ -47,7 +47,7 @@ pub enum Stage {
     Lookup,
     /// TTL, MTU, rewrite.
     Forward,
-    /// Finishing checksums, cutting and joining super-packets.
+    /// Finishing checksums, cutting and joining super-packets; only where something is to be done.
     Offload,
     /// Giving packets to the port.
     Tx,

@@ -40,7 +40,7 @@ impl Published {
 
     /// Swaps the snapshot; the old one is dropped here, once all workers have left it.
     pub fn publish(&self, tables: Tables) -> bool {
-        let old = self.tables.swap(Arc::new(tables));
+        let old = self.tables.swap(Arc::new(tables.ready()));
         let done = self.synchronize();
         drop(old);
         done

@@ -46,7 +46,7 @@ mod tunnel_error;
 
 use burst::{Burst, Kind};
 use decap::Arrival;
-use in_place::forward_in_place;
+use in_place::Way;
 
 /// Most packets that margay makes itself while it works on one burst.
 const MAX_MADE: usize = 4 * BURST;
@@ -163,8 +163,8 @@ impl Pipeline {
         let end = &view.tables.tunnel_end;
         if port.workload {
             let watch = end.guard();
-            self.parse(view, port, (burst, &mut found), |head, _| {
-                watch.concerns(head) || !port.lets_plain_v4(head)
+            self.parse(view, port, (burst, &mut found), |packet, _| {
+                watch.concerns(packet.head()) || !port.lets_plain_v4(packet.head())
             });
         } else {
             let end = end.v4;
@@ -185,28 +185,29 @@ impl Pipeline {
         if limits.is_some_and(|limits| limits.dscp().is_some()) {
             self.mark(view, burst);
         }
-        found.look_up(view.fib, count);
-        self.end_lap(Stage::Lookup, count);
         self.finish(view, Some(port), &mut found, burst);
         self.found = Some(found);
         self.route_made(view);
         self.end_lap(Stage::Forward, count);
     }
 
-    /// Looks at each packet of a burst. `concerns` tells of plain IPv4, by its first bytes and its
-    /// destination, whether a tunnel's headers may be in it.
+    /// Looks at each packet of a burst. `concerns` tells of plain IPv4 and its destination whether a
+    /// tunnel's headers may be in it.
     #[inline(always)]
     fn parse(
         &mut self,
         view: View<'_>,
         port: &PortEntry,
         (burst, found): (&mut [Packet], &mut Burst),
-        concerns: impl Fn(&[u8], Ipv4Addr) -> bool,
+        concerns: impl Fn(&Packet, Ipv4Addr) -> bool,
     ) {
         let mac = port.mac.word();
         for (at, packet) in burst.iter_mut().enumerate() {
             match plain_v4(packet, mac, &mut self.pool) {
-                Some(dst) if !concerns(packet.head(), dst) => found.note_v4(at, dst),
+                Some(dst) if !concerns(packet, dst) => {
+                    view.fib.prefetch_v4(dst);
+                    found.note_v4(at, dst);
+                }
                 plain => self.parse_rest(view, port, (packet, plain), (found, at)),
             }
             if port.implicit_partial_csum && found.is_routed(at) {
@@ -252,9 +253,14 @@ impl Pipeline {
         found: &mut Burst,
         burst: &mut Vec<Packet>,
     ) {
-        if let Some(egress) = forward_in_place(view, found, burst) {
+        let way = self.forward_in_place(view, found, burst);
+        if !matches!(way, Way::Some) {
             self.counters.forwarded.add(burst.len() as u64);
-            return self.egress.append(egress, burst);
+        }
+        match way {
+            Way::One(egress) => return self.egress.append(egress, burst),
+            Way::All => return self.egress.append_all(&found.egress, burst),
+            Way::Some => {}
         }
         let rest = found.kinds.iter().zip(&found.egress).zip(found.targets());
         for (packet, ((kind, egress), target)) in burst.drain(..).zip(rest) {

@@ -15,7 +15,7 @@ use crate::packet::{MAX_SEGMENTS, Offload, Packet};
 use crate::pipeline::{Pipeline, View};
 use crate::port::{PortId, TxOffloads};
 use crate::sys::memory::{Arena, ArenaError, FramePool, HEADROOM, SMALL_CHUNK};
-use crate::tables::{Adjacency, AdjacencyId, PortEntry, Tables, Target, TargetId};
+use crate::tables::{Adjacency, AdjacencyId, Hops, PortEntry, Tables, Target, TargetId};
 use crate::worker::TICK_NS;
 use crossbeam::channel::{Receiver, bounded};
 use ipnet::IpNet;
@@ -102,6 +102,8 @@ impl Replay {
         for adjacency in &mut replay.tables.adjacencies {
             adjacency.mac.get_or_insert(made_up_mac(adjacency.neighbor));
         }
+        // They change with each neighbour.
+        replay.tables.hops = Hops::default();
         Ok(replay)
     }
 
@@ -236,8 +238,8 @@ impl Replay {
     fn send(&mut self, ingress: PortId, out: &mut Vec<Sent>) -> Option<PortId> {
         let pipeline = &mut self.pipeline;
         let mut went_out_by = None;
-        while let Some(port) = pipeline.egress.next_port() {
-            let mut burst = std::mem::take(pipeline.egress.queue(port));
+        let mut burst = Vec::new();
+        while let Some(port) = pipeline.egress.take(&mut burst) {
             let offloads = TxOffloads::default();
             egress::prepare(&mut burst, offloads, &mut pipeline.pool, &pipeline.counters);
             for packet in burst.drain(..) {
@@ -250,7 +252,6 @@ impl Replay {
                 out.push(Sent { port, made_here, bytes });
                 packet.free(&mut pipeline.pool);
             }
-            *pipeline.egress.queue(port) = burst;
         }
         went_out_by
     }

@@ -15,6 +15,11 @@ use margay_tunnels::wire::ethernet::Mac;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+mod hops;
+
+pub(crate) use hops::Hop;
+pub use hops::Hops;
+
 /// Index into [`Tables::targets`]. 0 is always [`Target::NoRoute`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TargetId(pub u32);
@@ -154,6 +159,8 @@ pub struct Tables {
     pub policy: Option<Arc<Policy>>,
     /// What endpoints and ports may send and receive; `None` while none is limited.
     pub limits: Option<Arc<Limits>>,
+    /// What follows from the above; see [`Tables::ready`].
+    pub hops: Hops,
 }
 
 impl Tables {

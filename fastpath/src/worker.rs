@@ -98,6 +98,10 @@ pub(crate) struct Worker {
     /// Of ports with a rate that others own.
     handing: Vec<(PortId, Box<PortQueue>)>,
     burst: Vec<Packet>,
+    /// Packets for one port, while it gets them.
+    outgoing: Vec<Packet>,
+    /// Packets sent since the stages' clock was read.
+    sent: usize,
     ready: Vec<u16>,
     /// The clock as read in this turn.
     now_ns: u64,
@@ -137,6 +141,8 @@ impl Worker {
             unfinished: 0,
             handing: Vec::new(),
             burst: Vec::with_capacity(BURST),
+            outgoing: Vec::with_capacity(BURST),
+            sent: 0,
             ready: Vec::new(),
             now_ns: 0,
             last_tick_ns: 0,

@@ -6,6 +6,8 @@
 
 #[path = "../../flows/policy.rs"]
 mod policy;
+#[path = "../../flows/router.rs"]
+mod router;
 #[path = "../../flows/tables.rs"]
 mod tables;
 mod traffic;
@@ -30,52 +32,96 @@ enum Over {
     Policies,
     FirstPackets,
     Ports,
+    Everything,
+    Beginning,
 }
 
 type Points = &'static [(&'static str, u32)];
 
-const CURVES: [(Over, &str, Points, &str); 5] = [
-    (
-        Over::Routes,
-        "routes",
-        &[
+struct Curve {
+    over: Over,
+    name: &'static str,
+    points: Points,
+    setting: &'static str,
+    /// Why it bends, where it does.
+    why: &'static str,
+}
+
+const CURVES: [Curve; 7] = [
+    Curve {
+        over: Over::Routes,
+        name: "routes",
+        points: &[
             ("1", 1),
             ("1,000", 1_000),
             ("10,000", 10_000),
             ("100,000", 100_000),
             ("1,000,000", 1_000_000),
         ],
-        "no flow is tracked; routes of 21 to 28 bits, three of four of 24, spread over the address \
-         space; destinations at random in all of them",
-    ),
-    (
-        Over::Flows,
-        "flows",
-        &[("1", 1), ("1,000", 1_000), ("100,000", 100_000), ("1,000,000", 1_000_000)],
-        "tracked, from an endpoint with one policy, without translation; one route; packets of all \
-         flows in an order in which neighbours in time are not neighbours in memory",
-    ),
-    (
-        Over::Policies,
-        "policies, packets of known flows",
-        &[("0", 0), ("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
-        "1,000 flows of one endpoint, one route; each policy has a rule that does not match, and \
-         one behind them lets all pass; flows are tracked from the first policy on, and without \
-         any they are not",
-    ),
-    (
-        Over::FirstPackets,
-        "policies, first packets of flows",
-        &[("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
-        "the same; 65,536 flows begin in a table that has held as many before",
-    ),
-    (
-        Over::Ports,
-        "ports",
-        &[("1", 1), ("10", 10), ("100", 100), ("1,000", 1_000)],
-        "no flow is tracked; so many ports to receive by and as many to send by, a route to each \
-         of these; bursts of 64 from each port in turn, at random to all ports",
-    ),
+        setting: "no flow is tracked; routes of 21 to 28 bits, three of four of 24, spread over \
+                  the address space; destinations at random in all of them",
+        why: "each packet reads a word of a table of 64 MiB, and one in sixteen here (28 bits) a \
+              second one: few routes stay in the caches, a million come from memory, a burst's \
+              words at a time",
+    },
+    Curve {
+        over: Over::Flows,
+        name: "flows",
+        points: &[("1", 1), ("1,000", 1_000), ("100,000", 100_000), ("1,000,000", 1_000_000)],
+        setting: "tracked, from an endpoint with one policy, without translation; one route; \
+                  packets of all flows in an order in which neighbours in time are not neighbours \
+                  in memory",
+        why: "each packet reads a line of the index, which says where its session is, and writes \
+              that one: two lines from memory where the caches do not hold all of them",
+    },
+    Curve {
+        over: Over::Policies,
+        name: "policies, packets of known flows",
+        points: &[("0", 0), ("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
+        setting: "1,000 flows of one endpoint, one route; each policy has a rule that does not \
+                  match, and one behind them lets all pass; flows are tracked from the first \
+                  policy on, and without any they are not",
+        why: "without a policy no flow is looked for, from the first one on each packet's is; how \
+              many there are costs nothing",
+    },
+    Curve {
+        over: Over::FirstPackets,
+        name: "policies, first packets of flows",
+        points: &[("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
+        setting: "the same; 65,536 flows begin in a table that has held as many before",
+        why: "a first packet reads a word for each 64 policies of each of its four fields, and \
+              the words of ten thousand are not in the first-level cache",
+    },
+    Curve {
+        over: Over::Ports,
+        name: "ports",
+        points: &[("1", 1), ("10", 10), ("100", 100), ("1,000", 1_000)],
+        setting: "no flow is tracked; so many ports to receive by and as many to send by, a route \
+                  to each of these; bursts of 64 from each port in turn, at random to all ports",
+        why: "neighbours in a burst leave by different ports: each port's packets are picked out \
+              of the burst and given to it by themselves, with ten ports six at a time, with a \
+              hundred and more one or two",
+    },
+    Curve {
+        over: Over::Everything,
+        name: "flows, with everything on",
+        points: &[("1", 1), ("1,000", 1_000), ("100,000", 100_000), ("1,000,000", 1_000_000)],
+        setting: "of an endpoint with 100 policies and a limit each way that is not reached, \
+                  tracked and translated (a port of 256 outside addresses each); bursts of 64 from \
+                  the endpoint and of answers in turn, all flows in an order in which neighbours \
+                  in time are not neighbours in memory",
+        why: "two lines a packet as over flows; translated flows have two to four entries in the \
+              index, which is larger by that",
+    },
+    Curve {
+        over: Over::Beginning,
+        name: "flows that begin, with everything on",
+        points: &[("1,000", 1_000), ("65,536", 1 << 16), ("1,000,000", 1_000_000)],
+        setting: "the same, first packets only: so many flows begin in a table that has held as \
+                  many before; 1,000 ns are a million new flows a second",
+        why: "a new flow writes four entries of the index, two lines of its session and its \
+              neighbours in two lists: all of them from memory with a million flows",
+    },
 ];
 
 const KNOWN: u32 = 1_000;
@@ -88,10 +134,8 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
     CURVES.into_iter().flat_map(|curve| of_curve(curve, arguments)).collect()
 }
 
-fn of_curve(
-    (over, name, points, setting): (Over, &str, Points, &str),
-    arguments: &Arguments,
-) -> [Outcome; 2] {
+fn of_curve(curve: Curve, arguments: &Arguments) -> [Outcome; 2] {
+    let Curve { over, name, points, setting, why } = curve;
     let stages: RefCell<BTreeMap<u32, Stages>> = RefCell::default();
     let mut peers: Vec<(&'static str, Measures<'_, 2>)> = Vec::new();
     for (text, count) in points {
@@ -115,7 +159,11 @@ fn of_curve(
     }
     let [ns, cycles] = figures;
     let stages = stages.into_inner();
-    let mut notes = vec![setting.to_owned(), verdict(&ns) + &reason(&stages)];
+    let said = match verdict(&ns) {
+        Some(bend) => format!("{bend}: {why}"),
+        None => "flat: no point costs 10 % more than the first".to_owned(),
+    };
+    let mut notes = vec![setting.to_owned(), said + &reason(&stages)];
     let text = |count: &u32| points.iter().find(|(_, at)| at == count).map_or("", |(text, _)| text);
     notes.extend(stages.iter().map(|(count, stages)| {
         let parts: Vec<String> =
@@ -133,19 +181,22 @@ fn of_curve(
     [outcome("ns", Look::Curve, notes, ns), outcome("cycles", Look::TableOnly, of_counter, cycles)]
 }
 
-/// Whether the curve is flat, or from where on it is not.
-fn verdict(rows: &[Row]) -> String {
+/// Where the curve bends; `None` if it is flat.
+fn verdict(rows: &[Row]) -> Option<String> {
     let base = rows.first().and_then(Row::median).unwrap_or(f64::NAN);
-    let bent = rows.iter().find(|row| row.median().is_some_and(|median| median > base * FLAT));
-    match bent {
-        Some(row) => format!(
-            "bends: at {} it costs {:.0} % more than at {}",
-            row.name,
-            (row.median().unwrap_or(f64::NAN) / base - 1.0) * 100.0,
-            rows[0].name
-        ),
-        None => "flat: no point costs 10 % more than the first".to_owned(),
+    let mut bent = rows.iter().filter(|row| row.median().is_some_and(|it| it > base * FLAT));
+    let beyond = |row: &Row| (row.median().unwrap_or(f64::NAN) / base - 1.0) * 100.0;
+    let first = bent.next()?;
+    let mut said = format!(
+        "bends: at {} it costs {:.0} % more than at {}",
+        first.name,
+        beyond(first),
+        rows[0].name
+    );
+    if let Some(last) = bent.next_back() {
+        said += &format!(", at {} {:.0} %", last.name, beyond(last));
     }
+    Some(said)
 }
 
 /// Which stages cost more at the last point than at the first.
@@ -184,12 +235,16 @@ fn on_core(over: Over, count: u32, time: Duration) -> Result<(Cost, Stages)> {
         Over::Flows => (Worker::with_policies(policies(1))?, Traffic::of_flows(count)),
         Over::Policies => (Worker::with_policies(policies(count))?, Traffic::of_flows(KNOWN)),
         Over::FirstPackets => {
-            return first_packets(Worker::with_policies(policies(count))?, time);
+            return first_packets(Worker::with_policies(policies(count))?, NEW, time);
         }
+        Over::Everything => (Worker::with_everything()?, Traffic::of_flows(count)),
+        Over::Beginning => return first_packets(Worker::with_everything()?, count, time),
         Over::Ports => (Worker::with_ports(count as u16)?, Traffic::to_ports(count)),
     };
-    let known = traffic.flows();
-    worker.turn(&mut traffic, known)?;
+    worker.begin_all(&mut traffic)?;
+    if over == Over::Everything {
+        worker.learn(&mut traffic);
+    }
     run_for(&mut worker, &mut traffic, WARM_UP)?;
     worker.forget_stages();
     let cost = run_for(&mut worker, &mut traffic, time)?;
@@ -205,16 +260,16 @@ fn run_for(worker: &mut Worker, traffic: &mut Traffic, time: Duration) -> Result
 }
 
 /// Flows that begin, end, and begin again.
-fn first_packets(mut worker: Worker, time: Duration) -> Result<(Cost, Stages)> {
+fn first_packets(mut worker: Worker, flows: u32, time: Duration) -> Result<(Cost, Stages)> {
     let mut cost = Cost::default();
-    let mut traffic = Traffic::of_flows(NEW);
-    worker.turn(&mut traffic, NEW)?;
-    worker.end_all(NEW);
+    let mut traffic = Traffic::of_flows(flows);
+    worker.begin_all(&mut traffic)?;
+    worker.end_all(flows);
     worker.forget_stages();
     let start = Instant::now();
     while cost.is_none() || start.elapsed() < time {
-        cost.add(worker.turn(&mut traffic, NEW)?);
-        worker.end_all(NEW);
+        cost.add(worker.begin_all(&mut traffic)?);
+        worker.end_all(flows);
     }
     Ok((cost, worker.stages(cost)))
 }

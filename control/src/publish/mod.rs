@@ -28,7 +28,7 @@ use margay_fastpath::nat::Rules;
 use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::tables::{
-    Adjacency, AdjacencyId, EcmpGroup, PortEntry, Tables, Target as Entry, TargetId,
+    Adjacency, AdjacencyId, EcmpGroup, Hops, PortEntry, Tables, Target as Entry, TargetId,
 };
 use margay_fastpath::tunnel::TunnelId;
 use margay_tunnels::wire::ethernet::Mac;
@@ -314,6 +314,7 @@ impl Publisher {
             nat: self.flow_rules(),
             policy: self.policy.clone(),
             limits: self.limits.clone(),
+            hops: Hops::default(),
         };
         if tables == self.tables {
             return true;

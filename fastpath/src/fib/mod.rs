@@ -128,9 +128,22 @@ impl Fib {
         self.v6.lookup(address)
     }
 
+    /// Asks the processor for what [`Fib::lookup_v4`] reads first.
+    #[inline]
+    pub fn prefetch_v4(&self, address: Ipv4Addr) {
+        self.v4.prefetch(address.to_bits());
+    }
+
     /// As [`Fib::lookup_v4`] for many: `out[n]` answers `addresses[n]`, as far as both go.
     pub fn lookup_v4_batch(&self, addresses: &[Ipv4Addr], out: &mut [TargetId]) {
         self.v4.lookup_batch(addresses, out);
+    }
+
+    /// As [`Fib::lookup_v4_batch`] for up to 64, without those that take a second look into memory:
+    /// a bit for each of them, to be asked about one by one a little later.
+    #[inline]
+    pub fn begin_v4_batch(&self, addresses: &[Ipv4Addr], out: &mut [TargetId]) -> u64 {
+        self.v4.begin_batch(addresses, out)
     }
 
     /// As [`Fib::lookup_v6`] for many: `out[n]` answers `addresses[n]`, as far as both go.

@@ -245,12 +245,12 @@ impl Rig {
         let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
         self.pipeline.process(view, from, &mut burst);
         let mut sent = Vec::new();
-        while let Some(port) = self.pipeline.egress.next_port() {
-            let mut queue = std::mem::take(self.pipeline.egress.queue(port));
+        let mut queue = Vec::new();
+        while let Some(port) = self.pipeline.egress.take(&mut queue) {
             if self.tables.limits_of(port).is_some() {
                 self.pipeline.limit_to(view, port, &mut queue);
             }
-            for packet in queue {
+            for packet in queue.drain(..) {
                 sent.push((port, packet.segments().flatten().copied().collect()));
                 packet.free(&mut self.pipeline.pool);
             }

@@ -147,6 +147,27 @@ impl Burst {
         }
     }
 
+    /// True when all packets are IPv4, to be routed.
+    #[inline]
+    pub(super) fn is_v4(&self, count: usize) -> bool {
+        self.count_v4 == count
+    }
+
+    /// As [`Burst::look_up`] where [`Burst::is_v4`], without packets whose targets take a second
+    /// look: a bit for each, for [`Burst::look_deeper`].
+    #[inline]
+    pub(super) fn look_up_v4(&mut self, fib: &Fib) -> u64 {
+        let count = self.count_v4;
+        fib.begin_v4_batch(&self.dst_v4[..count], &mut self.targets_v4[..count])
+    }
+
+    /// The target of a packet that took a second look.
+    #[inline]
+    pub(super) fn look_deeper(&mut self, fib: &Fib, at: usize) -> TargetId {
+        self.targets_v4[at] = fib.lookup_v4(self.dst_v4[at]);
+        self.targets_v4[at]
+    }
+
     /// The target of each packet, after [`Burst::look_up`], and the places for its port.
     #[inline]
     pub(super) fn targets_and_egress(&mut self) -> (&[TargetId; BURST], &mut [PortId; BURST]) {

@@ -136,7 +136,7 @@ impl Pipeline {
 
     /// Packets that are ready for the port of a limited endpoint; leaves those that may go now.
     #[inline(never)]
-    pub(crate) fn limit_to(&mut self, view: View<'_>, port: PortId, burst: &mut Vec<Packet>) {
+    pub fn limit_to(&mut self, view: View<'_>, port: PortId, burst: &mut Vec<Packet>) {
         let Some(limits) = view.tables.limits_of(port) else { return };
         let way = limits.way(Direction::Ingress);
         if !way.is_limited() {

@@ -130,8 +130,9 @@ impl Router {
 
     fn sent(&mut self) -> Vec<(PortId, Vec<u8>)> {
         let mut sent = Vec::new();
-        while let Some(port) = self.pipeline.egress.next_port() {
-            for packet in std::mem::take(self.pipeline.egress.queue(port)) {
+        let mut queue = Vec::new();
+        while let Some(port) = self.pipeline.egress.take(&mut queue) {
+            for packet in queue.drain(..) {
                 let bytes = packet.segments().flatten().copied().collect();
                 sent.push((port, bytes));
                 packet.free(&mut self.pipeline.pool);

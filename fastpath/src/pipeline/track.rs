@@ -126,7 +126,6 @@ impl Pipeline {
         if view.tables.limits.as_ref().is_some_and(|limits| limits.marks()) {
             self.mark(view, burst);
         }
-        found.look_up(view.fib, burst.len());
         self.finish(view, None, &mut found, burst);
         self.found = Some(found);
         self.route_made(view);

@@ -4,8 +4,10 @@
 pub mod bpf;
 pub mod clock;
 pub(crate) mod interrupt;
+pub(crate) mod lanes;
 pub mod memory;
 pub(crate) mod packet;
+pub(crate) mod parked;
 pub mod table;
 pub(crate) mod tap;
 pub mod wait;

@@ -23,8 +23,7 @@ impl Worker {
     #[cold]
     pub(super) fn queue(&mut self, id: PortId, burst: &mut Vec<Packet>) {
         self.push_queue(id, burst);
-        let sent = self.drain_queue(id);
-        self.pipeline.end_lap(Stage::Tx, sent);
+        self.sent += self.drain_queue(id);
     }
 
     fn push_queue(&mut self, id: PortId, burst: &mut Vec<Packet>) {

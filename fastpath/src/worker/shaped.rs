@@ -27,11 +27,11 @@ impl Worker {
         if !self.burst.is_empty() {
             self.pipeline.process_handed(view, &mut self.burst);
         }
-        while let Some(id) = self.released.next_port() {
-            let mut burst = std::mem::take(self.released.queue(id));
+        let mut burst = std::mem::take(&mut self.outgoing);
+        while let Some(id) = self.released.take(&mut burst) {
             self.send_all(id, &mut burst);
-            *self.released.queue(id) = burst;
         }
+        self.outgoing = burst;
         self.flush();
         self.ask_for_neighbors();
         count

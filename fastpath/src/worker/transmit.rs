@@ -27,13 +27,22 @@ fn may_give(peer: &Peer, count: usize) -> usize {
 impl Worker {
     /// Sends everything that the egress queues hold.
     pub(super) fn flush(&mut self) {
-        while let Some(id) = self.pipeline.egress.next_port() {
-            let mut burst = std::mem::take(self.pipeline.egress.queue(id));
+        let mut burst = std::mem::take(&mut self.outgoing);
+        while let Some(id) = self.pipeline.egress.take(&mut burst) {
             self.send(id, &mut burst);
-            *self.pipeline.egress.queue(id) = burst;
         }
+        self.outgoing = burst;
+        self.end_sending();
         if !self.pipeline.handed.is_empty() {
             self.give_flows();
+        }
+    }
+
+    /// Counts what sending to all ports has cost: a look at the clock for each port would cost more
+    /// than a port that takes one packet.
+    pub(super) fn end_sending(&mut self) {
+        if self.sent > 0 {
+            self.pipeline.end_lap(Stage::Tx, std::mem::take(&mut self.sent));
         }
     }
 
@@ -97,24 +106,25 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
             return self.hand_over(id, burst);
         };
-        let (pipeline, queued) = (&mut self.pipeline, burst.len());
-        if let Some(tap) = &pipeline.tap {
+        if let Some(tap) = &self.pipeline.tap {
             let now_ns = self.now_ns;
             burst.iter().for_each(|packet| tap.copy(packet, id, Point::Tx, now_ns));
         }
-        let is_wire = slot.port.tx_offloads().taps_only;
-        let offloads = match slot.queued() > 0 || is_rated {
-            // What waits is shared by the packets of the wire, and one of the others is long.
-            true if is_wire => TxOffloads::default(),
-            _ => slot.port.tx_offloads(),
-        };
-        egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
-        pipeline.end_lap(Stage::Offload, queued);
-        if slot.queued() > 0 || is_rated {
+        let (takes, has_queue) = (slot.port.tx_offloads(), slot.queued() > 0 || is_rated);
+        let is_wire = takes.taps_only;
+        // What waits is shared by the packets of the wire, and one of the others is long.
+        let offloads = if has_queue && is_wire { TxOffloads::default() } else { takes };
+        if !egress::is_ready(burst, offloads) {
+            self.prepare(burst, offloads);
+        }
+        if has_queue {
             return self.queue(id, burst);
         }
+        let Some(slot) = self.slots.get_mut(usize::from(id.0)).and_then(Option::as_mut) else {
+            return;
+        };
         let (packets, before) = (burst.len(), Sent::of(burst, is_wire));
-        slot.port.tx(&mut pipeline.pool, burst);
+        slot.port.tx(&mut self.pipeline.pool, burst);
         slot.count_unsent(&mut self.unsent);
         let (refused, left) = (burst.len(), Sent::of(burst, is_wire));
         slot.counters.tx_packets.add((before.packets - left.packets) as u64);
@@ -123,7 +133,16 @@ impl Worker {
         if refused > 0 {
             self.refused(id, burst);
         }
-        self.pipeline.end_lap(Stage::Tx, packets);
+        self.sent += packets;
+    }
+
+    /// Makes packets such as a port takes them.
+    #[inline(never)]
+    fn prepare(&mut self, burst: &mut Vec<Packet>, offloads: TxOffloads) {
+        self.end_sending();
+        let (pipeline, queued) = (&mut self.pipeline, burst.len());
+        egress::prepare(burst, offloads, &mut pipeline.pool, &pipeline.counters);
+        pipeline.end_lap(Stage::Offload, queued);
     }
 
     /// Something is under way: completions must be seen to.

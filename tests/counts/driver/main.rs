@@ -30,14 +30,17 @@ struct Worker {
     pipeline: Pipeline,
     case: Case,
     burst: Vec<Packet>,
+    queue: Vec<Packet>,
     sink: NullPort,
 }
 
 impl Worker {
     fn new(case: Case) -> Worker {
+        let case = Case { tables: case.tables.ready(), ..case };
         let arena = Arena::new(1024, 0).expect("4 MiB of memory");
         let pipeline = Pipeline::new(FramePool::new(arena), Arc::default());
-        Worker { pipeline, case, burst: Vec::with_capacity(BURST), sink: NullPort::default() }
+        let (burst, queue) = (Vec::with_capacity(BURST), Vec::with_capacity(BURST));
+        Worker { pipeline, case, burst, queue, sink: NullPort::default() }
     }
 
     /// All packets of `frames`, in bursts of `size`; `see` gets what leaves.
@@ -46,11 +49,9 @@ impl Worker {
         while frames.remaining() > 0 {
             frames.rx(&mut self.pipeline.pool, &mut self.burst, size);
             self.pipeline.process(view, PortId(0), &mut self.burst);
-            while let Some(port) = self.pipeline.egress.next_port() {
-                let mut queue = std::mem::take(self.pipeline.egress.queue(port));
-                see(&queue);
-                self.sink.tx(&mut self.pipeline.pool, &mut queue);
-                *self.pipeline.egress.queue(port) = queue;
+            while self.pipeline.egress.take(&mut self.queue).is_some() {
+                see(&self.queue);
+                self.sink.tx(&mut self.pipeline.pool, &mut self.queue);
             }
         }
     }

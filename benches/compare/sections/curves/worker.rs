@@ -1,21 +1,21 @@
 //! One worker's pipeline between packets that are made and a sink that throws them away.
 
+use super::policy::policy;
+use super::router::{Router, translation};
 use super::tables;
 use super::traffic::{FIRST_PORT, FRAME, Traffic};
 use crate::peers::forwarder;
 use anyhow::{Context, Result, ensure};
 use ipnet::Ipv4Net;
-use margay_fastpath::counters::{Stage, WorkerCounters};
-use margay_fastpath::fib::{Fib, FibWriter};
+use margay_fastpath::counters::Stage;
 use margay_fastpath::flow::{Limits, Timeouts};
-use margay_fastpath::nat::Rules;
+use margay_fastpath::limit::{self, EndpointLimits, Rate, Rates, Wanted, WayLimits};
+use margay_fastpath::nat::{Ranges, Rules};
 use margay_fastpath::packet::Packet;
-use margay_fastpath::pipeline::{Pipeline, View};
 use margay_fastpath::policy::Policy;
 use margay_fastpath::port::{BURST, PortId};
 use margay_fastpath::sys::clock;
-use margay_fastpath::sys::memory::{Arena, FramePool, HEADROOM};
-use margay_fastpath::tables::{Tables, TargetId};
+use margay_fastpath::tables::{Adjacency, AdjacencyId, Tables, Target, TargetId};
 use margay_tunnels::wire::ethernet::Mac;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -23,12 +23,14 @@ use std::time::Instant;
 
 pub(super) const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const NEXT_HOP: Mac = Mac([2, 0, 0, 0, 0, 8]);
-const SECOND: u64 = 1_000_000_000;
-/// Longer than any timeout.
-const IDLE: u64 = 1000 * SECOND;
 /// Most flows; the table takes memory as they come.
 const FLOWS: usize = 1 << 21;
-const FRAMES: usize = 4096;
+/// Policies of the endpoint that has everything.
+const POLICIES: u32 = 100;
+/// A limit of 100 Gbit/s, which is not reached.
+const RATE: Rate = Rate { per_second: 100_000_000_000, burst: 4_000_000_000 };
+/// Between two bursts: 13 million packets a second.
+const BURST_NS: u64 = 5_000;
 
 /// Stages, and cycles a packet.
 pub(super) type Stages = Vec<(&'static str, f64)>;
@@ -67,13 +69,9 @@ impl Cost {
 }
 
 pub(super) struct Worker {
-    pipeline: Pipeline,
-    tables: Tables,
-    fib: Arc<Fib>,
-    _writer: FibWriter,
+    router: Router,
+    /// Ports that packets come in by.
     ports: u16,
-    now_ns: u64,
-    burst: Vec<Packet>,
     /// Cycles and packets by stage that are not of the measurement.
     before: Vec<(u64, u64)>,
 }
@@ -82,11 +80,14 @@ fn tables(ports: u16) -> Tables {
     tables::tables(ports, [ROUTER, NEXT_HOP])
 }
 
+fn route((address, len): (Ipv4Addr, u8), to: u32) -> Result<(Ipv4Net, TargetId)> {
+    Ok((Ipv4Net::new(address, len).context("a prefix")?, TargetId(to)))
+}
+
 impl Worker {
     /// One port each way, so many routes, and nothing tracked.
     pub(super) fn with_routes(count: u32) -> Result<Worker> {
-        let routes = (0..count).map(|at| (forwarder::wide_route(at), TargetId(1)));
-        Worker::new(tables(1), 1, routes)
+        Worker::new(tables(1), 1, (0..count).map(|at| route(forwarder::wide_route(at), 1)))
     }
 
     /// Flows are tracked, and judged by policy where there is any.
@@ -94,86 +95,103 @@ impl Worker {
         let limits = Limits { sessions: FLOWS, per_source: 0 };
         let nat = Some(Rules::tracking(limits, Timeouts::default(), 1).into());
         let tables = Tables { nat, policy: policy.map(Arc::new), ..tables(1) };
-        Worker::new(tables, 1, [((Ipv4Addr::from(FIRST_PORT), 24), TargetId(1))].into_iter())
+        Worker::new(tables, 1, [route((FIRST_PORT.into(), 24), 1)].into_iter())
+    }
+
+    /// Flows of an endpoint with policies and a limit each way are tracked and translated. It is
+    /// behind the first port; answers come in by the second one.
+    pub(super) fn with_everything() -> Result<Worker> {
+        let way =
+            WayLimits { rates: Rates { bits: Some(RATE), ..Rates::default() }, shaped: false };
+        let limits = EndpointLimits::new(Wanted { ways: [way; 2], dscp: None }, 1, 1);
+        let limits = limit::Limits::new(&[(PortId(0), limits.into())], Ranges::default());
+        let mut tables = Tables {
+            nat: Some(translation(FLOWS).into()),
+            policy: Some(policy(POLICIES, 1).into()),
+            limits: Some(limits.into()),
+            ..tables(1)
+        };
+        tables.targets.push(Target::Forward(AdjacencyId(1)));
+        let back = Adjacency { port: PortId(0), ..tables.adjacencies[0].clone() };
+        tables.adjacencies.push(back);
+        let routes = [((FIRST_PORT.into(), 24), 1), ((Ipv4Addr::new(10, 0, 0, 0), 8), 2)];
+        Worker::new(tables, 2, routes.into_iter().map(|(net, to)| route(net, to)))
     }
 
     /// So many ports each way, and nothing tracked.
     pub(super) fn with_ports(count: u16) -> Result<Worker> {
         let net = |at: u16| (Ipv4Addr::from(FIRST_PORT + u32::from(at) * 256), 24);
-        let routes = (0..count).map(|at| (net(at), TargetId(u32::from(at) + 1)));
+        let routes = (0..count).map(|at| route(net(at), u32::from(at) + 1));
         Worker::new(tables(count), count, routes)
     }
 
     fn new(
         tables: Tables,
         ports: u16,
-        routes: impl Iterator<Item = ((Ipv4Addr, u8), TargetId)>,
+        routes: impl Iterator<Item = Result<(Ipv4Net, TargetId)>>,
     ) -> Result<Worker> {
-        let (mut writer, fib) = FibWriter::new();
-        for ((address, len), target) in routes {
-            let net = Ipv4Net::new(address, len)?;
-            writer.insert(net.into(), target).with_context(|| format!("route {net}"))?;
-        }
-        let pool = FramePool::new(Arena::new(FRAMES, 0)?);
-        let mut worker = Worker {
-            pipeline: Pipeline::new(pool, Arc::<WorkerCounters>::default()),
-            tables,
-            fib,
-            _writer: writer,
-            ports,
-            now_ns: SECOND,
-            burst: Vec::with_capacity(BURST),
-            before: Vec::new(),
-        };
+        let routes: Vec<_> = routes.collect::<Result<_>>()?;
+        let router = Router::new(tables, routes);
+        let mut worker = Worker { router, ports, before: Vec::new() };
         worker.forget_stages();
         Ok(worker)
     }
 
-    /// At least so many packets, in whole bursts.
+    /// At least so many packets, in whole bursts by all ports in turn.
     pub(super) fn turn(&mut self, traffic: &mut Traffic, packets: u32) -> Result<Cost> {
         let (start, all, mut cost) = (Instant::now(), clock::cycles(), Cost::default());
         for at in 0..packets.div_ceil(BURST as u32) {
-            let port = PortId((at % u32::from(self.ports)) as u16);
-            for _ in 0..BURST {
-                let mut frame = self.pipeline.pool.alloc().context("no frame")?;
-                traffic.write(frame.bytes_mut(HEADROOM, FRAME));
-                self.burst.push(Packet::new(frame, HEADROOM, FRAME, port));
-            }
-            cost.cycles += self.process(port);
+            let port = (at % u32::from(self.ports)) as u16;
+            cost.cycles += self.burst(port, |_, frame| traffic.write(port, frame), |_, _| ());
             cost.packets += BURST as u64;
         }
         cost.all_cycles = clock::cycles() - all;
         cost.all_ns = start.elapsed().as_nanos() as u64;
-        let lost: u64 = self.pipeline.counters.drops().map(|(_, count)| count).sum();
-        ensure!(lost == 0, "{lost} packets are lost");
+        ensure!(self.router.lost() == 0, "{} packets are lost", self.router.lost());
         Ok(cost)
     }
 
-    /// Cycles of a burst, the sink's part included.
-    fn process(&mut self, port: PortId) -> u64 {
-        let start = clock::cycles();
-        let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
-        self.pipeline.process(view, port, &mut self.burst);
-        while let Some(port) = self.pipeline.egress.next_port() {
-            let mut queue = std::mem::take(self.pipeline.egress.queue(port));
-            self.pipeline.pool.free_burst(&mut queue);
-            *self.pipeline.egress.queue(port) = queue;
+    /// The first packet of each flow, by the first port.
+    pub(super) fn begin_all(&mut self, traffic: &mut Traffic) -> Result<Cost> {
+        let ports = std::mem::replace(&mut self.ports, 1);
+        let cost = self.turn(traffic, traffic.flows());
+        self.ports = ports;
+        cost
+    }
+
+    /// One more of each, to see what it looks like outside.
+    pub(super) fn learn(&mut self, traffic: &mut Traffic) {
+        for first in (0..traffic.flows()).step_by(BURST) {
+            let mut seen = Vec::new();
+            let write = |at: usize, frame: &mut [u8]| traffic.forth(first + at as u32, frame);
+            self.burst(0, write, |at, packet| {
+                seen.push((first + at as u32, packet.head().to_vec()));
+            });
+            seen.iter().for_each(|(flow, frame)| traffic.learn(*flow, frame));
         }
+    }
+
+    /// Cycles of a burst, the sink's part included.
+    fn burst(
+        &mut self,
+        port: u16,
+        write: impl FnMut(usize, &mut [u8]),
+        see: impl FnMut(usize, &Packet),
+    ) -> u64 {
+        self.router.now_ns += BURST_NS;
+        self.router.make(PortId(port), FRAME, write);
+        let start = clock::cycles();
+        self.router.carry(PortId(port), see);
         clock::cycles() - start
     }
 
     /// Lets so much time pass that all flows end.
     pub(super) fn end_all(&mut self, flows: u32) {
-        self.now_ns += IDLE;
-        // A tick ends a bounded number of them.
-        for _ in 0..flows / 1024 + 64 {
-            let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
-            self.pipeline.tick(view);
-        }
+        self.router.end_all(flows);
     }
 
     fn stage_counts(&self) -> Vec<(u64, u64)> {
-        let stages = self.pipeline.counters.stages.iter();
+        let stages = self.router.pipeline.counters.stages.iter();
         stages.map(|stage| (stage.cycles.get(), stage.packets.get())).collect()
     }
 
