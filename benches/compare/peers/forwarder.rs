@@ -20,17 +20,22 @@ pub(crate) const OUT: PortId = PortId(1);
 
 /// UDP packets to the router `router`, each flow with a destination of its own, in 256 /24 nets.
 pub(crate) fn flows(count: u32, router: Mac) -> Vec<Vec<u8>> {
-    let flow = |number: u32| {
+    let dst = |number: u32| FIRST + (number % 256) * 256 + 1 + number / 256;
+    flows_to((0..count).map(|number| dst(number).into()), router)
+}
+
+/// UDP packets to the router `router`, one to each of these addresses.
+pub(crate) fn flows_to(all: impl Iterator<Item = Ipv4Addr>, router: Mac) -> Vec<Vec<u8>> {
+    let flow = |(number, dst): (usize, Ipv4Addr)| {
         let mut bytes = ethernet::header(router, Mac([2, 0, 0, 0, 0, 2]), ethernet::IPV4).to_vec();
-        let dst = FIRST + (number % 256) * 256 + 1 + number / 256;
-        let (src, dst) = (Ipv4Addr::from(0x0a0a_0002), Ipv4Addr::from(dst));
+        let src = Ipv4Addr::from(0x0a0a_0002);
         bytes.extend(ipv4::header(src, dst, protocol::UDP, 64, (FRAME - 34) as u16));
         bytes.extend((1024 + number as u16).to_be_bytes());
         bytes.extend([0, 9, 0, (FRAME - 34) as u8, 0, 0]);
         bytes.resize(FRAME, 0);
         bytes
     };
-    (0..count).map(flow).collect()
+    all.enumerate().map(flow).collect()
 }
 
 /// A frame of 60 bytes to the station `to`: UDP from an address and port to another one, with its
@@ -85,11 +90,11 @@ pub(crate) struct Macs {
     pub(crate) next_hop: Mac,
 }
 
-/// Starts one worker on the router's core that sends all routes from [`IN`] to [`OUT`].
-pub(crate) fn start(macs: Macs, frames: usize) -> Result<Dataplane> {
+/// Starts one worker on the router's core that sends these routes from [`IN`] to [`OUT`].
+pub(crate) fn start(macs: Macs, frames: usize, routes: &[Ipv4Net]) -> Result<Dataplane> {
     let (mut writer, fib) = FibWriter::new();
-    for net in routes()? {
-        writer.insert(IpNet::from(net), TargetId(1)).context("a route")?;
+    for net in routes {
+        writer.insert(IpNet::from(*net), TargetId(1)).context("a route")?;
     }
     let worker_cores = vec![Some(crate::ROUTER_CORE)];
     let config = DataplaneConfig { worker_cores, frames, large_frames: 0 };

@@ -1,8 +1,8 @@
 //! DPDK's example router l3fwd, built from its source in package dpdk-doc, on virtual devices.
 
 use crate::machine::HugePages;
-use crate::peers::forwarder;
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 use margay::lab::process::{self, Process, pause, wait_for};
 use std::fmt::Write as _;
 use std::fs;
@@ -15,6 +15,16 @@ const INSTALLED: &str = "/usr/share/dpdk/examples";
 const BUILD_LIMIT: Duration = Duration::from_secs(180);
 const START_LIMIT: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(1);
+
+/// What is changed in its source. net_pcap offers neither receive checksums nor RSS, and l3fwd
+/// insists on both; a full table has more routes, and each is not to be printed.
+const CHANGES: &[(&str, &str, &str)] = &[
+    ("main.c", "RTE_ETH_MQ_RX_RSS", "RTE_ETH_MQ_RX_NONE"),
+    ("main.c", ".offloads = RTE_ETH_RX_OFFLOAD_CHECKSUM", ".offloads = 0"),
+    ("main.c", ".rss_hf = RTE_ETH_RSS_IP,", ".rss_hf = 0,"),
+    ("l3fwd_fib.c", "config_ipv4.max_routes = (1 << 16);", "config_ipv4.max_routes = (1 << 20);"),
+    ("l3fwd_fib.c", "printf(\"FIB: Adding", "if (0) printf(\"FIB: Adding"),
+];
 
 /// The table that it looks routes up in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,23 +44,18 @@ impl L3fwd {
     /// package fetched there.
     pub(crate) fn build() -> Result<L3fwd> {
         let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/compare");
-        let binary = target.join("l3fwd/l3fwd");
+        let binary = target.join("l3fwd-full/l3fwd");
         if binary.exists() {
             return Ok(L3fwd { binary });
         }
         let examples = source(&target)?;
-        let (from, to) = (examples.join("l3fwd"), target.join("l3fwd"));
+        let (from, to) = (examples.join("l3fwd"), target.join("l3fwd-full"));
         fs::create_dir_all(&to)?;
         for entry in fs::read_dir(&from).context("l3fwd's source")? {
             let entry = entry?;
             let mut text = fs::read_to_string(entry.path())?;
-            if entry.file_name() == "main.c" {
-                // net_pcap offers neither receive checksums nor RSS, and l3fwd insists on both.
-                for (wrong, right) in [
-                    ("RTE_ETH_MQ_RX_RSS", "RTE_ETH_MQ_RX_NONE"),
-                    (".offloads = RTE_ETH_RX_OFFLOAD_CHECKSUM", ".offloads = 0"),
-                    (".rss_hf = RTE_ETH_RSS_IP,", ".rss_hf = 0,"),
-                ] {
+            for (file, wrong, right) in CHANGES {
+                if entry.file_name() == *file {
                     text = text.replacen(wrong, right, 1);
                 }
             }
@@ -71,13 +76,13 @@ impl L3fwd {
     pub(crate) fn measure(
         &self,
         lookup: Lookup,
-        capture: &Path,
+        (capture, routes): (&Path, &[Ipv4Net]),
         huge: Option<&HugePages>,
         directory: &Path,
         time: Duration,
     ) -> Result<f64> {
         let prefix = format!("mgy{}", std::process::id());
-        let command = self.command(lookup, capture, huge, directory, &prefix)?;
+        let command = self.command(lookup, (capture, routes), huge, directory, &prefix)?;
         let log = directory.join("l3fwd.log");
         fs::remove_file(&log).ok();
         let mut running = Process::start_logged(command, &log)?;
@@ -99,14 +104,14 @@ impl L3fwd {
     fn command(
         &self,
         lookup: Lookup,
-        capture: &Path,
+        (capture, routes): (&Path, &[Ipv4Net]),
         huge: Option<&HugePages>,
         directory: &Path,
         prefix: &str,
     ) -> Result<Command> {
         let (v4, v6) = (directory.join("v4.rules"), directory.join("v6.rules"));
         let mut rules = String::new();
-        for net in forwarder::routes()? {
+        for net in routes {
             let _ = writeln!(rules, "R{net} 1");
         }
         fs::write(&v4, rules)?;

@@ -17,7 +17,7 @@ const FIELD_WIDTH: f64 = 780.0;
 const FIELD_HEIGHT: f64 = 190.0;
 /// Longest text of a row that has no figure, in letters.
 const REASON: usize = 85;
-/// Longest note.
+/// Longest line of a note.
 const NOTE: usize = 135;
 /// What a curve may cost more than its first point and still be flat.
 const FLAT: f64 = 1.1;
@@ -39,8 +39,10 @@ pub(super) fn draw(facts: &[(&'static str, String)], outcomes: &[Outcome]) -> St
         y += 18.0;
         svg.text("small muted", (LEFT, y), reading(outcome));
         if let Some(note) = outcome.notes.get(1).filter(|_| outcome.look == Look::Curve) {
-            y += 16.0;
-            svg.text("small muted", (LEFT, y), shortened(note, NOTE));
+            for line in lines(note) {
+                y += 16.0;
+                svg.text("small muted", (LEFT, y), line);
+            }
         }
         y += 12.0;
         y = if outcome.look == Look::Curve {
@@ -70,6 +72,20 @@ fn shortened(text: &str, most: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(most - 1).chain(['…']).collect()
+}
+
+/// A note in as many lines as it takes.
+fn lines(note: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in note.split(' ') {
+        let last = lines.last_mut().filter(|last| last.len() + word.len() < NOTE);
+        match last {
+            Some(last) if last.is_empty() => last.push_str(word),
+            Some(last) => *last += &format!(" {word}"),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A figure with three digits that count.
