@@ -1,4 +1,5 @@
-//! What goes whole by the packet socket of a port: what the kernel does not take, and what a queue refuses.
+//! What goes whole by the packet socket of a port: what the kernel does not take waits, and what a
+//! queue refuses is counted.
 
 use crate::rig::{Memory, Pod, in_namespace, sh};
 use margay_fastpath::packet::{Gso, Offload, Packet};
