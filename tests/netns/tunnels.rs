@@ -38,12 +38,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// `mtus` of the links between the node and the router, and between that and the far end.
-    fn new(encap: Encap, mtus: [u32; 2]) -> Rig {
-        Rig::with(encap, mtus, false)
-    }
-
-    /// The same with flow offload or without.
-    pub(crate) fn with(encap: Encap, mtus: [u32; 2], offload: bool) -> Rig {
+    pub(crate) fn new(encap: Encap, mtus: [u32; 2]) -> Rig {
         let scope = Scope::new().unwrap();
         let edge = scope.namespace("edge1").unwrap();
         let mid = scope.namespace("mid").unwrap();
@@ -78,7 +73,6 @@ impl Rig {
         let mut node = Node::new(1, edge, router, store.clone()).unwrap();
         node.start_daemon(DaemonSpec {
             uplinks: vec!["uplink0".to_owned()],
-            offload,
             ..DaemonSpec::new(crate::binary(), "edge1", &store, &scope)
         })
         .unwrap();
