@@ -191,8 +191,8 @@ impl Pipeline {
         self.end_lap(Stage::Forward, count);
     }
 
-    /// Looks at each packet of a burst. `concerns` tells of plain IPv4 and its destination whether a
-    /// tunnel's headers may be in it.
+    /// Looks at each packet of a burst. `concerns` tells of plain IPv4 and its destination whether
+    /// a tunnel's headers may be in it.
     #[inline(always)]
     fn parse(
         &mut self,

@@ -89,8 +89,8 @@ const CURVES: [Curve; 7] = [
         name: "policies, first packets of flows",
         points: &[("1", 1), ("100", 100), ("1,000", 1_000), ("10,000", 10_000)],
         setting: "the same; 65,536 flows begin in a table that has held as many before",
-        why: "a first packet reads a word for each 64 policies of each of its four fields, and \
-              the words of ten thousand are not in the first-level cache",
+        why: "a first packet asks the rules: it finds the classes of its addresses and ports, \
+              which begin to differ with the second policy, and a word of each for every 64 rules",
     },
     Curve {
         over: Over::Ports,

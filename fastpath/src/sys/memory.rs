@@ -103,8 +103,8 @@ impl Frame {
         unsafe { std::slice::from_raw_parts_mut(start, len) }
     }
 
-    /// As [`Frame::bytes`] for a fixed number; `None` where they would reach beyond the packet space
-    /// of a small chunk. Takes one comparison.
+    /// As [`Frame::bytes`] for a fixed number; `None` where they would reach beyond the packet
+    /// space of a small chunk. Takes one comparison.
     #[inline]
     pub fn array<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         if !is_in_small::<N>(offset) {
