@@ -25,6 +25,8 @@ pub(crate) mod layout {
     pub(crate) const SEEN: i16 = 64;
     /// How many may be given in all; all bits set while no worker has the queue. The worker's.
     pub(crate) const CREDIT: i16 = 72;
+    /// How many there was room for when that was said. The worker's.
+    pub(crate) const ROOM: i16 = 80;
 }
 
 /// All queues of a device.
@@ -83,14 +85,15 @@ impl Arrivals {
         self.set(queue, layout::SEEN, number);
     }
 
-    /// So many may be given in all.
-    pub(crate) fn set_credit(&self, queue: u32, number: u64) {
-        self.set(queue, layout::CREDIT, number);
+    /// `taken` were taken by the worker, and it has room for so many more.
+    pub(crate) fn set_room(&self, queue: u32, taken: u64, room: u64) {
+        self.set(queue, layout::ROOM, room);
+        self.set(queue, layout::CREDIT, taken + room);
     }
 
     /// No worker has the queue: what comes by it is the kernel's.
     pub(crate) fn end_credit(&self, queue: u32) {
-        self.set_credit(queue, u64::MAX);
+        self.set(queue, layout::CREDIT, u64::MAX);
     }
 
     /// As the program does.

@@ -112,23 +112,29 @@ fn a_flow_that_waits_is_dropped_while_the_worker_is_far_behind() {
     in_namespace(|| {
         let mut rig = Rig::new(false);
         let packet = offloaded(&mut rig);
-        let arrivals = |rig: &Rig, given, seen, credit| {
+        let arrivals = |rig: &Rig, given, seen, taken| {
             rig.arrivals[0].set_given(0, given);
             rig.arrivals[0].set_seen(0, seen);
-            rig.arrivals[0].set_credit(0, credit);
+            rig.arrivals[0].set_room(0, taken, 8);
         };
-        arrivals(&rig, 1007, 1000, 1008);
+        arrivals(&rig, 1007, 1000, 1000);
         assert_eq!(verdict(&rig, &packet, 0), XDP_PASS, "the first one tells that it waits");
         assert_eq!(verdict(&rig, &packet, 0), XDP_PASS, "seven eighths");
-        arrivals(&rig, 1008, 1000, 1008);
+        arrivals(&rig, 1008, 1000, 1000);
         assert_eq!(verdict(&rig, &packet, 0), XDP_DROP);
         assert_eq!(rig.arrivals[0].refused(0), 1);
-        arrivals(&rig, 1008, 1008, 1016);
+        // The worker takes packets, but they wait for others there.
+        arrivals(&rig, 1_000_000, 1000, 1_000_000 - 4);
+        assert_eq!(verdict(&rig, &packet, 0), XDP_PASS, "half of the room");
+        arrivals(&rig, 1_000_008, 1000, 1_000_000);
+        assert_eq!(verdict(&rig, &packet, 0), XDP_DROP, "none of it");
+        arrivals(&rig, 1_000_008, 1_000_009, 1_000_008);
         assert_eq!(verdict(&rig, &packet, 0), XDP_REDIRECT, "its last packet has left");
         // Without a worker it is the kernel's.
         rig.map.generation().raise();
         rig.feed(POD, std::slice::from_ref(&packet));
-        arrivals(&rig, 1008, 0, u64::MAX);
+        rig.arrivals[0].set_seen(0, 0);
+        rig.arrivals[0].end_credit(0);
         assert_eq!([(); 3].map(|()| verdict(&rig, &packet, 0)), [XDP_PASS; 3]);
     });
 }
@@ -139,7 +145,7 @@ fn other_packets_are_dropped_when_there_is_no_room() {
         let mut rig = Rig::new(false);
         let packet = rig.ordinary(&TCP6, POD, b"not offloaded");
         rig.arrivals[0].set_given(0, 4);
-        rig.arrivals[0].set_credit(0, 5);
+        rig.arrivals[0].set_room(0, 0, 5);
         assert_eq!(verdict(&rig, &packet, 0), XDP_PASS);
         rig.arrivals[0].set_given(0, 5);
         assert_eq!([(); 2].map(|()| verdict(&rig, &packet, 0)), [XDP_DROP; 2]);

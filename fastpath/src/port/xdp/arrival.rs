@@ -39,7 +39,7 @@ impl Arrival {
     #[inline]
     pub(super) fn give_credit(&self, held: usize) {
         let more = (held / self.frames).min(self.room);
-        self.arrivals.set_credit(self.queue, self.taken + more as u64);
+        self.arrivals.set_room(self.queue, self.taken, more as u64);
     }
 
     /// The worker took so many packets.

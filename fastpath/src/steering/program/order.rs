@@ -45,7 +45,7 @@ pub(super) fn give(asm: &mut Assembler, arrivals: &Arrivals, xsks: &Map) {
 /// R1 is the generation. Goes on with a flow of which no packet is under way to a worker; what
 /// comes in between goes to the worker, or is dropped when that is far behind.
 pub(super) fn settle(asm: &mut Assembler, arrivals: &Arrivals, labels: &Labels) {
-    use arrivals_layout::{CREDIT, GIVEN, SEEN};
+    use arrivals_layout::{CREDIT, GIVEN, ROOM, SEEN};
     let Labels { not, worker, settled, settles, .. } = *labels;
     asm.load(Size::D, R4, R7, word(layout::SETTLED));
     asm.jump_if(If::Eq, R4, R1, settled);
@@ -58,13 +58,12 @@ pub(super) fn settle(asm: &mut Assembler, arrivals: &Arrivals, labels: &Labels) 
     asm.jump_if(If::Ge, R3, R4, settles);
     asm.load(Size::D, R4, R2, CREDIT);
     asm.jump_if(If::Eq, R4, -1, worker);
-    // Far behind: more than seven eighths of the room are taken.
+    // Far behind: less than an eighth of the room is left.
     asm.load(Size::D, R5, R2, GIVEN);
-    asm.alu(Alu::Sub, R5, R3);
-    asm.alu(Alu::Lsh, R5, 3);
-    asm.alu(Alu::Sub, R4, R3);
-    asm.alu(Alu::Mul, R4, 7);
-    asm.jump_if(If::Le, R5, R4, worker);
+    asm.alu(Alu::Sub, R4, R5);
+    asm.alu(Alu::Lsh, R4, 3);
+    asm.load(Size::D, R5, R2, ROOM);
+    asm.jump_if(If::Ge, R4, R5, worker);
     asm.mov(R7, R2);
     asm.jump("refuse");
     asm.label(settles);
