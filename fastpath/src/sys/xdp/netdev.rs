@@ -39,6 +39,7 @@ const IFLA_XDP_PROG_ID: u16 = 4;
 const IFINFO_BYTES: usize = 16;
 const GENL_ID_CTRL: u16 = 16;
 const GENL_BYTES: usize = 4;
+const NETDEV_INDEX: u16 = 1;
 const NETDEV_XDP_FEATURES: u16 = 3;
 const FEATURE_ZERO_COPY: u32 = 8;
 const FEATURE_REDIRECT_TARGET: u32 = 4;
@@ -117,6 +118,23 @@ impl Features {
         attribute(answer?.get(GENL_BYTES..).unwrap_or_default(), NETDEV_XDP_FEATURES)
             .and_then(|value| u32_at(value, 0))
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+    }
+
+    /// The devices of the namespace that take frames that are redirected to them now, by number,
+    /// in rising order.
+    pub(crate) fn redirect_targets(&mut self) -> io::Result<Vec<u32>> {
+        let mut targets = Vec::new();
+        let add = |answer: &[u8]| {
+            let attributes = answer.get(GENL_BYTES..).unwrap_or_default();
+            let number = |kind| attribute(attributes, kind).and_then(|value| u32_at(value, 0));
+            let features = number(NETDEV_XDP_FEATURES).unwrap_or(0);
+            if features & FEATURE_REDIRECT_TARGET != 0 {
+                targets.extend(number(NETDEV_INDEX));
+            }
+        };
+        self.netlink.list(self.family, &[1, 1, 0, 0], (self.family, add))?;
+        targets.sort_unstable();
+        Ok(targets)
     }
 
     /// True when a device takes frames that are redirected to it now.

@@ -9,10 +9,13 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
 /// The answers that we ask for are below 8 kB; the kernel gives no more in one piece than 32 kB.
 const ANSWER_BYTES: usize = 32 * 1024;
 /// Datagrams read for one answer.
 const MAX_DATAGRAMS: usize = 16;
+/// Datagrams read for a list, each of which has many entries.
+const MAX_LIST: usize = 1 << 16;
 
 /// A netlink socket of the calling thread's network namespace.
 pub(super) struct Netlink {
@@ -39,52 +42,86 @@ impl Netlink {
         payload: &[u8],
         answer: Option<u16>,
     ) -> io::Result<Vec<u8>> {
-        let mut message = Vec::with_capacity(HEADER + payload.len());
-        message.extend(((HEADER + payload.len()) as u32).to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend((NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-        message.extend([0; 8]);
-        message.extend(payload);
-        let (fd, start) = (self.fd.as_raw_fd(), message.as_ptr().cast());
-        // SAFETY: the kernel reads the bytes of a live vector.
-        if unsafe { libc::send(fd, start, message.len(), 0) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.send(kind, NLM_F_ACK, payload)?;
         let mut buffer = vec![0u8; ANSWER_BYTES];
         for _ in 0..MAX_DATAGRAMS {
-            let start = buffer.as_mut_ptr().cast();
-            // SAFETY: the kernel writes at most the length of the buffer that we borrow.
-            let got = unsafe { libc::recv(fd, start, buffer.len(), 0) };
-            if got < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            if let Some(found) = find_answer(&buffer[..got as usize], answer)? {
+            let got = self.receive(&mut buffer)?;
+            if let Some(found) = find_answer(&buffer[..got], answer)? {
                 return Ok(found);
             }
         }
         Err(io::Error::other("netlink gave no answer"))
     }
+
+    /// Sends a request for a list, and gives the payload of each of its entries, which are of the
+    /// type `entry`.
+    pub(super) fn list(
+        &self,
+        kind: u16,
+        payload: &[u8],
+        (entry, mut each): (u16, impl FnMut(&[u8])),
+    ) -> io::Result<()> {
+        self.send(kind, NLM_F_DUMP, payload)?;
+        let mut buffer = vec![0u8; ANSWER_BYTES];
+        for _ in 0..MAX_LIST {
+            let got = self.receive(&mut buffer)?;
+            for (kind, payload) in messages(&buffer[..got]) {
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => return Err(error_of(payload)),
+                    _ if kind == entry => each(payload),
+                    _ => {}
+                }
+            }
+        }
+        Err(io::Error::other("netlink's list does not end"))
+    }
+
+    fn send(&self, kind: u16, flags: u16, payload: &[u8]) -> io::Result<()> {
+        let mut message = Vec::with_capacity(HEADER + payload.len());
+        message.extend(((HEADER + payload.len()) as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(payload);
+        let (fd, start) = (self.fd.as_raw_fd(), message.as_ptr().cast());
+        // SAFETY: the kernel reads the bytes of a live vector.
+        let sent = unsafe { libc::send(fd, start, message.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let start = buffer.as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most the length of the buffer that we borrow.
+        let got = unsafe { libc::recv(self.fd.as_raw_fd(), start, buffer.len(), 0) };
+        if got < 0 { Err(io::Error::last_os_error()) } else { Ok(got as usize) }
+    }
 }
 
-fn find_answer(mut bytes: &[u8], wanted: Option<u16>) -> io::Result<Option<Vec<u8>>> {
-    while bytes.len() >= HEADER {
-        let len = u32_at(bytes, 0).unwrap_or(0) as usize;
-        if len < HEADER || len > bytes.len() {
-            break;
-        }
-        let kind = u16::from_ne_bytes([bytes[4], bytes[5]]);
-        let payload = &bytes[HEADER..len];
+/// Types and payloads of the messages of a datagram; a malformed one ends it.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = u32_at(bytes, 0)? as usize;
+        let message = bytes.get(..len).filter(|message| message.len() >= HEADER)?;
+        bytes = &bytes[len.next_multiple_of(ALIGN).min(bytes.len())..];
+        Some((u16::from_ne_bytes([message[4], message[5]]), &message[HEADER..]))
+    })
+}
+
+/// What an error message says; an acknowledgement says that there was no answer before it.
+fn error_of(payload: &[u8]) -> io::Error {
+    let code = u32_at(payload, 0).unwrap_or(0) as i32;
+    io::Error::from_raw_os_error(if code == 0 { libc::ENOENT } else { -code })
+}
+
+fn find_answer(bytes: &[u8], wanted: Option<u16>) -> io::Result<Option<Vec<u8>>> {
+    for (kind, payload) in messages(bytes) {
         match kind {
-            NLMSG_ERROR => {
-                let code = u32_at(payload, 0).unwrap_or(0) as i32;
-                let code = if code == 0 { libc::ENOENT } else { -code };
-                return Err(io::Error::from_raw_os_error(code));
-            }
+            NLMSG_ERROR => return Err(error_of(payload)),
             NLMSG_DONE => return Err(io::Error::from_raw_os_error(libc::ENOENT)),
             _ if wanted.is_none_or(|wanted| wanted == kind) => return Ok(Some(payload.to_vec())),
             _ => {}
         }
-        bytes = &bytes[len.next_multiple_of(ALIGN).min(bytes.len())..];
     }
     Ok(None)
 }
