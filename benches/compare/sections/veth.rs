@@ -21,7 +21,8 @@ pub(crate) fn run(arguments: &Arguments) -> Vec<Outcome> {
         ),
         "testpmd mac rewrites link addresses only: no route, no TTL, no checksum".to_owned(),
         "margay: the daemon with one worker, 256 static routes, the next hop from the kernel's \
-         neighbours"
+         neighbours; what a worker sends in bursts of 32 and more leaves as redirected frames, for \
+         the far end takes them"
             .to_owned(),
         "margay, offload: threaded NAPI of the ingress veth on the router's core, beside the \
          worker; ratios are to this row"
