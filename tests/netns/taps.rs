@@ -2,7 +2,28 @@
 //! checksums, towards a veth pod and an uplink of 1500 bytes.
 
 use margay::lab::measure::{self, IperfSpec, Load};
+use margay::lab::namespace::Namespace;
 use margay::lab::{requirements, steps};
+use std::net::IpAddr;
+
+/// Who sends, who receives, and at which addresses.
+pub(crate) type Way<'a> = (&'a str, &'a Namespace, &'a Namespace, [IpAddr; 2]);
+
+/// TCP and UDP go well each way.
+pub(crate) fn carries(ways: &[Way<'_>]) {
+    for &(way, client, server, targets) in ways {
+        for target in targets {
+            let udp = Load::Udp { length: 1200, rate: 20_000_000 };
+            for load in [Load::Tcp, udp] {
+                let spec = IperfSpec { client, server, target, load, seconds: 1 };
+                let (_, text) = steps::run_load(spec).unwrap_or_else(|error| {
+                    panic!("{way}, {target}, {load:?}: {error:#}");
+                });
+                println!("{way}, {target}: {text}");
+            }
+        }
+    }
+}
 
 #[test]
 fn tcp_between_tap_and_every_other_attachment() {
@@ -21,18 +42,7 @@ fn tcp_between_tap_and_every_other_attachment() {
         ("TAP to outside", tap_a.namespace(), &network.outside, outside),
         ("outside to TAP", &network.outside, tap_a.namespace(), tap_a.addresses()),
     ];
-    for (way, client, server, targets) in ways {
-        for target in targets {
-            let udp = Load::Udp { length: 1200, rate: 20_000_000 };
-            for load in [Load::Tcp, udp] {
-                let spec = IperfSpec { client, server, target, load, seconds: 1 };
-                let (_, text) = steps::run_load(spec).unwrap_or_else(|error| {
-                    panic!("{way}, {target}, {load:?}: {error:#}");
-                });
-                println!("{way}, {target}: {text}");
-            }
-        }
-    }
+    carries(&ways);
     assert_eq!(steps::checksum_errors(&network).unwrap(), 0);
     assert_eq!(measure::checksum_errors(tap_c.namespace()).unwrap(), 0);
 }

@@ -16,6 +16,7 @@ use margay::lab::{requirements, steps};
 use serde_json::{Value, json};
 
 use crate::frames;
+use crate::taps::carries;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const PORT: u16 = 7000;
@@ -72,18 +73,7 @@ fn tcp_between_tc_and_every_other_attachment() {
         ("tc to outside", tc_a.namespace(), &network.outside, outside),
         ("outside to tc", &network.outside, tc_a.namespace(), tc_a.addresses()),
     ];
-    for (way, client, server, targets) in ways {
-        for target in targets {
-            let udp = Load::Udp { length: 1200, rate: 20_000_000 };
-            for load in [Load::Tcp, udp] {
-                let spec = IperfSpec { client, server, target, load, seconds: 1 };
-                let (_, text) = steps::run_load(spec).unwrap_or_else(|error| {
-                    panic!("{way}, {target}, {load:?}: {error:#}");
-                });
-                println!("{way}, {target}: {text}");
-            }
-        }
-    }
+    carries(&ways);
     assert_eq!(steps::checksum_errors(&network).unwrap(), 0);
     for pod in [tc_a, tc_b, tc_c] {
         assert_eq!(measure::checksum_errors(pod.namespace()).unwrap(), 0);

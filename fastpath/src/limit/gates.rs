@@ -151,7 +151,7 @@ fn cost(rate: Rate, units: u64) -> Option<u64> {
 /// The burst as time, rounded down.
 fn burst(rate: Rate) -> Option<u64> {
     let per_second = u128::from(rate.per_second.clamp(1, RATE_MAX));
-    let burst = (u128::from(rate.burst) * 1_000_000_000 << FRACTION) / per_second;
+    let burst = ((u128::from(rate.burst) * 1_000_000_000) << FRACTION) / per_second;
     (burst < BURST_MAX).then_some(burst as u64)
 }
 

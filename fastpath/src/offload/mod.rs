@@ -37,7 +37,7 @@ use crate::limit::Gates;
 use crate::port::PortId;
 use crate::steering::SteeringError;
 use crate::sys::bpf::{Map, MapKind, MappedArray};
-use crate::sys::xdp::netdev::Features;
+use crate::sys::xdp::netdev::{Features, takes_redirects};
 use outer::Outers;
 use std::ops::Range;
 use std::sync::Arc;
@@ -210,7 +210,7 @@ impl FlowMap {
         }
         self.refused(port).iter().for_each(|total| total.store(0, Ordering::Relaxed));
         state.device.store(device, Ordering::Release);
-        self.look_at(&mut Features::open().ok(), port);
+        self.note(port, state, takes_redirects(device));
         Some(PortLease { map: self.clone(), port })
     }
 
@@ -226,19 +226,12 @@ impl FlowMap {
                 all.unwrap_or_default()
             });
             let device = port.device.load(Ordering::Acquire);
-            self.note(id, targets.binary_search(&device).is_ok());
+            self.note(id, port, targets.binary_search(&device).is_ok());
         }
     }
 
-    fn look_at(&self, features: &mut Option<Features>, id: PortId) {
-        let Some(port) = self.port(id) else { return };
-        let device = port.device.load(Ordering::Acquire);
-        self.note(id, features.as_mut().is_some_and(|features| features.takes_redirects(device)));
-    }
-
     /// A port's device takes redirected frames now, or does not.
-    fn note(&self, id: PortId, takes: bool) {
-        let Some(port) = self.port(id) else { return };
+    fn note(&self, id: PortId, port: &PortState, takes: bool) {
         if takes != port.egress.load(Ordering::Acquire) {
             self.set_egress(id, takes.then_some(port.device.load(Ordering::Acquire)));
         }

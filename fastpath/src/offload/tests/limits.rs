@@ -251,7 +251,7 @@ fn two_limited_ends_are_asked_one_after_the_other() {
             let (pod_before, uplink_before) = (rig.map.totals(POD), rig.map.totals(UPLINK));
             let beyond = rig.run_any(POD, &packet);
             let taken = arrival(&rig, POD, Way::Egress).wrapping_sub(before);
-            let cost = (3 * STEP * 8) * (1_000_000_000 / SLOW) << FRACTION;
+            let cost = ((3 * STEP * 8) * (1_000_000_000 / SLOW)) << FRACTION;
             let pod = totals(&mut rig, POD, Way::Egress);
             let other = totals(&mut rig, UPLINK, Way::Ingress);
             assert_eq!((other.packets, other.bytes), (2, 4 * STEP));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::packet::Packet;
 use crate::sys::bpf::bulk::BulkSender;
 use crate::sys::memory::FramePool;
-use crate::sys::xdp::netdev::Features;
+use crate::sys::xdp::netdev::takes_redirects;
 
 /// Packets of a burst from which on it pays: one call costs what some 20 packets in the ring do.
 const LONG: usize = 32;
@@ -88,8 +88,7 @@ impl Bulk {
         if !is_wanted {
             return;
         }
-        let takes = Features::open().is_ok_and(|mut all| all.takes_redirects(self.device));
-        if !takes {
+        if !takes_redirects(self.device) {
             self.sender = None;
         } else if self.sender.is_none() {
             match BulkSender::new(self.device) {

@@ -176,11 +176,16 @@ fn take_from(asm: &mut Assembler, rate: &Rate) {
     asm.label(rate.taken);
 }
 
+/// Goes to the label unless the row R6 has this flag.
+fn unless(asm: &mut Assembler, scratch: Reg, flag: i32, label: &'static str) {
+    asm.load(Size::D, scratch, R6, word(layout::FLAGS));
+    asm.alu(Alu::And, scratch, flag);
+    asm.jump_if(If::Eq, scratch, 0, label);
+}
+
 /// Gives back what was taken from one rate, if the row has it.
 fn give_to(asm: &mut Assembler, rate: usize, flag: i32, label: &'static str) {
-    asm.load(Size::D, R2, R6, word(layout::FLAGS));
-    asm.alu(Alu::And, R2, flag);
-    asm.jump_if(If::Eq, R2, 0, label);
+    unless(asm, R2, flag, label);
     cost(asm, rate);
     asm.mov(R2, 0);
     asm.alu(Alu::Sub, R2, R1);
@@ -221,9 +226,7 @@ fn limit(asm: &mut Assembler) {
 /// The rates that most have not.
 fn more(asm: &mut Assembler) {
     asm.label("limit_more");
-    asm.load(Size::D, R1, R6, word(layout::FLAGS));
-    asm.alu(Alu::And, R1, layout::HAS_PACKETS);
-    asm.jump_if(If::Eq, R1, 0, "limit_peak");
+    unless(asm, R1, layout::HAS_PACKETS, "limit_peak");
     let packets = Rate {
         first: layout::PACKETS,
         retry: "packets_retry",
@@ -234,9 +237,7 @@ fn more(asm: &mut Assembler) {
     };
     take_from(asm, &packets);
     asm.label("limit_peak");
-    asm.load(Size::D, R1, R6, word(layout::FLAGS));
-    asm.alu(Alu::And, R1, layout::HAS_PEAK);
-    asm.jump_if(If::Eq, R1, 0, "limit_no_peak");
+    unless(asm, R1, layout::HAS_PEAK, "limit_no_peak");
     let peak = Rate {
         first: layout::PEAK,
         retry: "peak_retry",
@@ -247,9 +248,7 @@ fn more(asm: &mut Assembler) {
     };
     take_from(asm, &peak);
     asm.label("limit_no_peak");
-    asm.load(Size::D, R1, R6, word(layout::FLAGS));
-    asm.alu(Alu::And, R1, layout::HAS_BITS);
-    asm.jump_if(If::Eq, R1, 0, "limit_pass");
+    unless(asm, R1, layout::HAS_BITS, "limit_pass");
     asm.jump("limit_bits");
 }
 

@@ -264,7 +264,8 @@ impl Program {
     /// Makes `run.count` real frames with the bytes of `packet`, runs the program on each, and
     /// does what it says: pass to the stack, transmit, redirect. The kernel (5.18 on) reuses the
     /// frames without writing them anew, so a program that changes bytes has to write all of
-    /// them each time. One call takes about 25 ms to set up: let it make 2^18 frames and more.
+    /// them each time. A call for more than one frame takes about 25 ms to set up: let
+    /// it make 2^18 frames and more.
     pub fn run_live(&self, packet: &[u8], run: LiveRun) -> io::Result<()> {
         let context = XdpMd::new(packet, run.context);
         let mut attr = TestAttr {

@@ -143,6 +143,11 @@ impl Features {
     }
 }
 
+/// True when a device of the calling thread's namespace takes redirected frames now.
+pub(crate) fn takes_redirects(index: u32) -> bool {
+    Features::open().is_ok_and(|mut all| all.takes_redirects(index))
+}
+
 fn features(index: u32) -> io::Result<u32> {
     Features::open()?.of(index)
 }
