@@ -9,7 +9,8 @@
 //! and nothing divided: a product with the reciprocal of the rate, and a correction, is exact. With
 //! flow offload the word is in a [`Place`] that the XDP program takes from too.
 
-use super::gates::{self, Place};
+use super::gates::Place;
+use super::line::Line;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,21 +47,6 @@ pub struct Bucket {
 }
 
 const _: () = assert!(size_of::<Option<Bucket>>() == 56);
-
-/// When everything that was taken will have arrived at the rate, for those who take.
-#[derive(Debug)]
-enum Line {
-    /// One worker only: nobody else writes the arrival.
-    Alone {
-        arrival_ns: AtomicU64,
-        /// What is left of the last nanosecond before the arrival, in units.
-        spare: AtomicU64,
-    },
-    /// Several workers.
-    Shared { lease_ns: u32, arrival_ns: AtomicU64 },
-    /// Workers and the XDP program.
-    Mapped { lease_ns: u32, place: Place },
-}
 
 /// What a worker has of a bucket: what is left of an older piece of time, and of the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -133,12 +119,14 @@ impl Bucket {
         place: Option<Place>,
     ) -> Bucket {
         let bucket = Bucket::at(rate, workers, place);
-        let ahead_ns = self.arrival_of(self.word(), now_ns).saturating_sub(now_ns);
+        self.line.settle(now_ns, self.burst_ns);
+        let ahead_ns =
+            self.line.arrival_of(self.line.word(), now_ns, self.burst_ns).saturating_sub(now_ns);
         let owed = u128::from(ahead_ns) * u128::from(self.per_second.get());
         let owed = owed.min(u128::from(bucket.burst) * u128::from(UNITS));
         let owed = owed.div_ceil(u128::from(bucket.per_second.get()));
         let owed = u64::try_from(owed).unwrap_or(u64::MAX);
-        bucket.set_arrival(now_ns.saturating_add(owed));
+        bucket.line.set_arrival(now_ns.saturating_add(owed));
         bucket
     }
 
@@ -289,13 +277,11 @@ impl Bucket {
     fn take(&self, now_ns: u64, missing: u64) -> Option<(u64, Piece)> {
         let rate = self.per_second.get();
         let (need_ns, left) = self.time_of(missing);
-        let lease_ns = match &self.line {
-            Line::Alone { .. } => 0,
-            Line::Shared { lease_ns, .. } | Line::Mapped { lease_ns, .. } => u64::from(*lease_ns),
-        };
-        let mut word = self.word();
+        let lease_ns = self.line.lease_ns();
+        self.line.settle(now_ns, self.burst_ns);
+        let mut word = self.line.word();
         loop {
-            let from = self.arrival_of(word, now_ns).max(now_ns);
+            let from = self.line.arrival_of(word, now_ns, self.burst_ns).max(now_ns);
             let end_ns = from.checked_add(need_ns)?;
             if !self.fits(Taken { end_ns, left }, now_ns) {
                 return None;
@@ -305,59 +291,12 @@ impl Bucket {
             let taken = if is_far { need_ns.max(lease_ns) } else { need_ns };
             let end_ns = from.checked_add(taken)?;
             let piece = Piece { end_ns, units: taken * rate };
-            match self.move_arrival(word, end_ns) {
-                Ok(()) => return Some((from, piece)),
+            match self.line.move_arrival(word, end_ns) {
+                Ok(()) => {
+                    self.line.close(end_ns - now_ns, self.burst_ns);
+                    return Some((from, piece));
+                }
                 Err(other) => word = other,
-            }
-        }
-    }
-
-    /// The word with the arrival, as those who share it have it.
-    #[inline]
-    fn word(&self) -> u64 {
-        match &self.line {
-            Line::Alone { arrival_ns, .. } | Line::Shared { arrival_ns, .. } => {
-                arrival_ns.load(Ordering::Relaxed)
-            }
-            Line::Mapped { place, .. } => place.word().load(Ordering::Relaxed),
-        }
-    }
-
-    /// The arrival that a word says, in nanoseconds; any time up to now if it has passed.
-    #[inline]
-    fn arrival_of(&self, word: u64, now_ns: u64) -> u64 {
-        match &self.line {
-            Line::Mapped { .. } => gates::arrival_ns(word, now_ns, self.burst_ns),
-            _ => word,
-        }
-    }
-
-    fn set_arrival(&self, at_ns: u64) {
-        match &self.line {
-            Line::Alone { arrival_ns, .. } | Line::Shared { arrival_ns, .. } => {
-                arrival_ns.store(at_ns, Ordering::Relaxed);
-            }
-            Line::Mapped { place, .. } => {
-                place.word().store(gates::word(at_ns), Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Sets the arrival, unless another one has: to which word, then.
-    #[inline]
-    fn move_arrival(&self, from: u64, to_ns: u64) -> Result<(), u64> {
-        // One word is all that is shared, so no order with other memory is asked for.
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        match &self.line {
-            Line::Alone { arrival_ns, .. } => {
-                arrival_ns.store(to_ns, set);
-                Ok(())
-            }
-            Line::Shared { arrival_ns, .. } => {
-                arrival_ns.compare_exchange(from, to_ns, set, fetch).map(drop)
-            }
-            Line::Mapped { place, .. } => {
-                place.word().compare_exchange(from, gates::word(to_ns), set, fetch).map(drop)
             }
         }
     }
@@ -379,12 +318,18 @@ impl Bucket {
             return Some(departure);
         }
         let (need_ns, units) = self.time_of(cost - kept.units);
-        let mut word = self.word();
+        self.line.settle(now_ns, self.burst_ns);
+        let mut word = self.line.word();
         loop {
-            let end_ns = self.arrival_of(word, now_ns).max(now_ns).checked_add(need_ns)?;
+            let end_ns = self
+                .line
+                .arrival_of(word, now_ns, self.burst_ns)
+                .max(now_ns)
+                .checked_add(need_ns)?;
             let departure = departure(end_ns)?;
-            match self.move_arrival(word, end_ns) {
+            match self.line.move_arrival(word, end_ns) {
                 Ok(()) => {
+                    self.line.close(end_ns - now_ns, self.burst_ns);
                     *lease = Lease([Piece::default(), Piece { end_ns, units }]);
                     return Some(departure);
                 }

@@ -6,6 +6,14 @@
 //! one of them costs, in fractions of that, and rounds up: a packet costs what is exact, or less
 //! than 2^-10 ns and 2^-24 ns a byte more, which at 40 Gbit/s is less than 0.01 % of 60 bytes. It
 //! never costs less.
+//!
+//! To ask the clock for each packet would take as long as all the rest. So while there is plenty of
+//! the burst left, which the row says by [`layout::OPEN`], the program lets packets pass on credit:
+//! one part in 2^[`CREDIT_SHIFT`] of the burst is owed at most, before somebody asks the clock and
+//! books it as if all had come just then. A row is open only if what may be owed fits in the burst,
+//! so no more passes than that; only of two who take at the same time one may not know yet that it
+//! is not. What time brought back meanwhile is lost if the burst was whole, so after a pause it may
+//! be less by that part.
 
 use super::bucket::{RATE_MAX, Rate};
 use super::endpoint::WayLimits;
@@ -25,13 +33,15 @@ pub(crate) const FINER: u32 = 14;
 /// An arrival that is farther ahead than the burst and this, as a power of two of its units, has
 /// passed long ago: what waits does so for 25 ms at most, and clocks differ by less.
 pub(crate) const SLACK: u32 = 40;
+/// Part of a burst that may be owed, as a power of two.
+pub(crate) const CREDIT_SHIFT: u32 = 6;
 /// No packet has so many bytes.
 const BYTES_MAX: u64 = 1 << 17;
 /// No burst that is worth so much time, in units of the arrival, is shared with the program.
 const BURST_MAX: u128 = 1 << 60;
 
 /// Where things are in a row, in words of 8 bytes. One line of the cache has what a limit of bits
-/// or packets alone needs.
+/// alone needs.
 pub(crate) mod layout {
     /// Words of a row.
     pub(crate) const WORDS: usize = 16;
@@ -45,16 +55,19 @@ pub(crate) mod layout {
     pub(crate) const BITS: usize = 0;
     /// Packets that wait for their time at workers.
     pub(crate) const WAITING: usize = 3;
-    /// First word of the rate of packets.
-    pub(crate) const PACKETS: usize = 4;
     /// Flags.
-    pub(crate) const FLAGS: usize = 7;
-    /// First word of the peak rate of bits.
-    pub(crate) const PEAK: usize = 8;
-    /// Packets that the program dropped because of bits, and because of packets.
-    pub(crate) const DROPPED: [usize; 2] = [11, 12];
+    pub(crate) const FLAGS: usize = 4;
+    /// What the program let pass of the rate of bits and did not book yet, as it is booked; less
+    /// than nothing if more of it was given back.
+    pub(crate) const OWED: usize = 5;
     /// Packets that the program let pass here, and dropped because of another row; their bytes.
-    pub(crate) const LOST: [usize; 2] = [13, 14];
+    pub(crate) const LOST: [usize; 2] = [6, 7];
+    /// First word of the rate of packets.
+    pub(crate) const PACKETS: usize = 8;
+    /// First word of the peak rate of bits.
+    pub(crate) const PEAK: usize = 11;
+    /// Packets that the program dropped because of bits, and because of packets.
+    pub(crate) const DROPPED: [usize; 2] = [14, 15];
 
     /// Flag: it has a rate of bits.
     pub(crate) const HAS_BITS: i32 = 1;
@@ -64,6 +77,8 @@ pub(crate) mod layout {
     pub(crate) const HAS_PEAK: i32 = 4;
     /// Flag: what is beyond the bits waits, at a worker.
     pub(crate) const SHAPED: i32 = 8;
+    /// Flag, which the program sets: it lets packets pass on credit.
+    pub(crate) const OPEN: i32 = 16;
 }
 
 /// The rows, and which of them are free.
@@ -164,8 +179,14 @@ pub(super) const fn word(at_ns: u64) -> u64 {
 #[inline]
 pub(super) fn arrival_ns(arrival: u64, now_ns: u64, burst_ns: u64) -> u64 {
     let ahead = arrival.wrapping_sub(word(now_ns));
-    let is_ahead = ahead <= word(burst_ns + 1) + (1 << SLACK);
+    let is_ahead = is_ahead(arrival, now_ns, burst_ns);
     now_ns + if is_ahead { ahead.div_ceil(1 << FRACTION) } else { 0 }
+}
+
+/// True unless the arrival that a word says has passed.
+#[inline]
+fn is_ahead(arrival: u64, now_ns: u64, burst_ns: u64) -> bool {
+    arrival.wrapping_sub(word(now_ns)) <= word(burst_ns + 1) + (1 << SLACK)
 }
 
 impl Row {
@@ -226,6 +247,40 @@ impl Place {
     #[inline]
     pub(super) fn word(&self) -> &AtomicU64 {
         self.row.word(usize::from(self.rate) + layout::ARRIVAL)
+    }
+
+    /// Books what the program let pass on credit.
+    #[inline]
+    pub(super) fn settle(&self, now_ns: u64, burst_ns: u64) {
+        let owed = self.row.word(layout::OWED);
+        if usize::from(self.rate) == layout::BITS && owed.load(Ordering::Relaxed) != 0 {
+            self.book(owed.swap(0, Ordering::Relaxed), now_ns, burst_ns);
+        }
+    }
+
+    #[cold]
+    fn book(&self, owed: u64, now_ns: u64, burst_ns: u64) {
+        let arrival = self.word();
+        let mut word = arrival.load(Ordering::Relaxed);
+        loop {
+            let from = if is_ahead(word, now_ns, burst_ns) { word } else { self::word(now_ns) };
+            let to = from.wrapping_add(owed);
+            match arrival.compare_exchange(word, to, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(other) => word = other,
+            }
+        }
+    }
+
+    /// The arrival is so far ahead of the clock now: less credit than the program may give keeps it
+    /// from giving any.
+    #[inline]
+    pub(super) fn close(&self, ahead_ns: u64, burst_ns: u64) {
+        let flags = self.row.word(layout::FLAGS);
+        let is_near = ahead_ns + (burst_ns >> CREDIT_SHIFT) >= burst_ns;
+        if is_near && flags.load(Ordering::Relaxed) & layout::OPEN as u64 != 0 {
+            flags.fetch_and(!(layout::OPEN as u64), Ordering::Relaxed);
+        }
     }
 }
 

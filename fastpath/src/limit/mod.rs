@@ -18,6 +18,7 @@ mod endpoint;
 mod excess;
 mod fair;
 pub(crate) mod gates;
+mod line;
 mod policer;
 mod port_rate;
 mod punt;

@@ -41,7 +41,7 @@ pub(crate) mod layout {
     pub(crate) const SOURCE_PORT: i16 = 26;
     /// The link address that packets must be sent to, 6 bytes.
     pub(crate) const IN_MAC: i16 = 28;
-    /// What the IP header's checksum changes by, 2 bytes.
+    /// What the IP header's checksum changes by, one less to live and all, 2 bytes.
     pub(crate) const IP_CHANGE: i16 = 34;
     /// What the transport's checksum changes by, 2 bytes.
     pub(crate) const TRANSPORT_CHANGE: i16 = 36;
@@ -134,7 +134,7 @@ impl Decision {
             flags |= layout::TRANSLATED;
             let Tuple { src, dst, src_port, dst_port, .. } = self.leaving;
             let (ip, transport) = changes(arriving, &self.leaving);
-            put(layout::IP_CHANGE, &ip.to_be_bytes());
+            put(layout::IP_CHANGE, &one_less_to_live(ip).to_be_bytes());
             put(layout::TRANSPORT_CHANGE, &transport.to_be_bytes());
             put(layout::PORTS, &src_port.to_be_bytes());
             put(layout::PORTS + 2, &dst_port.to_be_bytes());
@@ -150,4 +150,11 @@ impl Decision {
         let (words, _) = bytes.as_chunks::<8>();
         std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
     }
+}
+
+/// What an IPv4 header's checksum changes by (RFC 1624), and by a TTL, the high byte of its word,
+/// that is one less.
+fn one_less_to_live(change: u16) -> u16 {
+    let (sum, is_over) = change.overflowing_add(!0x0100);
+    sum + u16::from(is_over)
 }

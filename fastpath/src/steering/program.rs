@@ -14,6 +14,7 @@ use crate::sys::bpf::Map;
 use crate::sys::bpf::asm::{Alu, AsmError, Assembler, Helper, If, Insn, Reg, Size};
 use Reg::{R0, R1, R2, R3, R4, R6, R10};
 
+mod credit;
 mod family;
 mod limits;
 mod offload;

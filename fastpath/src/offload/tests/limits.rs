@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::drop_reason::DropReason;
-use crate::limit::gates::{FRACTION, layout};
+use crate::limit::gates::{CREDIT_SHIFT, FRACTION, layout};
 use crate::limit::{Rate, Rates, Totals, WayLimits};
 use crate::sys::clock::monotonic_ns;
 use margay_acl::Direction as Way;
@@ -229,10 +229,11 @@ fn the_same_packets_pass_whoever_is_asked() {
     });
 }
 
-/// When everything that was taken from a limit will have arrived.
+/// When everything that was taken from a limit will have arrived, booked or not.
 fn arrival(rig: &Rig, port: PortId, way: Way) -> u64 {
     let row = rig.tables.limits_of(port).unwrap().way(way).row().unwrap().clone();
-    row.word(layout::BITS + layout::ARRIVAL).load(Relaxed)
+    let words = [layout::BITS + layout::ARRIVAL, layout::OWED].map(|at| row.word(at).load(Relaxed));
+    words[0].wrapping_add(words[1])
 }
 
 #[test]
@@ -272,6 +273,66 @@ fn two_limited_ends_are_asked_one_after_the_other() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn no_more_passes_on_credit_than_the_burst() {
+    in_namespace(|| {
+        let packets = 700;
+        let way = Budget { bytes: Some(640 * STEP + STEP / 2), ..Budget::default() }.limits();
+        for shared in [false, true] {
+            let mut rig = limited(&[(POD, [NONE, way])]);
+            let row = rig.tables.limits_of(POD).unwrap().way(Way::Egress).row().unwrap().clone();
+            let owed = |at: usize| row.word(at).load(Relaxed);
+            let packet = frame_of(&mut rig, POD, 1);
+            // A step of the burst has gone to the worker.
+            let (mut passed, mut most_owed, mut unasked) = (1, 0, 0);
+            for at in 0..packets {
+                let booked = owed(layout::BITS + layout::ARRIVAL);
+                let fate = match shared && at % 16 == 9 {
+                    true => by_worker(&mut rig, POD, packet.clone()),
+                    false => by_program(&mut rig, POD, packet.clone()),
+                };
+                passed += u64::from(fate == Fate::Passed);
+                let is_on_credit = booked == owed(layout::BITS + layout::ARRIVAL);
+                unasked += u64::from(fate == Fate::Passed && is_on_credit);
+                most_owed = most_owed.max(owed(layout::OWED));
+            }
+            let part = owed(layout::BITS + layout::BURST) >> CREDIT_SHIFT;
+            assert!(most_owed > part / 2 && most_owed <= part, "{most_owed} of {part}");
+            assert!(unasked > 400, "{unasked} of {passed} did not ask the clock");
+            assert_eq!(owed(layout::OWED), 0);
+            assert_eq!(owed(layout::FLAGS) & layout::OPEN as u64, 0);
+            // What a worker has leased and does not need is not for others.
+            let least = if shared { 640 - 640 / 128 } else { 640 };
+            assert!((least..=640).contains(&passed), "{passed}");
+        }
+    });
+}
+
+#[test]
+fn credit_is_booked_by_workers_and_given_back() {
+    in_namespace(|| {
+        let wide = Budget { bytes: Some(1000 * STEP), ..Budget::default() };
+        let narrow = Budget { bytes: Some(6 * STEP + STEP / 2), shaped: true, ..wide };
+        let mut rig = limited(&[(POD, [NONE, wide.limits()]), (UPLINK, [narrow.limits(), NONE])]);
+        let row = rig.tables.limits_of(POD).unwrap().way(Way::Egress).row().unwrap().clone();
+        let owed = || row.word(layout::OWED).load(Relaxed);
+        let cost = ((3 * STEP * 8) * (1_000_000_000 / SLOW)) << FRACTION;
+        let packet = frame_of(&mut rig, POD, 3);
+        let first = arrival(&rig, POD, Way::Egress);
+        assert_eq!(by_program(&mut rig, POD, packet.clone()), Fate::Passed);
+        assert_eq!(rig.run_any(POD, &packet), XDP_PASS, "beyond the other end's");
+        assert_eq!(arrival(&rig, POD, Way::Egress), first + cost, "one of two");
+        let small = frame_of(&mut rig, POD, 1);
+        assert_eq!(by_program(&mut rig, POD, small), Fate::Passed);
+        assert!(owed() > 0);
+        let before = arrival(&rig, POD, Way::Egress);
+        let other = frame_of(&mut rig, POD, 6);
+        by_worker(&mut rig, POD, other);
+        assert_eq!(owed(), 0);
+        assert!(arrival(&rig, POD, Way::Egress) >= before, "it is booked");
     });
 }
 

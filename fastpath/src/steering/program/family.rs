@@ -41,6 +41,7 @@ pub(super) struct Labels {
     pub(super) translate_udp: &'static str,
     pub(super) transport_done: &'static str,
     pub(super) routed: &'static str,
+    pub(super) linked: &'static str,
     pub(super) fits: &'static str,
 }
 
@@ -70,6 +71,7 @@ pub(super) const V4: Family = Family {
         translate_udp: "offload_udp_v4",
         transport_done: "offload_done_v4",
         routed: "offload_routed_v4",
+        linked: "offload_linked_v4",
         fits: "offload_fits_v4",
     },
 };
@@ -100,6 +102,7 @@ pub(super) const V6: Family = Family {
         translate_udp: "offload_udp_v6",
         transport_done: "offload_done_v6",
         routed: "offload_routed_v6",
+        linked: "offload_linked_v6",
         fits: "offload_fits_v6",
     },
 };

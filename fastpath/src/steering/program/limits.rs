@@ -1,9 +1,12 @@
 //! The part that keeps endpoints' limits together with the workers: by the same words, so that a
 //! packet costs the same whoever carries it. [`crate::limit::gates`] tells how.
 //!
+//! The clock is asked for packets only that pass on no credit.
+//!
 //! What is beyond a policer is dropped here. What is beyond a shaper is a worker's, which has it
 //! wait; so is everything at a shaper at which packets wait already.
 
+use super::credit;
 use super::family::Labels;
 use super::offload::word;
 use super::{Carrier, XDP_DROP, look_up};
@@ -24,6 +27,8 @@ const DROP: i32 = 2;
 const LINK_LEN: i32 = super::IP as i32;
 /// Times that an arrival is tried to be moved before others; then it is left to the worker.
 const TRIES: i32 = 8;
+/// Rates without which there is credit.
+const MORE: i32 = layout::HAS_PACKETS | layout::HAS_PEAK;
 /// Where the number of a row lies on the stack.
 const ROW: i16 = -4;
 
@@ -59,7 +64,7 @@ pub(super) fn refuse(asm: &mut Assembler, carrier: Carrier<'_>) {
 /// The functions, which come last.
 pub(super) fn functions(asm: &mut Assembler, map: &FlowMap) {
     limits(asm, map);
-    limit(asm);
+    limit(asm, map);
     give_back(asm);
 }
 
@@ -78,19 +83,17 @@ fn limits(asm: &mut Assembler, map: &FlowMap) {
     asm.label("limits");
     asm.mov(R6, R1);
     asm.mov(R7, R2);
-    asm.call(Helper::KtimeGetNs);
-    asm.load_map_value(R1, map.generation_map(), "generation");
-    asm.load(Size::D, R1, R1, word(1));
-    asm.mov(R8, R0);
-    asm.alu(Alu::Sub, R8, R1);
-    asm.alu(Alu::Lsh, R8, FRACTION as i32);
     row(asm, map, from, "limits_to");
     asm.jump_if(If::Eq, R0, 0, "limits_worker");
+    credit::take(asm, ["limits_from_asked", "limits_to"]);
+    asm.label("limits_from_asked");
     call_limit(asm);
     asm.jump_if(If::Ne, R0, PASS, "limits_end");
     asm.label("limits_to");
     row(asm, map, to, "limits_pass");
     asm.jump_if(If::Eq, R0, 0, "limits_worker");
+    credit::take(asm, ["limits_to_asked", "limits_pass"]);
+    asm.label("limits_to_asked");
     call_limit(asm);
     asm.jump_if(If::Eq, R0, PASS, "limits_end");
     // What was taken from the first one is taken again by the worker, or lost.
@@ -122,13 +125,12 @@ fn limits(asm: &mut Assembler, map: &FlowMap) {
 fn call_limit(asm: &mut Assembler) {
     asm.mov(R1, R0);
     asm.mov(R2, R7);
-    asm.mov(R3, R8);
     asm.call_own("limit");
 }
 
-/// R1 is what a packet takes of a rate: its bytes in R7, or one packet.
-fn cost(asm: &mut Assembler, rate: usize) {
-    asm.load(Size::D, R1, R6, word(rate + layout::COST));
+/// R1 is what a packet takes of a rate of the row: its bytes in R7, or one packet.
+pub(super) fn cost(asm: &mut Assembler, row: Reg, rate: usize) {
+    asm.load(Size::D, R1, row, word(rate + layout::COST));
     if rate != layout::PACKETS {
         asm.alu(Alu::Mul, R1, R7);
     }
@@ -147,23 +149,35 @@ struct Rate {
     crowded: &'static str,
 }
 
-/// Takes a packet from one rate of the row R6; R8 is the clock.
-fn take_from(asm: &mut Assembler, rate: &Rate) {
-    let arrival = word(rate.first + layout::ARRIVAL);
-    cost(asm, rate.first);
-    asm.load(Size::D, R3, R6, word(rate.first + layout::BURST));
+/// R3 is the burst of a rate of the row R6, R4 how far ahead an arrival can be, R5 how often to
+/// try.
+pub(super) fn farthest(asm: &mut Assembler, rate: usize) {
+    asm.load(Size::D, R3, R6, word(rate + layout::BURST));
     asm.mov(R4, 1);
     asm.alu(Alu::Lsh, R4, SLACK as i32);
     asm.alu(Alu::Add, R4, R3);
     asm.mov(R5, TRIES);
-    asm.label(rate.retry);
-    asm.load(Size::D, R0, R6, arrival);
+}
+
+/// R0 is the arrival, R2 how far ahead of the clock R8 it is.
+pub(super) fn ahead(asm: &mut Assembler, rate: usize, label: &'static str) {
+    asm.load(Size::D, R0, R6, word(rate + layout::ARRIVAL));
     asm.mov(R2, R0);
     asm.alu(Alu::Sub, R2, R8);
-    asm.jump_if(If::Le, R2, R4, rate.ahead);
+    asm.jump_if(If::Le, R2, R4, label);
     // It has passed.
     asm.mov(R2, 0);
-    asm.label(rate.ahead);
+    asm.label(label);
+}
+
+/// Takes a packet from one rate of the row R6; R8 is the clock, R3 the burst afterwards, and R2 the
+/// arrival.
+fn take_from(asm: &mut Assembler, rate: &Rate) {
+    let arrival = word(rate.first + layout::ARRIVAL);
+    cost(asm, R6, rate.first);
+    farthest(asm, rate.first);
+    asm.label(rate.retry);
+    ahead(asm, rate.first, rate.ahead);
     asm.alu(Alu::Add, R2, R1);
     asm.jump_if(If::Gt, R2, R3, rate.beyond);
     asm.alu(Alu::Add, R2, R8);
@@ -177,34 +191,34 @@ fn take_from(asm: &mut Assembler, rate: &Rate) {
 }
 
 /// Goes to the label unless the row R6 has this flag.
-fn unless(asm: &mut Assembler, scratch: Reg, flag: i32, label: &'static str) {
+pub(super) fn unless(asm: &mut Assembler, scratch: Reg, flag: i32, label: &'static str) {
     asm.load(Size::D, scratch, R6, word(layout::FLAGS));
     asm.alu(Alu::And, scratch, flag);
     asm.jump_if(If::Eq, scratch, 0, label);
 }
 
 /// Gives back what was taken from one rate, if the row has it.
-fn give_to(asm: &mut Assembler, rate: usize, flag: i32, label: &'static str) {
+pub(super) fn give_to(asm: &mut Assembler, rate: usize, flag: i32, label: &'static str) {
     unless(asm, R2, flag, label);
-    cost(asm, rate);
+    cost(asm, R6, rate);
     asm.mov(R2, 0);
     asm.alu(Alu::Sub, R2, R1);
     asm.atomic_add(R6, word(rate + layout::ARRIVAL), R2);
     asm.label(label);
 }
 
-/// Takes a packet of R2 bytes from all rates of the row R1, or from none; R3 is the clock.
-fn limit(asm: &mut Assembler) {
-    const MORE: i32 = layout::HAS_PACKETS | layout::HAS_PEAK;
+/// Takes a packet of R2 bytes from all rates of the row R1, or from none.
+fn limit(asm: &mut Assembler, map: &FlowMap) {
     asm.label("limit");
     asm.mov(R6, R1);
     asm.mov(R7, R2);
-    asm.mov(R8, R3);
     asm.mov(R0, WORKER);
     asm.load(Size::D, R1, R6, word(layout::WAITING));
     asm.jump_if(If::Ne, R1, 0, "limit_end");
+    clock(asm, map);
     asm.load(Size::D, R1, R6, word(layout::FLAGS));
     asm.jump_if(If::Set, R1, MORE, "limit_more");
+    credit::settle(asm);
     asm.label("limit_bits");
     let bits = Rate {
         first: layout::BITS,
@@ -215,12 +229,25 @@ fn limit(asm: &mut Assembler) {
         crowded: "bits_crowded",
     };
     take_from(asm, &bits);
+    asm.load(Size::D, R1, R6, word(layout::FLAGS));
+    asm.jump_if(If::Set, R1, MORE, "limit_pass");
+    credit::open(asm);
     asm.label("limit_pass");
     asm.mov(R0, PASS);
     asm.label("limit_end");
     asm.exit();
     more(asm);
     beyond(asm);
+}
+
+/// R8 is the workers' clock, as arrivals are.
+fn clock(asm: &mut Assembler, map: &FlowMap) {
+    asm.call(Helper::KtimeGetNs);
+    asm.load_map_value(R1, map.generation_map(), "generation");
+    asm.load(Size::D, R1, R1, word(1));
+    asm.mov(R8, R0);
+    asm.alu(Alu::Sub, R8, R1);
+    asm.alu(Alu::Lsh, R8, FRACTION as i32);
 }
 
 /// The rates that most have not.
@@ -298,7 +325,7 @@ fn give_back(asm: &mut Assembler) {
     asm.label("give_back");
     asm.mov(R6, R1);
     asm.mov(R7, R2);
-    give_to(asm, layout::BITS, layout::HAS_BITS, "gave_bits");
+    credit::give_back(asm);
     give_to(asm, layout::PEAK, layout::HAS_PEAK, "gave_peak");
     give_to(asm, layout::PACKETS, layout::HAS_PACKETS, "gave_packets");
     asm.mov(R0, 0);

@@ -222,7 +222,7 @@ fn change_checksum(asm: &mut Assembler) {
 /// Writes ports and addresses anew, and brings both checksums along. The last check is in here:
 /// from the first store on the packet is carried.
 fn translate(asm: &mut Assembler, family: &Family) {
-    let Labels { transport_done, translate_udp, routed, .. } = family.labels;
+    let Labels { transport_done, translate_udp, routed, linked, .. } = family.labels;
     let at = (LINK_LEN + family.header) as i16;
     asm.alu(Alu::And, R5, TRANSLATED);
     asm.jump_if(If::Eq, R5, 0, routed);
@@ -251,10 +251,13 @@ fn translate(asm: &mut Assembler, family: &Family) {
         asm.store(Size::D, R8, family.addresses + 8 * word, R1);
     }
     if family.header == 20 {
+        // With the TTL's part.
         asm.load(Size::H, R1, R8, IPV4_CHECKSUM);
         asm.load(Size::H, R2, R7, layout::IP_CHANGE);
         change_checksum(asm);
         asm.store(Size::H, R8, IPV4_CHECKSUM, R1);
+        lives_less(asm, family);
+        asm.jump(linked);
     }
     asm.label(routed);
 }
@@ -263,11 +266,15 @@ fn non_zero(family: &Family) -> &'static str {
     if family.header == 20 { "offload_nonzero_v4" } else { "offload_nonzero_v6" }
 }
 
-/// One less to live, and the next hop's link addresses.
-fn route(asm: &mut Assembler, family: &Family) {
+fn lives_less(asm: &mut Assembler, family: &Family) {
     asm.load(Size::B, R1, R8, family.ttl);
     asm.alu(Alu::Sub, R1, 1);
     asm.store(Size::B, R8, family.ttl, R1);
+}
+
+/// One less to live, and the next hop's link addresses.
+fn route(asm: &mut Assembler, family: &Family) {
+    lives_less(asm, family);
     if family.header == 20 {
         // The TTL is the high byte of its word: the sum rises by what the word fell.
         asm.load(Size::H, R1, R8, IPV4_CHECKSUM);
@@ -275,6 +282,7 @@ fn route(asm: &mut Assembler, family: &Family) {
         fold(asm, R1, R4, 1);
         asm.store(Size::H, R8, IPV4_CHECKSUM, R1);
     }
+    asm.label(family.labels.linked);
     asm.load(Size::D, R1, R7, layout::LINK);
     asm.store(Size::D, R8, 0, R1);
     asm.load(Size::W, R1, R7, layout::LINK + 8);

@@ -186,6 +186,7 @@ const PSEUDO_MAP_VALUE: u8 = 2;
 const PSEUDO_CALL: u8 = 1;
 const ATOMIC: u8 = 0xdb;
 const ATOMIC_ADD: i32 = 0;
+const EXCHANGE: i32 = 0xe1;
 const COMPARE_EXCHANGE: i32 = 0xf1;
 
 impl Assembler {
@@ -228,6 +229,11 @@ impl Assembler {
     /// `*(base + off) += src`, all 64 bits as one step.
     pub fn atomic_add(&mut self, base: Reg, off: i16, src: Reg) {
         self.put(ATOMIC, base, src as u8, off, ATOMIC_ADD);
+    }
+
+    /// `*(base + off)` becomes `src`, and `src` what it was. 64 bits as one step (Linux 5.12).
+    pub fn exchange(&mut self, base: Reg, off: i16, src: Reg) {
+        self.put(ATOMIC, base, src as u8, off, EXCHANGE);
     }
 
     /// If `*(base + off)` is R0 it becomes `src`; R0 is what it was. 64 bits as one step (Linux
@@ -356,14 +362,17 @@ mod tests {
         asm.exit();
         asm.label("own");
         asm.compare_exchange(Reg::R6, 24, Reg::R2);
+        asm.exchange(Reg::R6, 40, Reg::R9);
         asm.exit();
         let text = "    call own own\n    exit\nown:\n    \
-                    r0 = lock cmpxchg(*(u64 *)(r6 +24), r0, r2)\n    exit\n";
+                    r0 = lock cmpxchg(*(u64 *)(r6 +24), r0, r2)\n    \
+                    r9 = xchg(*(u64 *)(r6 +40), r9)\n    exit\n";
         assert_eq!(asm.listing(), text);
         let insns = asm.finish().unwrap();
         let got: Vec<_> = insns.iter().map(|i| (i.code, i.regs, i.off, i.imm)).collect();
-        let own = [(0x85, 0x10, 0, 1), (0x95, 0, 0, 0), (0xdb, 0x26, 24, 0xf1), (0x95, 0, 0, 0)];
-        assert_eq!(got, own);
+        let own = [(0x85, 0x10, 0, 1), (0x95, 0, 0, 0)];
+        let exchanged = [(0xdb, 0x26, 24, 0xf1), (0xdb, 0x96, 40, 0xe1), (0x95, 0, 0, 0)];
+        assert_eq!(got, [&own[..], &exchanged].concat());
     }
 
     #[test]

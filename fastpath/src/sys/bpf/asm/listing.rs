@@ -42,6 +42,9 @@ impl Insn {
             (ATOMIC, ..) if self.imm == COMPARE_EXCHANGE => {
                 format!("r0 = lock cmpxchg(*(u64 *)(r{dst} {:+}), r0, r{src})", self.off)
             }
+            (ATOMIC, ..) if self.imm == EXCHANGE => {
+                format!("r{src} = xchg(*(u64 *)(r{dst} {:+}), r{src})", self.off)
+            }
             (ATOMIC, ..) => format!("lock *(u64 *)(r{dst} {:+}) += r{src}", self.off),
             (LD_IMM64, ..) => {
                 let value = u64::from(following as u32) << 32 | u64::from(self.imm as u32);
