@@ -67,14 +67,14 @@ impl Router {
         }
     }
 
-    /// Makes a burst of packets of so many bytes that come in by a port.
+    /// Makes so many packets, a burst at most, of so many bytes that come in by a port.
     pub(crate) fn make(
         &mut self,
         port: PortId,
-        len: usize,
+        (packets, len): (usize, usize),
         mut write: impl FnMut(usize, &mut [u8]),
     ) {
-        for at in 0..BURST {
+        for at in 0..packets.min(BURST) {
             let mut frame = self.pipeline.pool.alloc().expect("a frame");
             write(at, frame.bytes_mut(HEADROOM, len));
             self.burst.push(Packet::new(frame, HEADROOM, len, port));
@@ -84,6 +84,7 @@ impl Router {
     /// Carries the burst to the sink; `see` gets each packet that comes there.
     pub(crate) fn carry(&mut self, port: PortId, mut see: impl FnMut(usize, &Packet)) {
         let view = View { tables: &self.tables, fib: &self.fib, now_ns: self.now_ns };
+        self.pipeline.start_lap();
         self.pipeline.process(view, port, &mut self.burst);
         while let Some(port) = self.pipeline.egress.take(&mut self.queue) {
             if self.tables.limits_of(port).is_some() {

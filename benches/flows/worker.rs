@@ -76,7 +76,7 @@ impl Worker {
     }
 
     fn take(&mut self, write: impl Fn(usize, &mut [u8]), see: impl FnMut(usize, &Packet)) {
-        self.0.make(PortId(0), FRAME, write);
+        self.0.make(PortId(0), (BURST, FRAME), write);
         self.0.carry(PortId(0), see);
     }
 

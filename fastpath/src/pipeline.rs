@@ -134,7 +134,7 @@ impl Pipeline {
 
     /// The first stage begins now.
     #[inline]
-    pub(crate) fn start_lap(&mut self) {
+    pub fn start_lap(&mut self) {
         self.lap_start = cycles();
     }
 

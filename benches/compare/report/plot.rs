@@ -159,7 +159,8 @@ fn curve(svg: &mut Svg, outcome: &Outcome, top: f64) -> f64 {
     let above_zero = rows.iter().map(|row| row.at).filter(|at| *at > 0.0);
     let first = above_zero.fold(f64::INFINITY, f64::min).min(1e9);
     let places: Vec<f64> = rows.iter().map(|row| decade(row.at, first)).collect();
-    let (Some(low), Some(high)) = (places.first(), places.last()) else {
+    let least = places.iter().copied().reduce(f64::min);
+    let (Some(low), Some(high)) = (least, places.iter().copied().reduce(f64::max)) else {
         let why = outcome.rows.iter().find_map(|row| row.skipped.as_deref()).unwrap_or("not run");
         svg.text("small muted", (LEFT, top + 14.0), format!("SKIPPED: {why}"));
         return top + BAR_STEP;

@@ -72,6 +72,8 @@ pub(super) struct Worker {
     router: Router,
     /// Ports that packets come in by.
     ports: u16,
+    /// Packets that come in together.
+    burst: usize,
     /// Cycles and packets by stage that are not of the measurement.
     before: Vec<(u64, u64)>,
 }
@@ -132,18 +134,23 @@ impl Worker {
     ) -> Result<Worker> {
         let routes: Vec<_> = routes.collect::<Result<_>>()?;
         let router = Router::new(tables, routes);
-        let mut worker = Worker { router, ports, before: Vec::new() };
+        let mut worker = Worker { router, ports, burst: BURST, before: Vec::new() };
         worker.forget_stages();
         Ok(worker)
+    }
+
+    /// Packets come in so many together, [`BURST`] at most.
+    pub(super) fn in_bursts(&mut self, packets: usize) {
+        self.burst = packets;
     }
 
     /// At least so many packets, in whole bursts by all ports in turn.
     pub(super) fn turn(&mut self, traffic: &mut Traffic, packets: u32) -> Result<Cost> {
         let (start, all, mut cost) = (Instant::now(), clock::cycles(), Cost::default());
-        for at in 0..packets.div_ceil(BURST as u32) {
+        for at in 0..packets.div_ceil(self.burst as u32) {
             let port = (at % u32::from(self.ports)) as u16;
             cost.cycles += self.burst(port, |_, frame| traffic.write(port, frame), |_, _| ());
-            cost.packets += BURST as u64;
+            cost.packets += self.burst as u64;
         }
         cost.all_cycles = clock::cycles() - all;
         cost.all_ns = start.elapsed().as_nanos() as u64;
@@ -179,7 +186,7 @@ impl Worker {
         see: impl FnMut(usize, &Packet),
     ) -> u64 {
         self.router.now_ns += BURST_NS;
-        self.router.make(PortId(port), FRAME, write);
+        self.router.make(PortId(port), (self.burst, FRAME), write);
         let start = clock::cycles();
         self.router.carry(PortId(port), see);
         clock::cycles() - start
@@ -201,13 +208,12 @@ impl Worker {
     }
 
     /// Cycles a packet of each stage that packets went through; what is left of the whole is
-    /// taking them apart, bursts, and the sink.
+    /// bursts, and the sink.
     pub(super) fn stages(&self, whole: Cost) -> Stages {
         let counts = self.stage_counts();
         let (mut rest, mut stages) = (whole.cycles(), Vec::new());
         for ((now, before), stage) in counts.iter().zip(&self.before).zip(Stage::ALL) {
-            // The clock of the first stage has the making of packets in it.
-            if now.1 > before.1 && stage != Stage::Parse {
+            if now.1 > before.1 {
                 let cost = (now.0 - before.0) as f64 / (now.1 - before.1) as f64;
                 rest -= cost;
                 stages.push((stage.name(), cost));
