@@ -87,6 +87,30 @@ fn a_packet_that_only_the_worker_can_forward_is_waited_for() {
     });
 }
 
+/// Its last bytes are where the program does not look, behind what is linear of a long frame.
+#[test]
+fn a_packet_that_is_not_whole_in_one_piece_is_waited_for() {
+    in_namespace(|| {
+        for length in [20, 6000] {
+            let mut rig = Rig::new(false);
+            let packet = offloaded(&mut rig);
+            assert!(rig.carry(POD, &packet).is_some());
+            rig.arrivals[0].set_given(0, 3);
+            rig.arrivals[0].set_seen(0, 3);
+            let mut pieces = rig.ordinary(&UDP4, POD, &vec![7; length]);
+            if length == 20 {
+                pieces.truncate(pieces.len() - 1);
+            }
+            assert_eq!(rig.run(POD, &pieces), None);
+            rig.arrivals[0].set_given(0, 4);
+            assert_eq!(rig.run(POD, &packet), None, "{length} bytes are under way");
+            rig.arrivals[0].set_given(0, 5);
+            rig.arrivals[0].set_seen(0, 5);
+            assert!(rig.run(POD, &packet).is_some());
+        }
+    });
+}
+
 #[test]
 fn a_flow_that_comes_by_another_queue_waits_for_that() {
     in_namespace(|| {

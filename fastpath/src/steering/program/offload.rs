@@ -71,11 +71,6 @@ fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     let (flows, records, devices) = map.maps(family.header == 20);
     asm.load(Size::B, R4, R8, family.ttl);
     asm.jump_if(If::Le, R4, 1, not);
-    // All of it is here: what is not linear counts as missing.
-    asm.mov(R4, R8);
-    asm.alu(Alu::Add, R4, R9);
-    asm.alu(Alu::Add, R4, LINK_LEN);
-    asm.jump_if(If::Gt, R4, R3, not);
     transport(asm, family);
     key(asm, port, family);
     look_up(asm, flows, family.flows, i32::from(family.key));
@@ -158,9 +153,15 @@ fn key(asm: &mut Assembler, port: PortId, family: &Family) {
     asm.store(Size::W, R10, at + 4, R5);
 }
 
-/// The entry is for this station, and its egress port takes the packet. Leaves the flags in R5.
+/// The entry is for this station, its egress port takes the packet, and all of it is here: what is
+/// not linear counts as missing. Leaves the flags in R5.
 fn valid(asm: &mut Assembler, family: &Family) {
     let worker = family.labels.worker;
+    asm.load(Size::W, R3, R6, CTX_DATA_END);
+    asm.mov(R4, R8);
+    asm.alu(Alu::Add, R4, R9);
+    asm.alu(Alu::Add, R4, LINK_LEN);
+    asm.jump_if(If::Gt, R4, R3, worker);
     asm.load(Size::W, R1, R8, 0);
     asm.load(Size::W, R4, R7, layout::IN_MAC);
     asm.jump_if(If::Ne, R1, R4, worker);
