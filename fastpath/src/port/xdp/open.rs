@@ -143,8 +143,9 @@ pub fn open(steering: &Steering, spec: &XdpSpec) -> Result<(XdpDevice, Vec<XdpPo
         })?;
         refused = refused.or(opened.zero_copy_refused);
         let fill = spec.fill.with_free(steering.umem().arena().free_small());
-        let arrivals = arrivals.clone().map(|all| Arrival::new(all, number, spec, device.mtu));
-        let mut queue = Queue::new(opened.socket, number, fill, arrivals);
+        let arrival = arrivals.clone().zip(offload.cloned());
+        let arrival = arrival.map(|maps| Arrival::new(maps, number, spec, device.mtu));
+        let mut queue = Queue::new(opened.socket, number, fill, arrival);
         queue.socket.fill_to(&mut pool, fill.idle);
         queues.push(queue);
     }

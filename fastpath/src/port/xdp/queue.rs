@@ -89,7 +89,9 @@ impl Queue {
         self.level.look();
         self.may_grow = may_grow;
         if let Some(arrival) = &mut self.arrival {
-            arrival.look(!self.socket.has_received());
+            // What goes past the worker now is its own again at the next change.
+            let carried = arrival.look(!self.socket.has_received());
+            self.level.count(carried);
         }
         let under_way = self.socket.tx_held();
         self.wants_kick |= under_way > 0;

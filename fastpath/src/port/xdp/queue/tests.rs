@@ -1,7 +1,9 @@
 //! Packets and chains over rings in plain memory; the kernel is the test.
 
 use super::*;
+use crate::offload::{Arrivals, FlowMap};
 use crate::packet::MAX_SEGMENTS;
+use crate::port::xdp::spec::XdpSpec;
 use crate::sys::memory::HEADROOM;
 use crate::sys::xdp::ring::Desc;
 use crate::sys::xdp::socket::tests::{FRAMES, Kernel, socket};
@@ -110,4 +112,27 @@ fn what_does_not_fit_stays_in_order() {
     kernel.tx.release();
     assert_eq!(queue.send(&mut pool, &mut burst), 0);
     assert!(burst.is_empty());
+}
+
+/// What the program carries is the worker's at the next change, so there is room for it.
+#[test]
+fn frames_are_posted_for_what_goes_past_the_worker_too() {
+    let (socket, _kernel, umem, mut pool) = socket();
+    let map = FlowMap::new().unwrap();
+    let arrivals = Arc::new(Arrivals::new(1).unwrap());
+    let spec = XdpSpec::pod(PORT, "pod");
+    let arrival = Arrival::new((arrivals, map.clone()), 0, &spec, 1500);
+    let levels = FillLevels { idle: 8, most: 32, share: 1 };
+    let mut queue = Queue::new(socket, 0, levels, Some(arrival));
+    queue.socket.fill_to(&mut pool, levels.idle);
+    let posted = |queue: &mut Queue, pool: &mut FramePool| {
+        queue.look(true);
+        (0..4).for_each(|_| assert!(queue.refill(pool)));
+        queue.socket.rx_held()
+    };
+    assert_eq!(posted(&mut queue, &mut pool), 8);
+    map.count((PORT, PortId(4)), 1000, [60_000; 2]);
+    assert_eq!(posted(&mut queue, &mut pool), 32);
+    drop((queue, pool));
+    assert_eq!(umem.arena().free_small(), FRAMES);
 }
