@@ -22,6 +22,8 @@ const HEALTH_PORT: u16 = 9099;
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Longest time from SIGTERM to the end.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// When it is set, workers carry everything in tests that do not say otherwise.
+const NO_OFFLOAD: &str = "MARGAY_LAB_NO_OFFLOAD";
 /// Longest time that `show` may take.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
 
@@ -73,7 +75,7 @@ impl DaemonSpec {
             bgp: false,
             workers: 1,
             directory: scope.directory(),
-            offload: true,
+            offload: offloads(),
             detached: false,
         }
     }
@@ -254,6 +256,11 @@ impl Drop for Daemon {
             self.process.end(Signal::SIGTERM, STOP_LIMIT).ok();
         }
     }
+}
+
+/// Whether daemons offload flows where a test does not say.
+pub fn offloads() -> bool {
+    std::env::var_os(NO_OFFLOAD).is_none()
 }
 
 /// True when an HTTP request to the loopback of `namespace` is answered with 200.

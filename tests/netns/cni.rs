@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::apiserver::{ApiServer, State};
 
-use margay::lab::daemon::http_ok;
+use margay::lab::daemon::{http_ok, offloads};
 use margay::lab::greeter::{Greeter, ask};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::process::{self, Process, wait_for};
@@ -155,6 +155,7 @@ impl Rig {
             (directory.join(format!("{name}.sock")), directory.join(format!("{name}.yaml")));
         let config = json!({
             "nodeName": name, "store": self.store, "uplinks": ["uplink0"], "socket": socket,
+            "offload": offloads(),
             "bgp": {"birdSockets": directory.join(format!("{name}-bird"))},
             "startup": {
                 "enabled": true, "ip6": "autodetect",

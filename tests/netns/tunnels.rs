@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use margay::lab::daemon::DaemonSpec;
+use margay::lab::daemon::{DaemonSpec, offloads};
 use margay::lab::measure::{self, IperfSpec, Load, PingResult, PingSpec};
 use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
 use margay::lab::network::Encap;
@@ -38,7 +38,12 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// `mtus` of the links between the node and the router, and between that and the far end.
-    pub(crate) fn new(encap: Encap, mtus: [u32; 2]) -> Rig {
+    fn new(encap: Encap, mtus: [u32; 2]) -> Rig {
+        Rig::start(encap, mtus, offloads())
+    }
+
+    /// The same, with flow offload or without.
+    pub(crate) fn start(encap: Encap, mtus: [u32; 2], offload: bool) -> Rig {
         let scope = Scope::new().unwrap();
         let edge = scope.namespace("edge1").unwrap();
         let mid = scope.namespace("mid").unwrap();
@@ -73,6 +78,7 @@ impl Rig {
         let mut node = Node::new(1, edge, router, store.clone()).unwrap();
         node.start_daemon(DaemonSpec {
             uplinks: vec!["uplink0".to_owned()],
+            offload,
             ..DaemonSpec::new(crate::binary(), "edge1", &store, &scope)
         })
         .unwrap();

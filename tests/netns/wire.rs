@@ -39,7 +39,10 @@ impl Capture {
         Capture::to_file(namespace, device, file)
     }
 
+    /// The device joins no packets from now on: seen is what comes.
     pub(crate) fn to_file(namespace: &Namespace, device: &str, file: PathBuf) -> Capture {
+        let whole = namespace.command("ethtool", &["-K", device, "gro", "off"]);
+        process::run_ok(whole, "", LIMIT).unwrap();
         let name = file.to_str().unwrap();
         let args =
             ["-i", device, "-Q", "in", "-Z", "root", "-c", PACKETS, "--immediate-mode", "-w", name];
