@@ -18,8 +18,8 @@ use super::process::{self, Output};
 
 /// Longest time that a set-up command may take.
 const SETUP: Duration = Duration::from_secs(30);
-/// When it is set, both ends of veths have GRO on, and so take redirected frames: flow offload
-/// carries what it can.
+/// When it is set, both ends of veths have GRO on, and so take redirected frames, and those called
+/// `eth0`, where senders are, finish checksums: flow offload carries what it can.
 const GRO: &str = "MARGAY_LAB_GRO";
 
 /// What new namespaces start with: no delay by duplicate address detection, no strict source
@@ -175,6 +175,17 @@ impl Namespace {
 
 /// Makes a veth pair, each end in its own namespace from the start, addressed and up.
 pub fn connect(spec: LinkSpec, left: &LinkEnd, right: &LinkEnd) -> Result<()> {
+    make_pair(spec, left, right)?;
+    offer_to_carry(&[left, right], true)
+}
+
+/// The same for ends that always leave checksums unfinished, as super-packets have them.
+pub(super) fn connect_for_whole(spec: LinkSpec, left: &LinkEnd, right: &LinkEnd) -> Result<()> {
+    make_pair(spec, left, right)?;
+    offer_to_carry(&[left, right], false)
+}
+
+fn make_pair(spec: LinkSpec, left: &LinkEnd, right: &LinkEnd) -> Result<()> {
     let LinkSpec { mtu, queues } = spec;
     let mac = |end: &LinkEnd| end.mac.map(|mac| format!(" address {mac}")).unwrap_or_default();
     let queues = format!("numrxqueues {queues} numtxqueues {queues}");
@@ -188,13 +199,26 @@ pub fn connect(spec: LinkSpec, left: &LinkEnd, right: &LinkEnd) -> Result<()> {
         right.namespace.name(),
         mac(right),
     ))?;
-    right.namespace.configure(right.device, &right.addresses)?;
-    if std::env::var_os(GRO).is_some() {
-        for end in [left, right] {
-            let args = ["-K", end.device, "gro", "on"];
-            let output = end.namespace.run("ethtool", &args, SETUP)?;
-            ensure!(output.status.success(), "GRO of {}: {}", end.device, output.stderr);
+    right.namespace.configure(right.device, &right.addresses)
+}
+
+/// Whether the lab's veths let programs carry flows.
+pub fn lets_carry() -> bool {
+    std::env::var_os(GRO).is_some()
+}
+
+/// See [`GRO`].
+fn offer_to_carry(ends: &[&LinkEnd], finishes: bool) -> Result<()> {
+    if !lets_carry() {
+        return Ok(());
+    }
+    for end in ends {
+        let mut args = vec!["-K", end.device, "gro", "on"];
+        if finishes && end.device == "eth0" {
+            args.extend(["tx", "off"]);
         }
+        let output = end.namespace.run("ethtool", &args, SETUP)?;
+        ensure!(output.status.success(), "ethtool {args:?}: {}", output.stderr);
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::namespace::{LinkEnd, LinkSpec, Namespace, connect};
+use super::namespace::{LinkEnd, LinkSpec, Namespace, connect, connect_for_whole};
 use super::process::wait_for;
 
 /// MAC address of the host's end of every pod link.
@@ -174,7 +174,10 @@ impl Pod {
             mac: Some(&self.mac),
             addresses: self.addresses().map(Into::into).to_vec(),
         };
-        connect(self.spec.link, &pod, &host)?;
+        match self.spec.attachment {
+            Attachment::Tc => connect_for_whole(self.spec.link, &pod, &host)?,
+            _ => connect(self.spec.link, &pod, &host)?,
+        }
         let device = &self.host_device;
         node.sysctl(&[
             (&format!("net/ipv4/conf/{device}/proxy_arp"), "1"),

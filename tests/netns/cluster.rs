@@ -287,6 +287,7 @@ fn story(encap: Encap) {
     cluster.outside_reaches_a_service();
     cluster.tunnels_are_between_subnets();
     cluster.pods_reach_outside();
+    crate::offload::demand_carrier(cluster.nodes[1].daemon().unwrap());
 }
 
 #[test]

@@ -60,4 +60,5 @@ fn a_killed_daemon_leaves_the_host_reachable_and_restarts_quickly() {
     assert!(back < BACK, "the pod was back after {back:?}");
     let again = pod.since(restarted + back).longest_gap();
     assert!(again < BACK, "the pod was away again for {again:?}");
+    crate::offload::demand_carrier(network.nodes[0].daemon().unwrap());
 }

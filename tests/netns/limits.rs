@@ -264,4 +264,5 @@ fn a_pod_is_held_to_its_limits() {
     packets_are_counted_exactly(&mut rig);
     connections_are_counted_exactly(&mut rig);
     shaped_tcp_has_its_rate(&mut rig);
+    crate::offload::demand_carrier(rig.network.nodes[0].daemon().unwrap());
 }

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use margay::lab::daemon::DaemonSpec;
-use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect};
+use margay::lab::daemon::{Daemon, DaemonSpec, offloads};
+use margay::lab::namespace::{LinkEnd, LinkSpec, Namespace, connect, lets_carry};
 use margay::lab::node::{Node, Router};
 use margay::lab::pod::PodSpec;
 use margay::lab::process::wait_for;
@@ -104,10 +104,25 @@ impl Lab {
 
     /// Packets of all ports that the XDP program brought in and out.
     pub(crate) fn carried(&mut self) -> [u64; 2] {
-        let ports = self.node.daemon().unwrap().show("ports").unwrap();
-        ["offloadedRxPackets", "offloadedTxPackets"].map(|name| {
-            ports.as_array().unwrap().iter().map(|port| port[name].as_u64().unwrap()).sum()
-        })
+        carried(self.node.daemon().unwrap())
+    }
+}
+
+/// See [`Lab::carried`].
+fn carried(daemon: &Daemon) -> [u64; 2] {
+    let ports = daemon.show("ports").unwrap();
+    ["offloadedRxPackets", "offloadedTxPackets"]
+        .map(|name| ports.as_array().unwrap().iter().map(|port| port[name].as_u64().unwrap()).sum())
+}
+
+/// For the end of a test with a load that can be carried: some of it was if the lab is one for it,
+/// and nothing without offload.
+pub(crate) fn demand_carrier(daemon: &Daemon) {
+    let [carried, _] = carried(daemon);
+    match (offloads(), lets_carry()) {
+        (true, true) => assert!(carried > 0, "the program carried nothing"),
+        (true, false) => {}
+        (false, _) => assert_eq!(carried, 0),
     }
 }
 

@@ -224,6 +224,7 @@ fn the_kernels_vxlan_device_is_the_far_end() {
         assert_eq!((&tunnel["rxDrops"], &tunnel["pathMtu"]), (&0.into(), &Value::Null));
     }
     crate::frames::demand_all(rig.node.daemon().unwrap());
+    crate::offload::demand_carrier(rig.node.daemon().unwrap());
 }
 
 /// The host of the node itself reaches pods elsewhere, and is reached from there.
