@@ -224,7 +224,6 @@ fn the_kernels_vxlan_device_is_the_far_end() {
         assert_eq!((&tunnel["rxDrops"], &tunnel["pathMtu"]), (&0.into(), &Value::Null));
     }
     crate::frames::demand_all(rig.node.daemon().unwrap());
-    crate::offload::demand_carrier(rig.node.daemon().unwrap());
 }
 
 /// The host of the node itself reaches pods elsewhere, and is reached from there.
@@ -278,6 +277,7 @@ fn path_mtus_are_found_both_ways() {
     let result = measure::ping(&pod, spec).unwrap();
     assert_eq!(result.received, result.sent, "{}\n{}", result.text, rig.drops());
     assert!(fragments_made(&rig.far) > before, "no answer was in fragments");
+    crate::offload::demand_carrier(rig.node.daemon().unwrap());
 }
 
 /// IPv4 fragments that a namespace's kernel has made.

@@ -41,8 +41,13 @@ impl Capture {
 
     /// The device joins no packets from now on: seen is what comes.
     pub(crate) fn to_file(namespace: &Namespace, device: &str, file: PathBuf) -> Capture {
-        let whole = namespace.command("ethtool", &["-K", device, "gro", "off"]);
-        process::run_ok(whole, "", LIMIT).unwrap();
+        let ethtool =
+            |args: &[&str]| process::run_ok(namespace.command("ethtool", args), "", LIMIT).unwrap();
+        if ethtool(&["-k", device]).contains("generic-receive-offload: on") {
+            ethtool(&["-K", device, "gro", "off"]);
+            // It takes no redirected frames either then, which margay sees when it looks next.
+            std::thread::sleep(Duration::from_secs(2));
+        }
         let name = file.to_str().unwrap();
         let args =
             ["-i", device, "-Q", "in", "-Z", "root", "-c", PACKETS, "--immediate-mode", "-w", name];
