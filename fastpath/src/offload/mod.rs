@@ -302,13 +302,19 @@ impl FlowMap {
         .is_ok()
     }
 
-    /// Packets of a key are the workers' again.
-    pub(crate) fn remove(&self, key: &Key) {
-        // It fails only when the key is not there, which is what we want.
-        let _ = match key.bytes() {
-            key::Bytes::V4(bytes) => self.v4.delete(&bytes),
-            key::Bytes::V6(bytes) => self.v6.delete(&bytes),
+    /// Packets of a key are the workers' again, if they are led to this row: a flow that came to
+    /// another worker since, by another queue, has a row of that one.
+    pub(crate) fn remove(&self, key: &Key, row: u32) {
+        let remove = |map: &Map, bytes: &[u8]| {
+            if map.lookup(bytes).is_ok_and(|found| found.as_deref() == Some(&row.to_ne_bytes())) {
+                // It fails only when the key is not there, which is what we want.
+                let _ = map.delete(bytes);
+            }
         };
+        match key.bytes() {
+            key::Bytes::V4(bytes) => remove(&self.v4, &bytes),
+            key::Bytes::V6(bytes) => remove(&self.v6, &bytes),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ mod count;
 /// Packets of a burst that are looked at, at most.
 pub(crate) const SAMPLES: usize = 4;
 /// Times that a flow is met before it is offloaded: below that, what is saved later does not pay
-/// for the two system calls.
+/// for the system calls.
 pub(crate) const OFFLOAD_AFTER: u8 = 8;
 /// Flows that are counted until then, by hash; of those that clash one at a time is.
 const CANDIDATES: usize = 8192;
@@ -302,7 +302,7 @@ impl Tier {
         let (key, session) = (entry.key, entry.session);
         if self.by_key.get(&key) == Some(&row) {
             self.by_key.remove(&key);
-            self.map.remove(&key);
+            self.map.remove(&key, row);
         }
         if let Some((id, original, direction)) = session
             && let Some(rows) = self.by_session.get_mut(&id)

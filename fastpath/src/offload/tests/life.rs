@@ -214,6 +214,27 @@ fn idle_flows_come_back_and_their_rows_are_used_again() {
     });
 }
 
+/// By another queue of its port.
+#[test]
+fn a_flow_that_has_come_to_another_worker_stays_with_that() {
+    in_namespace(|| {
+        let mut rig = Rig::new(false);
+        rig.offload(&UDP4);
+        let others = FlowMap::share(1, 2).end - 1;
+        for word in 0..layout::WORDS {
+            let own = rig.map.records.word(FlowMap::share(0, 1).start, word);
+            rig.map
+                .records
+                .word(others, word)
+                .store(own.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        assert!(rig.map.insert(&Key { port: POD, tuple: UDP4.tuple() }, others));
+        rig.tick_at(rig.now_ns + 2 * IDLE_NS);
+        assert_eq!(rig.pipeline.offloaded(), 0);
+        assert_eq!(carried_both_ways(&mut rig, &UDP4), [true, false]);
+    });
+}
+
 #[test]
 fn ended_flows_and_other_policy_take_effect_at_once() {
     in_namespace(|| {
