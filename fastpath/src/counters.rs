@@ -99,7 +99,7 @@ pub struct WorkerCounters {
     pub punted: Counter,
     /// Packets sent on to a next hop.
     pub forwarded: Counter,
-    /// Those of them that the XDP program carried, as far as the worker has read it.
+    /// Those of them that programs carried, as far as the worker has read it.
     pub offloaded: Counter,
     /// ICMP errors made.
     pub icmp_errors: Counter,

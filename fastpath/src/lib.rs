@@ -7,7 +7,7 @@
 //!            (counted)      refusal
 //! ```
 //!
-//! Established flows that need nothing but a rewrite are given to the port's XDP program
+//! Established flows that need nothing but a rewrite are given to the port's program of XDP or tc
 //! ([`offload`]), which carries them until something changes.
 //!
 //! [`worker`] runs that loop on a pinned thread, [`pipeline`] is the way itself, one screen of

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::nat::PortRange;
 use crate::offload::{Arrivals, FlowMap};
 use crate::port::PortId;
-use crate::sys::bpf::asm::Insn;
 use crate::sys::bpf::{Map, MapKind, Program, ProgramError};
 use crate::sys::memory::Arena;
 use crate::sys::xdp::raise_memlock_limit;
@@ -273,7 +272,8 @@ impl Steering {
     ) -> Result<(Program, Option<Arc<Arrivals>>), SteeringError> {
         if let Some(map) = &self.offload {
             let arrivals = Arc::new(Arrivals::new(queues)?);
-            match self.load_with(xsks, Some(Carrier { map, port, arrivals: &arrivals })) {
+            let carrier = Carrier { map, port, arrivals: &arrivals, hook: Hook::Xdp };
+            match self.load_with(xsks, Some(carrier)) {
                 Ok(program) => return Ok((program, Some(arrivals))),
                 Err(error) => tracing::warn!(%port, "no flow offload: {error}"),
             }
@@ -303,16 +303,33 @@ impl Steering {
     }
 
     /// The programs of a pod's veth `device` that is served by the TAP `tap`, both by index: what
-    /// becomes of packets that come in by the one, and by the other.
+    /// becomes of packets that come in by the one, and by the other, and what is known of the TAP
+    /// when the first one carries flows, as those of `port`, if it may.
     pub(crate) fn load_tc(
         &self,
-        device: u32,
-        tap: u32,
-    ) -> Result<(Program, Program), SteeringError> {
-        let steering = program::assemble_tc(self.maps(Hook::Tc), tap)?;
+        (device, tap): (u32, u32),
+        port: Option<PortId>,
+    ) -> Result<(Program, Program, Option<Arc<Arrivals>>), SteeringError> {
         let delivery = program::deliver(device)?;
-        let load = |insns: &[Insn]| Program::load_tc(PROGRAM_NAME, insns);
-        Ok((load(&steering)?, load(&delivery)?))
+        let delivery = Program::load_tc(PROGRAM_NAME, &delivery)?;
+        if let Some((map, port)) = self.offload.as_ref().zip(port) {
+            let arrivals = Arc::new(Arrivals::new(1)?);
+            let carrier = Carrier { map, port, arrivals: &arrivals, hook: Hook::Tc };
+            match self.load_tc_with(tap, Some(carrier)) {
+                Ok(program) => return Ok((program, delivery, Some(arrivals))),
+                Err(error) => tracing::warn!(%port, "no flow offload: {error}"),
+            }
+        }
+        Ok((self.load_tc_with(tap, None)?, delivery, None))
+    }
+
+    pub(crate) fn load_tc_with(
+        &self,
+        tap: u32,
+        offload: Option<Carrier<'_>>,
+    ) -> Result<Program, SteeringError> {
+        let maps = program::Maps { offload, ..self.maps(Hook::Tc) };
+        Ok(Program::load_tc(PROGRAM_NAME, &program::assemble_tc(maps, tap)?)?)
     }
 }
 

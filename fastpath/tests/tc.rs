@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use margay_fastpath::offload::FlowMap;
 use margay_fastpath::port::tc::{self, TcError};
 use margay_fastpath::port::{Port, PortId};
 use margay_fastpath::steering::Steering;
@@ -59,6 +60,23 @@ fn a_veth_is_opened_and_given_back() {
         }
         let free = (arena.free_small(), arena.free_large());
         assert_eq!(free, (arena.small_count(), arena.large_count()), "frames are lost");
+    });
+}
+
+#[test]
+fn with_flow_offload_the_tap_queues_nothing_before_it() {
+    in_namespace(|| {
+        ip("link add pod0 type veth peer name pod1");
+        let arena = Arena::new(256, 16).unwrap();
+        let steering = Steering::new(&arena, 4789).unwrap();
+        let steering = steering.with_offload(FlowMap::new().unwrap());
+        let (device, port) = tc::open(&steering, PortId(3), "pod0").unwrap();
+        let tap = ip("-o link show type tun");
+        assert!(tap.contains("UP") && tap.contains("qdisc noqueue"), "{tap}");
+        let names: Vec<_> = port.report().kernel.into_iter().map(|(name, _)| name).collect();
+        assert!(names.contains(&"rx_ring_full"), "{names:?}");
+        drop(device);
+        Box::new(port).close(&mut FramePool::new(arena));
     });
 }
 

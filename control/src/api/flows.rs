@@ -3,7 +3,7 @@
 
 use crate::status::Status;
 use margay_fastpath::dataplane::Flow;
-use margay_fastpath::flow::{Address, Session, Tuple};
+use margay_fastpath::flow::{Address, Session, Tier, Tuple};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -61,8 +61,8 @@ pub struct FlowAnswer {
     pub timeout_seconds: u32,
     /// The worker that has it.
     pub worker: usize,
-    /// Who carries its packets: `worker`, or `xdp` where the XDP program does for one direction or
-    /// both.
+    /// Who carries its packets: `worker`, or `xdp` or `tc` where a program does for one direction
+    /// or both.
     #[serde(default)]
     pub tier: String,
 }
@@ -155,7 +155,15 @@ fn answer_of(flow: Flow) -> FlowAnswer {
         bytes: session.bytes,
         timeout_seconds: flow.lives_on_s,
         worker: flow.worker,
-        tier: if session.is_offloaded() { "xdp" } else { "worker" }.to_owned(),
+        tier: name_of(session.tier()).to_owned(),
+    }
+}
+
+fn name_of(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Worker => "worker",
+        Tier::Xdp => "xdp",
+        Tier::Tc => "tc",
     }
 }
 

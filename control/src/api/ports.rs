@@ -34,10 +34,10 @@ pub struct PortAnswer {
     pub up: bool,
     /// Workers that serve it.
     pub workers: Vec<usize>,
-    /// Packets received that the XDP program carried on by itself; the totals have them too.
+    /// Packets received that its program carried on by itself; the totals have them too.
     #[serde(default)]
     pub offloaded_rx_packets: u64,
-    /// Packets sent that the XDP program of another port brought.
+    /// Packets sent that the program of another port brought.
     #[serde(default)]
     pub offloaded_tx_packets: u64,
     /// Packets received.

@@ -20,7 +20,7 @@ pub struct WorkerAnswer {
     pub ports: usize,
     /// Packets sent on.
     pub forwarded: u64,
-    /// Those of them that the XDP program carried.
+    /// Those of them that programs carried.
     #[serde(default)]
     pub offloaded: u64,
     /// Packets delivered to the host's stack.

@@ -16,7 +16,7 @@ mod wheel;
 pub use address::{Address, Tuple, TupleV4};
 pub use protocol::{Signal, State};
 pub use session::{Direction, Session, SessionId};
-pub use table::{Alike, BATCH, Carried, Counters, FlowTable, Limits, Refused, Removed, Seen};
+pub use table::{Alike, BATCH, Carried, Counters, FlowTable, Limits, Refused, Removed, Seen, Tier};
 pub use timeouts::{NAT_QUERY_MIN_S, NAT_TCP_TRANSITORY_MIN_S, NAT_UDP_MIN_S, Timeouts};
 
 #[cfg(test)]

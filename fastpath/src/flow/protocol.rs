@@ -158,6 +158,8 @@ pub(super) const REPLIED: u8 = 8;
 pub(super) const BEGUN_BY_REPLY: u8 = 32;
 /// Packets of it may be carried without the table seeing them.
 pub(super) const OFFLOADED: u8 = 64;
+/// They are by a program of tc, at least in one direction.
+pub(super) const BY_TC: u8 = 128;
 /// Worth keeping when room is short: both sides have taken part in more than a greeting.
 pub(super) const ASSURED: u8 = 16;
 

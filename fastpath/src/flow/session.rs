@@ -2,6 +2,7 @@
 
 use super::address::{Address, Tuple, TupleV4};
 use super::protocol::{self, State};
+use super::table::Tier;
 use super::wheel::Links;
 use crate::port::PortId;
 
@@ -198,7 +199,16 @@ impl Session {
         self.bits & protocol::ASSURED != 0
     }
 
-    /// True while the XDP program may carry packets of it.
+    /// Who carries its ordinary packets.
+    pub fn tier(&self) -> Tier {
+        match (self.is_offloaded(), self.bits & protocol::BY_TC != 0) {
+            (false, _) => Tier::Worker,
+            (true, false) => Tier::Xdp,
+            (true, true) => Tier::Tc,
+        }
+    }
+
+    /// True while a program may carry packets of it.
     #[inline]
     pub fn is_offloaded(&self) -> bool {
         self.bits & protocol::OFFLOADED != 0

@@ -24,7 +24,7 @@ mod slots;
 
 pub use alike::Alike;
 use keys::Key;
-pub use offloaded::Carried;
+pub use offloaded::{Carried, Tier};
 
 /// Sessions of one call of [`FlowTable::find_batch`] at most.
 pub const BATCH: usize = 64;

@@ -27,6 +27,9 @@ pub(crate) mod layout {
     pub(crate) const CREDIT: i16 = 72;
     /// How many there was room for when that was said. The worker's.
     pub(crate) const ROOM: i16 = 80;
+    /// Of a TAP: up to when all that it had has been read, in nanoseconds of the kernel's clock, in
+    /// which [`SEEN`] is told then, too. The worker's.
+    pub(crate) const READ: i16 = 88;
 }
 
 /// All queues of a device.
@@ -83,6 +86,11 @@ impl Arrivals {
     /// All packets up to this number have left the worker.
     pub(crate) fn set_seen(&self, queue: u32, number: u64) {
         self.set(queue, layout::SEEN, number);
+    }
+
+    /// All that the TAP had at this time has been read.
+    pub(crate) fn set_read(&self, queue: u32, at_ns: u64) {
+        self.set(queue, layout::READ, at_ns);
     }
 
     /// `taken` were taken by the worker, and it has room for so many more.

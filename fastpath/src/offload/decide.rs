@@ -62,7 +62,12 @@ pub(super) fn decide(
         Some(id) => wrap(view, map, id, &leaving).map(|(wrap, outer)| (Some(wrap), Some(outer)))?,
         None => (None, None),
     };
-    if !map.is_egress(adjacency.port) || tables.rate_of(adjacency.port).is_some() {
+    let (by_tc, to_tc) = (map.is_by_tc(key.port), map.is_by_tc(adjacency.port));
+    let goes = match by_tc {
+        true => map.is_target(adjacency.port) && wrap.is_none(),
+        false => map.is_egress(adjacency.port),
+    };
+    if !goes || tables.rate_of(adjacency.port).is_some() {
         return None;
     }
     let limits =
@@ -76,9 +81,10 @@ pub(super) fn decide(
             let path = paths.get(wrap.tunnel, view.now_ns).unwrap_or(u16::MAX);
             path.min(egress.mtu).saturating_sub(wrap.overhead)
         }),
-        maybe_partial: ingress.implicit_partial_csum,
+        maybe_partial: ingress.implicit_partial_csum && !by_tc,
         limits: limits.each_ref().map(|one| one.as_ref().map_or(0, |one| one.row.number())),
         wrap,
+        on_wire: by_tc && !to_tc,
         leaving,
     };
     Some(Decided { decision, tracked, limits, outer })

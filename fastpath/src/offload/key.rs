@@ -36,6 +36,12 @@ impl Key {
     /// or RST, and all of it in `frame`.
     #[inline]
     pub fn of_frame(port: PortId, frame: &[u8]) -> Option<Key> {
+        Key::of_head(port, frame, frame.len())
+    }
+
+    /// The same of the first bytes of a frame of `length` bytes, with all headers.
+    #[inline]
+    pub fn of_head(port: PortId, frame: &[u8], length: usize) -> Option<Key> {
         let link = ethernet::View::new(frame)?;
         let ip = link.payload();
         let (tuple, total_len, transport) = match link.ethertype() {
@@ -43,7 +49,7 @@ impl Key {
             ethernet::IPV6 => of_v6(ip)?,
             _ => return None,
         };
-        if total_len > ip.len() {
+        if total_len + ethernet::HEADER_LEN > length {
             return None;
         }
         let least = match tuple.protocol {
@@ -51,7 +57,10 @@ impl Key {
             protocol::UDP => udp::HEADER_LEN,
             _ => return None,
         };
-        let header = ip.get(transport..total_len).filter(|header| header.len() >= least)?;
+        let header = ip.get(transport..total_len.min(ip.len()))?;
+        if header.len() < least {
+            return None;
+        }
         if tuple.protocol == protocol::TCP && header[13] & TCP_TURNING != 0 {
             return None;
         }

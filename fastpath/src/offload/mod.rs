@@ -1,8 +1,9 @@
-//! Flow offload: established flows that the XDP program of their port carries by itself.
+//! Flow offload: established flows that the program of their port carries by itself: of XDP, or of
+//! tc for pods whose super-packets are to stay whole.
 //!
 //! ```text
-//!   XDP: key known? generation right? -> rewrite -> redirect to the egress device
-//!          | no                                        (no worker, no copy)
+//!   program: key known? generation right? -> rewrite -> redirect to the egress device
+//!          | no                                            (no worker, no copy)
 //!          v
 //!   worker: the whole pipeline; every few packets of a heavy flow -> decide -> FlowMap
 //! ```
@@ -48,7 +49,7 @@ pub const MAX_FLOWS: u32 = 65_536;
 /// Ports with numbers from this one on have no part in offload.
 pub const MAX_PORTS: usize = 4096;
 
-/// What of a port's traffic the XDP program carried, as far as workers have read it.
+/// What of a port's traffic programs carried, as far as workers have read it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PortTotals {
     /// Packets that came in by it, those that limits refused among them.
@@ -68,13 +69,15 @@ struct PortState {
     device: AtomicU32,
     /// The device takes redirected frames now.
     egress: AtomicBool,
+    /// Its program is one of tc.
+    by_tc: AtomicBool,
     rx_packets: AtomicU64,
     rx_bytes: AtomicU64,
     tx_packets: AtomicU64,
     tx_bytes: AtomicU64,
 }
 
-/// The maps that the workers write and the XDP programs of all ports read.
+/// The maps that the workers write and the programs of all ports read.
 #[derive(Debug)]
 pub struct FlowMap {
     /// Two words: the generation, and what the kernel's clock is ahead of the data plane's. An
@@ -84,6 +87,8 @@ pub struct FlowMap {
     refused: MappedArray,
     gates: Arc<Gates>,
     outers: Arc<Outers>,
+    /// One row: for each port where tc's programs send its packets, [`target`].
+    targets: MappedArray,
     /// Flows from row 1 on, see [`layout`].
     records: MappedArray,
     v4: Map,
@@ -111,6 +116,12 @@ pub(crate) struct PortLease {
     port: PortId,
 }
 
+/// Where a program of tc sends packets for a port: the device, and with a bit above that to its
+/// peer.
+fn target(device: u32, by_tc: bool) -> u64 {
+    u64::from(by_tc) << 32 | u64::from(device)
+}
+
 fn failed(name: &'static str) -> impl Fn(std::io::Error) -> SteeringError {
     move |source| SteeringError::Map { name, source }
 }
@@ -128,6 +139,7 @@ impl FlowMap {
             refused: MappedArray::new("refused", 1, 2 * MAX_PORTS).map_err(failed("refused"))?,
             gates: Gates::new().map_err(failed("limits"))?,
             outers: Outers::new().map_err(failed("outers"))?,
+            targets: MappedArray::new("targets", 1, MAX_PORTS).map_err(failed("targets"))?,
             records: records.map_err(failed("flows"))?,
             v4: hash("flows_v4", key::V4_BYTES)?,
             v6: hash("flows_v6", key::V6_BYTES)?,
@@ -180,6 +192,11 @@ impl FlowMap {
         &self.outers
     }
 
+    /// The map with where ports' packets go.
+    pub(crate) fn targets_map(&self) -> &Map {
+        self.targets.map()
+    }
+
     /// What the kernel's clock is ahead of the data plane's, in nanoseconds.
     pub(crate) fn set_clock(&self, clock_ns: u64) {
         self.generation.word(0, 1).store(clock_ns, Ordering::Release);
@@ -204,13 +221,25 @@ impl FlowMap {
 
     /// A port with native XDP takes part, with the device of this number.
     pub(crate) fn open_port(self: &Arc<Self>, port: PortId, device: u32) -> Option<PortLease> {
+        let lease = self.begin_port(port, device, false)?;
+        self.note(port, self.port(port)?, takes_redirects(device));
+        Some(lease)
+    }
+
+    /// A pod's veth by tc takes part, with the host's end of this number.
+    pub(crate) fn open_tc_port(self: &Arc<Self>, port: PortId, device: u32) -> Option<PortLease> {
+        self.begin_port(port, device, true)
+    }
+
+    fn begin_port(self: &Arc<Self>, port: PortId, device: u32, by_tc: bool) -> Option<PortLease> {
         let state = self.port(port)?;
         for total in [&state.rx_packets, &state.rx_bytes, &state.tx_packets, &state.tx_bytes] {
             total.store(0, Ordering::Relaxed);
         }
         self.refused(port).iter().for_each(|total| total.store(0, Ordering::Relaxed));
+        state.by_tc.store(by_tc, Ordering::Release);
         state.device.store(device, Ordering::Release);
-        self.note(port, state, takes_redirects(device));
+        self.targets.word(0, port.0.into()).store(target(device, by_tc), Ordering::Release);
         Some(PortLease { map: self.clone(), port })
     }
 
@@ -219,7 +248,8 @@ impl FlowMap {
     pub fn look_at_devices(&self) {
         let mut targets = None;
         for id in (0..self.ports.len()).map(|at| PortId(at as u16)) {
-            let Some(port) = self.port(id).filter(|_| self.is_ingress(id)) else { continue };
+            let takes_part = self.is_ingress(id) && !self.is_by_tc(id);
+            let Some(port) = self.port(id).filter(|_| takes_part) else { continue };
             // All at once: a question for each of a thousand pods takes a core's hundredth part.
             let targets = targets.get_or_insert_with(|| {
                 let all = Features::open().and_then(|mut all| all.redirect_targets());
@@ -261,6 +291,17 @@ impl FlowMap {
         self.port(id).is_some_and(|port| port.device.load(Ordering::Acquire) != 0)
     }
 
+    /// True when the program of this port is one of tc.
+    #[inline]
+    pub(crate) fn is_by_tc(&self, id: PortId) -> bool {
+        self.port(id).is_some_and(|port| port.by_tc.load(Ordering::Acquire))
+    }
+
+    /// True when programs of tc may send packets to this port.
+    pub(crate) fn is_target(&self, id: PortId) -> bool {
+        self.is_ingress(id)
+    }
+
     /// True when flows may be redirected to this port.
     #[inline]
     pub(crate) fn is_egress(&self, id: PortId) -> bool {
@@ -280,15 +321,16 @@ impl FlowMap {
         }
     }
 
-    /// Counts packets that went from one port to another, with their bytes at either.
-    pub(crate) fn count(&self, (from, to): (PortId, PortId), packets: u64, bytes: [u64; 2]) {
+    /// Counts packets that went from one port to another, with their bytes, at either.
+    pub(crate) fn count(&self, (from, to): (PortId, PortId), counts: [(u64, u64); 2]) {
+        let [(rx_packets, rx_bytes), (tx_packets, tx_bytes)] = counts;
         if let Some(port) = self.port(from) {
-            port.rx_packets.fetch_add(packets, Ordering::Relaxed);
-            port.rx_bytes.fetch_add(bytes[0], Ordering::Relaxed);
+            port.rx_packets.fetch_add(rx_packets, Ordering::Relaxed);
+            port.rx_bytes.fetch_add(rx_bytes, Ordering::Relaxed);
         }
         if let Some(port) = self.port(to) {
-            port.tx_packets.fetch_add(packets, Ordering::Relaxed);
-            port.tx_bytes.fetch_add(bytes[1], Ordering::Relaxed);
+            port.tx_packets.fetch_add(tx_packets, Ordering::Relaxed);
+            port.tx_bytes.fetch_add(tx_bytes, Ordering::Relaxed);
         }
     }
 
@@ -322,6 +364,8 @@ impl Drop for PortLease {
     fn drop(&mut self) {
         if let Some(port) = self.map.port(self.port) {
             port.device.store(0, Ordering::Release);
+            port.by_tc.store(false, Ordering::Release);
+            self.map.targets.word(0, self.port.0.into()).store(0, Ordering::Release);
         }
         self.map.set_egress(self.port, None);
     }

@@ -28,6 +28,17 @@ pub(crate) mod layout {
     pub(crate) const KNOWN: usize = 14;
     /// the number of the last packet that went to the worker.
     pub(crate) const LAST: usize = 15;
+    /// Where the program is tc's: since when the flow waits for its packets at the worker, in
+    /// nanoseconds of the kernel's clock,
+    pub(crate) const SINCE: usize = 13;
+    /// what packets on the wire are more than those that were counted, in bits from this one on,
+    /// and below it their bytes,
+    pub(crate) const EXTRA: usize = 14;
+    pub(crate) const EXTRA_SHIFT: i32 = 40;
+    /// and when the last packet had gone to the worker; 0 if that is not known,
+    pub(crate) const WENT_NS: usize = 15;
+    /// or this, if none is under way there any more.
+    pub(crate) const NONE_UNDER_WAY: i32 = 1;
 
     /// Byte offset: both link addresses as they are written, 12 bytes.
     pub(crate) const LINK: i16 = 8;
@@ -64,6 +75,8 @@ pub(crate) mod layout {
     pub(crate) const IPIP: i32 = 8;
     /// through one of VXLAN.
     pub(crate) const VXLAN: i32 = 16;
+    /// Flag: what packets become on the wire is counted.
+    pub(crate) const ON_WIRE: i32 = 32;
 }
 
 /// The tunnel that a flow leaves through.
@@ -100,6 +113,8 @@ pub struct Decision {
     pub limits: [u16; 2],
     /// The tunnel that it leaves through.
     pub wrap: Option<Wrap>,
+    /// It came whole by tc, and leaves by a wire.
+    pub on_wire: bool,
     /// As its packets leave, or go into the tunnel.
     pub leaving: Tuple,
 }
@@ -113,6 +128,7 @@ impl Decision {
             bytes[at..at + value.len()].copy_from_slice(value);
         };
         let mut flags = if self.maybe_partial { layout::MAYBE_PARTIAL } else { 0 };
+        flags |= if self.on_wire { layout::ON_WIRE } else { 0 };
         put(layout::LINK, &self.next_hop.0);
         put(layout::LINK + 6, &self.source.0);
         put(layout::MAX_LEN, &self.max_len.to_ne_bytes());

@@ -9,7 +9,7 @@ use crate::nat::{Class, Filtering, PortRange, Ranges, Rules};
 use crate::packet::Packet;
 use crate::pipeline::{Pipeline, View};
 use crate::steering::Steering;
-use crate::steering::program::{Carrier, XDP_DROP, XDP_PASS, XDP_REDIRECT};
+use crate::steering::program::{Carrier, Hook, XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use crate::steering::tests::in_namespace;
 use crate::sys::bpf::{Program, XdpContext};
 use crate::sys::memory::{Arena, FramePool, HEADROOM};
@@ -22,6 +22,7 @@ mod life;
 mod limits;
 mod order;
 mod same;
+mod skb;
 mod tunnels;
 
 const POD: PortId = PortId(0);
@@ -103,6 +104,7 @@ struct Rig {
     map: Arc<FlowMap>,
     programs: [Program; 2],
     arrivals: [Arrivals; 2],
+    hook: Hook,
     now_ns: u64,
     /// What the kernel's clock is ahead.
     clock_ns: u64,
@@ -173,6 +175,10 @@ fn tables(translated: bool) -> Tables {
 impl Rig {
     /// In the calling thread's network namespace, whose loopback stands for all devices.
     fn new(translated: bool) -> Rig {
+        Rig::by(Hook::Xdp, translated)
+    }
+
+    fn by(hook: Hook, translated: bool) -> Rig {
         let arena = Arena::new(512, 2).unwrap();
         let map = FlowMap::new().unwrap();
         let steering = Steering::new(&arena, 4789).unwrap().with_offload(map.clone());
@@ -180,11 +186,17 @@ impl Rig {
         let arrivals = [POD, UPLINK].map(|_| Arrivals::new(2).unwrap());
         let program = |port: PortId| {
             let arrivals = &arrivals[usize::from(port.0)];
-            let carrier = Carrier { map: &map, port, arrivals };
-            steering.load_with(&xsks, Some(carrier)).unwrap()
+            let carrier = Carrier { map: &map, port, arrivals, hook };
+            match hook {
+                Hook::Xdp => steering.load_with(&xsks, Some(carrier)).unwrap(),
+                Hook::Tc => steering.load_tc_with(1, Some(carrier)).unwrap(),
+            }
         };
         let programs = [POD, UPLINK].map(program);
         let leases = [POD, UPLINK, OTHER].map(|port| {
+            if let Hook::Tc = hook {
+                return map.open_tc_port(port, 1).unwrap();
+            }
             let lease = map.open_port(port, 1).unwrap();
             map.set_egress(port, Some(1));
             lease
@@ -200,7 +212,11 @@ impl Rig {
         let now_ns = 1_000_000_000;
         let clock_ns = crate::sys::clock::monotonic_ns() - now_ns;
         pipeline.start_offload(map.clone(), 1, clock_ns);
-        let (tables, _leases) = (tables(translated), leases.into_iter().collect());
+        let (mut tables, _leases) = (tables(translated), leases.into_iter().collect());
+        if let Hook::Tc = hook {
+            let ports = tables.ports.iter_mut().flatten();
+            ports.for_each(|port| port.implicit_partial_csum = false);
+        }
         let _steering = steering;
         Rig {
             pipeline,
@@ -210,6 +226,7 @@ impl Rig {
             map,
             programs,
             arrivals,
+            hook,
             now_ns,
             clock_ns,
             limits: 0,
@@ -268,6 +285,9 @@ impl Rig {
 
     /// Through the program of a port once, on the first queue.
     fn run(&self, from: PortId, frame: &[u8]) -> Option<Vec<u8>> {
+        if let Hook::Tc = self.hook {
+            return self.run_tc(from, frame, 0);
+        }
         let program = &self.programs[usize::from(from.0)];
         let run = program.test_run(frame, XdpContext { ifindex: 1, rx_queue: 0 }, 1).unwrap();
         if run.verdict == XDP_REDIRECT {

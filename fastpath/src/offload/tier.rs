@@ -10,9 +10,9 @@ use super::decide::{Decided, Limited, decide};
 use super::outer::Outer;
 use super::{Decision, FlowMap, Key, layout};
 use crate::counters::WorkerCounters;
-use crate::flow::{Direction, SessionId, Tuple};
+use crate::flow::{self, Direction, SessionId, Tuple};
 use crate::nat::Tracker;
-use crate::packet::Packet;
+use crate::packet::{Gso, Packet};
 use crate::pipeline::View;
 use crate::port::PortId;
 use crate::tunnel::PathMtus;
@@ -62,6 +62,7 @@ struct Row {
     /// What of the row is counted already.
     packets: u64,
     bytes: u64,
+    extra: u64,
     /// When it was used last, on the data plane's clock.
     used_ns: u64,
 }
@@ -83,6 +84,8 @@ pub(crate) struct Tier {
     candidates: Box<[Candidate]>,
     random: RandomState,
     picked: Vec<(usize, Key)>,
+    /// They may have been left unfinished by their sender.
+    takes_unfinished: bool,
     /// As it was before the tables were read that packets are decided by.
     generation: u64,
     budget: usize,
@@ -117,6 +120,7 @@ impl Tier {
             candidates: vec![Candidate::default(); CANDIDATES].into(),
             random: RandomState::new(),
             picked: Vec::with_capacity(SAMPLES),
+            takes_unfinished: false,
             budget: INSTALLS_PER_TICK,
             hand: 0,
             turn: 0,
@@ -150,26 +154,35 @@ impl Tier {
             return;
         }
         self.turn = self.turn.wrapping_add(1);
+        // Programs of tc know what a sender has left undone.
+        self.takes_unfinished = self.map.is_by_tc(port);
         let step = burst.len().div_ceil(SAMPLES).max(1);
         for at in (self.turn % step..burst.len()).step_by(step) {
-            if let Some(key) = Key::of_frame(port, burst[at].head()) {
+            let packet = &burst[at];
+            // Those may be a tunnel's, and are the workers'.
+            if packet.offload().gso == Gso::Udp {
+                continue;
+            }
+            let length = if self.takes_unfinished { packet.len() } else { packet.head().len() };
+            if let Some(key) = Key::of_head(port, packet.head(), length) {
                 self.picked.push((at, key));
             }
         }
     }
 
-    /// Offloads what has been met often enough. `goes_on` tells which packets are to be routed.
+    /// Offloads what has been met often enough. `goes_on` tells which packets are to be routed, and
+    /// are finished, if they must be.
     #[inline]
     pub(crate) fn consider(
         &mut self,
         view: View<'_>,
         tracker: &mut Option<Tracker>,
-        goes_on: impl Fn(usize) -> bool,
+        goes_on: impl Fn(usize, bool) -> bool,
     ) {
         self.now_ns = view.now_ns;
         for at in 0..self.picked.len() {
             let (packet, key) = self.picked[at];
-            if goes_on(packet) {
+            if goes_on(packet, !self.takes_unfinished) {
                 self.meet(view, tracker, key);
             }
         }
@@ -237,6 +250,9 @@ impl Tier {
         let session = self.row(row).and_then(|row| row.session);
         let same_session = session.map(|(id, _, direction)| (id, direction)) == decided.tracked;
         if same_session && self.row(row).is_some_and(|row| row.decision == decided.decision) {
+            if self.map.is_by_tc(key.port) {
+                self.map.records.word(row, layout::WENT_NS).store(0, Ordering::Release);
+            }
             return self.set_generation(row, self.generation);
         }
         self.retire(tracker, row);
@@ -267,7 +283,8 @@ impl Tier {
         let mut session = None;
         if let (Some((id, direction)), Some(tracker)) = (tracked, tracker.as_mut()) {
             session = tracker.original(id).map(|original| (id, original, direction));
-            tracker.set_offloaded(id, true);
+            let by_tc = self.map.is_by_tc(key.port);
+            tracker.set_tier(id, if by_tc { flow::Tier::Tc } else { flow::Tier::Xdp });
         }
         let at = (row - self.first) as usize;
         if at >= self.rows.len() {
@@ -282,6 +299,7 @@ impl Tier {
             _outer: outer,
             packets: 0,
             bytes: 0,
+            extra: 0,
             used_ns,
         });
         self.by_key.insert(key, row);
@@ -314,7 +332,7 @@ impl Tier {
                 if let Some(tracker) = tracker.as_mut()
                     && tracker.session(id, &original).is_some()
                 {
-                    tracker.set_offloaded(id, false);
+                    tracker.set_tier(id, flow::Tier::Worker);
                 }
             }
         }

@@ -39,8 +39,8 @@ impl Pipeline {
     pub(super) fn consider(&mut self, view: View<'_>, found: &Burst, burst: &[Packet]) {
         if let Some(tier) = &mut self.offload {
             tier.follow(&mut self.tracker);
-            tier.consider(view, &mut self.tracker, |at| {
-                found.is_routed(at) && burst[at].is_finished()
+            tier.consider(view, &mut self.tracker, |at, finished| {
+                found.is_routed(at) && (!finished || burst[at].is_finished())
             });
         }
     }

@@ -253,6 +253,14 @@ impl TapPort {
         }
     }
 
+    /// True when the device had nothing more as of the last packet that was asked for.
+    pub(super) fn is_drained(&mut self) -> bool {
+        match &mut self.engine {
+            AnyEngine::Uring(uring) => uring.is_drained(),
+            AnyEngine::Poll(poll) => poll.is_drained(),
+        }
+    }
+
     fn counters(&self) -> EngineCounters {
         match &self.engine {
             AnyEngine::Uring(uring) => uring.counters,
@@ -310,6 +318,10 @@ impl Port for TapPort {
         if let AnyEngine::Uring(uring) = &mut self.engine {
             uring.service(pool);
         }
+    }
+
+    fn has_unsent(&self) -> bool {
+        matches!(&self.engine, AnyEngine::Uring(uring) if uring.is_writing())
     }
 
     fn poll_fd(&self) -> Option<RawFd> {

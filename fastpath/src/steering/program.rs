@@ -19,6 +19,7 @@ mod family;
 mod limits;
 mod offload;
 mod order;
+mod skb;
 mod tc;
 mod translated;
 mod tunnel;
@@ -69,7 +70,7 @@ pub(super) struct Maps<'a> {
 
 /// Where in the kernel's receive path a program runs.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Hook {
+pub(crate) enum Hook {
     /// In the driver: its context is `struct xdp_md`.
     Xdp,
     /// Behind it: its context is `struct __sk_buff`.
@@ -97,6 +98,8 @@ pub(crate) struct Carrier<'a> {
     pub(crate) port: PortId,
     /// The queues of its device.
     pub(crate) arrivals: &'a Arrivals,
+    /// Where the program runs.
+    pub(crate) hook: Hook,
 }
 
 /// Flag in the maps of addresses: one of the host's.
@@ -131,16 +134,8 @@ fn write(maps: Maps<'_>, xsks: &Map) -> Assembler {
     let mut asm = Assembler::new();
     ethernet(&mut asm, maps.hook);
     asm.label("ipv4");
-    if let Some(carrier) = maps.offload {
-        offload::ipv4(&mut asm, carrier);
-        offload::steer(&mut asm, "steer_v4");
-    }
     steer_v4(&mut asm, maps);
     asm.label("ipv6");
-    if let Some(carrier) = maps.offload {
-        offload::ipv6(&mut asm, carrier);
-        offload::steer(&mut asm, "steer_v6");
-    }
     steer_v6(&mut asm, maps);
     asm.label("redirect");
     if let Some(carrier) = maps.offload {
@@ -155,8 +150,12 @@ fn write(maps: Maps<'_>, xsks: &Map) -> Assembler {
     asm
 }
 
-/// Goes to `redirect` with what is the workers', and else to `pass`.
+/// Goes to `redirect` with what is the workers', and else to `pass`, but first carries what it can.
 fn steer_v4(asm: &mut Assembler, maps: Maps<'_>) {
+    if let Some(carrier) = maps.offload {
+        offload::ipv4(asm, carrier);
+        offload::steer(asm, maps.hook, "steer_v4");
+    }
     ipv4(asm, maps.local_v4, maps.hook);
     tunnel::ipv4(asm, maps.vxlan_port);
     translated::ipv4(asm, maps.services_v4, maps.hook);
@@ -164,6 +163,10 @@ fn steer_v4(asm: &mut Assembler, maps: Maps<'_>) {
 
 /// The same for IPv6.
 fn steer_v6(asm: &mut Assembler, maps: Maps<'_>) {
+    if let Some(carrier) = maps.offload {
+        offload::ipv6(asm, carrier);
+        offload::steer(asm, maps.hook, "steer_v6");
+    }
     ipv6(asm, maps.local_v6, maps.hook);
     tunnel::ipv6(asm, maps.vxlan_port);
     translated::ipv6(asm, maps.services_v6, maps.hook);

@@ -1,10 +1,21 @@
-//! Sessions whose packets the XDP program carries: what it carried is noted later, and it may carry
-//! only what changes nothing of a session but its counts and its time.
+//! Sessions whose packets programs of XDP or tc carry: what was carried is noted later, and it may
+//! only be what changes nothing of a session but its counts and its time.
 
 use super::{FlowTable, Removed, Session, SessionId};
-use crate::flow::protocol::{self, OFFLOADED, Signal, State};
+use crate::flow::protocol::{self, BY_TC, OFFLOADED, Signal, State};
 use crate::flow::session::Direction;
 use margay_tunnels::wire::{protocol as number, tcp};
+
+/// Who carries a session's ordinary packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// Workers.
+    Worker,
+    /// The XDP program of the port, at least in one direction.
+    Xdp,
+    /// That of tc.
+    Tc,
+}
 
 /// Packets of a session that the table has not seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -21,7 +32,7 @@ impl Session {
     /// State and bits after a packet.
     #[inline]
     pub(super) fn after(&self, direction: Direction, signal: Signal) -> (State, u8) {
-        let kept = self.bits & (protocol::BEGUN_BY_REPLY | OFFLOADED);
+        let kept = self.bits & (protocol::BEGUN_BY_REPLY | OFFLOADED | BY_TC);
         let begun_by_reply = kept & protocol::BEGUN_BY_REPLY != 0;
         let from = if begun_by_reply { direction.other() } else { direction };
         let (state, bits) = protocol::next(self.state, self.bits & !kept, signal, from);
@@ -77,11 +88,15 @@ impl FlowTable {
         self.wheel.due(now_s).is_none()
     }
 
-    /// Says whether the XDP program carries packets of a session; when it ends or changes after
-    /// that, [`FlowTable::take_withdrawn`] has it.
-    pub fn set_offloaded(&mut self, id: SessionId, is: bool) {
+    /// Says who carries packets of a session: a program, in one more direction, or workers again.
+    /// When it ends or changes after the former, [`FlowTable::take_withdrawn`] has it.
+    pub fn set_tier(&mut self, id: SessionId, tier: Tier) {
         if let Some(session) = self.slab.0.get_mut(id.0 as usize) {
-            session.bits = session.bits & !OFFLOADED | if is { OFFLOADED } else { 0 };
+            match tier {
+                Tier::Worker => session.bits &= !(OFFLOADED | BY_TC),
+                Tier::Xdp => session.bits |= OFFLOADED,
+                Tier::Tc => session.bits |= OFFLOADED | BY_TC,
+            }
         }
     }
 
@@ -96,7 +111,7 @@ impl FlowTable {
     pub(super) fn withdraw(&mut self, id: SessionId) {
         let session = &mut self.slab.0[id.0 as usize];
         if session.is_offloaded() {
-            session.bits &= !OFFLOADED;
+            session.bits &= !(OFFLOADED | BY_TC);
             self.withdrawn.push(id);
         }
     }

@@ -1,7 +1,7 @@
 //! Which flows may be carried without the tracker, and what it is told of them afterwards.
 
 use super::{EXPIRE_BUDGET, Tracker, is_for_nat, seconds, services, way_of};
-use crate::flow::{Carried, Direction, Session, SessionId, Signal, Tuple};
+use crate::flow::{Carried, Direction, Session, SessionId, Signal, Tier, Tuple};
 use crate::nat::rules::{Class, Rules};
 use crate::port::PortId;
 
@@ -39,9 +39,9 @@ impl Tracker {
         stays.then_some((leaving, Some((id, direction))))
     }
 
-    /// Says whether packets of a session are carried without the tracker.
-    pub(crate) fn set_offloaded(&mut self, id: SessionId, is: bool) {
-        self.table.set_offloaded(id, is);
+    /// Says who carries packets of a session.
+    pub(crate) fn set_tier(&mut self, id: SessionId, tier: Tier) {
+        self.table.set_tier(id, tier);
     }
 
     /// The tuple that a session began with.

@@ -15,6 +15,8 @@ use std::sync::atomic::Ordering;
 struct News {
     packets: u64,
     bytes: u64,
+    /// What they are more on the wire, and their bytes there.
+    parts: (u64, u64),
 }
 
 impl Tier {
@@ -23,7 +25,9 @@ impl Tier {
         let records = &self.map.records;
         let load = |word| records.word(row, word).load(Ordering::Relaxed);
         let (packets, bytes) = (load(layout::PACKETS), load(layout::BYTES));
+        let extra = load(layout::EXTRA);
         let used_ns = load(layout::USED_NS).saturating_sub(self.clock_ns);
+        let by_tc = self.map.is_by_tc(self.row(row)?.key.port);
         let row = self.rows.get_mut((row - self.first) as usize)?.as_mut()?;
         if (packets, bytes) == (row.packets, row.bytes) {
             return None;
@@ -31,8 +35,9 @@ impl Tier {
         let news = News {
             packets: packets.wrapping_sub(row.packets),
             bytes: bytes.wrapping_sub(row.bytes),
+            parts: if by_tc { parts(extra.wrapping_sub(row.extra)) } else { (0, 0) },
         };
-        (row.packets, row.bytes) = (packets, bytes);
+        (row.packets, row.bytes, row.extra) = (packets, bytes, extra);
         row.used_ns = row.used_ns.max(used_ns);
         Some(news)
     }
@@ -40,23 +45,24 @@ impl Tier {
     /// Counts what the program has carried of a row; what of it is a session's.
     fn count(&mut self, row: u32, counters: &WorkerCounters) -> Option<Carried> {
         let news = self.news(row);
-        let News { packets, bytes } = news.unwrap_or_default();
+        let News { packets, bytes, parts } = news.unwrap_or_default();
         let of_frames = bytes + packets * ethernet::HEADER_LEN as u64;
-        self.count_limits(row, (packets, of_frames), counters);
+        let on_wire = (packets + parts.0, of_frames + parts.1);
+        self.count_limits(row, on_wire, counters);
         news?;
         let row = self.row(row)?;
         counters.forwarded.add(packets);
         counters.offloaded.add(packets);
-        let mut at_egress = of_frames;
+        let mut at_egress = if row.decision.on_wire { on_wire } else { (packets, of_frames) };
         if let Some(wrap) = row.decision.wrap {
-            at_egress += packets * u64::from(wrap.overhead);
+            at_egress.1 += packets * u64::from(wrap.overhead);
             if let Some(counter) = counters.tunnels.of(wrap.tunnel) {
                 counter.tx_packets.add(packets);
                 counter.tx_bytes.add(bytes);
             }
         }
         let ports = (row.key.port, row.decision.egress);
-        self.map.count(ports, packets, [of_frames, at_egress]);
+        self.map.count(ports, [(packets, of_frames), at_egress]);
         let (_, _, direction) = row.session?;
         let mut carried = Carried { bytes, last_seen_s: seconds(row.used_ns), packets: [0; 2] };
         carried.packets[direction as usize] = packets;
@@ -126,6 +132,11 @@ impl Tier {
             self.read(self.first + at, tracker, counters);
         }
     }
+}
+
+/// Packets and bytes of [`layout::EXTRA`].
+fn parts(extra: u64) -> (u64, u64) {
+    (extra >> layout::EXTRA_SHIFT, extra & ((1 << layout::EXTRA_SHIFT) - 1))
 }
 
 fn seconds(now_ns: u64) -> u32 {

@@ -9,7 +9,8 @@
 use super::credit;
 use super::family::Labels;
 use super::offload::word;
-use super::{Carrier, XDP_DROP, look_up};
+use super::tc::TC_DROP;
+use super::{Carrier, Hook, XDP_DROP, look_up, skb};
 use crate::limit::gates::{FINER, FRACTION, SLACK, layout};
 use crate::offload::FlowMap;
 use crate::offload::layout as record;
@@ -27,6 +28,9 @@ const DROP: i32 = 2;
 const LINK_LEN: i32 = super::IP as i32;
 /// Times that an arrival is tried to be moved before others; then it is left to the worker.
 const TRIES: i32 = 8;
+/// Bits below this one are a packet's bytes, and those above it how many packets more it becomes.
+pub(super) const MORE_PACKETS: i32 = 32;
+const BYTES: i32 = i32::MAX;
 /// Rates without which there is credit.
 const MORE: i32 = layout::HAS_PACKETS | layout::HAS_PEAK;
 /// Where the number of a row lies on the stack.
@@ -34,7 +38,7 @@ const ROW: i16 = -4;
 
 /// R5 are the record's flags, R7 is the record, R9 the length of the IP packet: goes on with a
 /// packet that may pass, and R5 is the same.
-pub(super) fn take(asm: &mut Assembler, labels: &Labels) {
+pub(super) fn take(asm: &mut Assembler, hook: Hook, labels: &Labels) {
     let Labels { ordinary, worker, .. } = *labels;
     asm.mov(R4, R5);
     asm.alu(Alu::And, R4, record::LIMITED);
@@ -42,6 +46,9 @@ pub(super) fn take(asm: &mut Assembler, labels: &Labels) {
     asm.mov(R1, R7);
     asm.mov(R2, R9);
     asm.alu(Alu::Add, R2, LINK_LEN);
+    if let Hook::Tc = hook {
+        skb::cost(asm);
+    }
     asm.call_own("limits");
     asm.jump_if(If::Eq, R0, WORKER, worker);
     asm.jump_if(If::Eq, R0, DROP, "refused");
@@ -57,7 +64,11 @@ pub(super) fn refuse(asm: &mut Assembler, carrier: Carrier<'_>) {
     asm.atomic_add(R1, word(0), R2);
     asm.alu(Alu::Add, R9, LINK_LEN);
     asm.atomic_add(R1, word(1), R9);
-    asm.mov(R0, XDP_DROP as i32);
+    let verdict = match carrier.hook {
+        Hook::Xdp => XDP_DROP as i32,
+        Hook::Tc => TC_DROP,
+    };
+    asm.mov(R0, verdict);
     asm.exit();
 }
 
@@ -77,7 +88,7 @@ fn row(asm: &mut Assembler, map: &FlowMap, at: i16, none: &'static str) {
 }
 
 /// Takes a packet of R2 bytes from the limits of the record R1: first of who sends, then of who
-/// receives, as workers do.
+/// receives, as workers do. From bit [`MORE_PACKETS`] on R2 says how many packets more it becomes.
 fn limits(asm: &mut Assembler, map: &FlowMap) {
     let [from, to] = record::LIMITS;
     asm.label("limits");
@@ -107,9 +118,13 @@ fn limits(asm: &mut Assembler, map: &FlowMap) {
     asm.jump("limits_beyond");
     asm.label("limits_lost");
     let [packets, bytes] = layout::LOST;
-    asm.mov(R1, 1);
+    asm.mov(R1, R7);
+    asm.alu(Alu::Rsh, R1, MORE_PACKETS);
+    asm.alu(Alu::Add, R1, 1);
     asm.atomic_add(R0, word(packets), R1);
-    asm.atomic_add(R0, word(bytes), R7);
+    asm.mov(R1, R7);
+    asm.alu(Alu::And, R1, BYTES);
+    asm.atomic_add(R0, word(bytes), R1);
     asm.label("limits_beyond");
     asm.mov(R0, R9);
     asm.label("limits_end");
@@ -128,12 +143,17 @@ fn call_limit(asm: &mut Assembler) {
     asm.call_own("limit");
 }
 
-/// R1 is what a packet takes of a rate of the row: its bytes in R7, or one packet.
+/// R1 is what a packet takes of a rate of the row: its bytes, or packets, in R7. Loses R2.
 pub(super) fn cost(asm: &mut Assembler, row: Reg, rate: usize) {
     asm.load(Size::D, R1, row, word(rate + layout::COST));
-    if rate != layout::PACKETS {
-        asm.alu(Alu::Mul, R1, R7);
+    asm.mov(R2, R7);
+    if rate == layout::PACKETS {
+        asm.alu(Alu::Rsh, R2, MORE_PACKETS);
+        asm.alu(Alu::Add, R2, 1);
+    } else {
+        asm.alu(Alu::And, R2, BYTES);
     }
+    asm.alu(Alu::Mul, R1, R2);
     asm.alu(Alu::Add, R1, (1 << FINER) - 1);
     asm.alu(Alu::Rsh, R1, FINER as i32);
 }
@@ -302,6 +322,7 @@ fn beyond(asm: &mut Assembler) {
     shaped_or_dropped(asm, "peak_shaped");
     asm.jump("peak_back");
     asm.label("packets_beyond");
+    unless_one(asm, "packets_crowded");
     asm.mov(R1, 1);
     asm.atomic_add(R6, word(layout::DROPPED[1]), R1);
     asm.mov(R0, DROP);
@@ -311,11 +332,19 @@ fn beyond(asm: &mut Assembler) {
     asm.exit();
 }
 
+/// Goes to the label with a super-packet: the worker cuts it, and asks about its parts.
+fn unless_one(asm: &mut Assembler, label: &'static str) {
+    asm.mov(R1, R7);
+    asm.alu(Alu::Rsh, R1, MORE_PACKETS);
+    asm.jump_if(If::Ne, R1, 0, label);
+}
+
 /// R9 is what becomes of a packet beyond the bits.
 fn shaped_or_dropped(asm: &mut Assembler, shaped: &'static str) {
     asm.mov(R9, WORKER);
     asm.load(Size::D, R1, R6, word(layout::FLAGS));
     asm.jump_if(If::Set, R1, layout::SHAPED, shaped);
+    unless_one(asm, shaped);
     asm.mov(R9, DROP);
     asm.label(shaped);
 }

@@ -5,12 +5,11 @@
 //! without further ado; [`crate::offload`] tells who fills the maps, and when an entry is void.
 
 use super::family::{Family, Labels, V4, V6};
-use super::limits;
 use super::order::{settle, to_worker};
-use super::wrap;
-use super::{CTX_DATA, CTX_DATA_END, Carrier, IP, XDP_DROP, look_up, need_or, network_order};
+use super::{CTX_DATA_END, Carrier, Hook, IP, XDP_DROP, look_up, need_or, network_order};
+use super::{limits, skb, wrap};
 use crate::offload::TCP_TURNING;
-use crate::offload::layout::{self, IPIP, LIMITED, MAYBE_PARTIAL, TRANSLATED, VXLAN};
+use crate::offload::layout::{self, IPIP, LIMITED, MAYBE_PARTIAL, ON_WIRE, TRANSLATED, VXLAN};
 use crate::port::PortId;
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
 use crate::sys::bpf::checksum::{self, fold};
@@ -66,11 +65,14 @@ pub(super) fn ipv6(asm: &mut Assembler, carrier: Carrier<'_>) {
 
 /// R8 is the packet, R9 the length of the IP packet.
 fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
-    let Carrier { map, port, arrivals } = carrier;
+    let Carrier { map, port, hook, .. } = carrier;
     let not = family.labels.not;
-    let (flows, records, devices) = map.maps(family.header == 20);
+    let (flows, records, _) = map.maps(family.header == 20);
     asm.load(Size::B, R4, R8, family.ttl);
     asm.jump_if(If::Le, R4, 1, not);
+    if let Hook::Tc = hook {
+        skb::own(asm, not);
+    }
     transport(asm, family);
     key(asm, port, family);
     look_up(asm, flows, family.flows, i32::from(family.key));
@@ -84,19 +86,41 @@ fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     asm.load(Size::D, R1, R1, 0);
     asm.load(Size::D, R4, R7, word(layout::GENERATION));
     asm.jump_if(If::Ne, R1, R4, not);
+    match hook {
+        Hook::Xdp => by_xdp(asm, carrier, family),
+        Hook::Tc => by_tc(asm, carrier, family),
+    }
+}
+
+/// Goes to the label unless all of the packet is here: what is not linear counts as missing.
+fn all_here(asm: &mut Assembler, label: &'static str) {
+    asm.load(Size::W, R3, R6, CTX_DATA_END);
+    asm.mov(R4, R8);
+    asm.alu(Alu::Add, R4, R9);
+    asm.alu(Alu::Add, R4, LINK_LEN);
+    asm.jump_if(If::Gt, R4, R3, label);
+}
+
+/// R1 is the generation, R7 the record, R8 the packet.
+fn by_xdp(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
+    let Carrier { map, arrivals, .. } = carrier;
     settle(asm, arrivals, &family.labels);
-    valid(asm, family);
+    all_here(asm, family.labels.worker);
+    is_for_station(asm, family);
+    asm.load(Size::H, R4, R7, layout::MAX_LEN);
+    asm.jump_if(If::Gt, R9, R4, family.labels.worker);
+    asm.load(Size::H, R5, R7, layout::FLAGS);
     unless_partial(asm, family);
     asm.jump_if(If::Set, R5, LIMITED | IPIP | VXLAN, family.labels.special);
     asm.label(family.labels.ordinary);
-    translate(asm, family);
+    translate(asm, Hook::Xdp, family);
     route(asm, family);
     count(asm);
     cut_padding(asm, family);
     asm.load(Size::H, R5, R7, layout::FLAGS);
     asm.jump_if(If::Set, R5, IPIP | VXLAN, family.labels.wrap);
     asm.label(family.labels.plain);
-    asm.load_map(R1, devices, "devices");
+    asm.load_map(R1, map.maps(true).2, "devices");
     asm.load(Size::H, R2, R7, layout::EGRESS);
     // What happens when the egress device has just gone.
     asm.mov(R3, XDP_DROP as i32);
@@ -104,10 +128,31 @@ fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     asm.exit();
     asm.label(family.labels.special);
     wrap::need_room(asm, family);
-    limits::take(asm, &family.labels);
+    limits::take(asm, Hook::Xdp, &family.labels);
     asm.jump(family.labels.ordinary);
     wrap::wrap(asm, map, family);
     to_worker(asm, arrivals, &family.labels);
+}
+
+/// The same behind the driver.
+fn by_tc(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
+    skb::settle(asm, carrier.arrivals, family);
+    is_for_station(asm, family);
+    skb::valid(asm, carrier.map, family);
+    asm.load(Size::H, R5, R7, layout::FLAGS);
+    asm.jump_if(If::Set, R5, LIMITED | ON_WIRE, family.labels.special);
+    asm.label(family.labels.ordinary);
+    translate(asm, carrier.hook, family);
+    route(asm, family);
+    count(asm);
+    skb::leave(asm, carrier, family);
+    asm.label(family.labels.special);
+    skb::parts(asm, family);
+    asm.load(Size::H, R5, R7, layout::FLAGS);
+    limits::take(asm, carrier.hook, &family.labels);
+    asm.jump(family.labels.ordinary);
+    asm.label(family.labels.worker);
+    asm.jump("to_tap");
 }
 
 /// The byte offset of a word of a record.
@@ -153,24 +198,15 @@ fn key(asm: &mut Assembler, port: PortId, family: &Family) {
     asm.store(Size::W, R10, at + 4, R5);
 }
 
-/// The entry is for this station, its egress port takes the packet, and all of it is here: what is
-/// not linear counts as missing. Leaves the flags in R5.
-fn valid(asm: &mut Assembler, family: &Family) {
+/// Goes to the worker unless the packet is for the station that the entry is for.
+fn is_for_station(asm: &mut Assembler, family: &Family) {
     let worker = family.labels.worker;
-    asm.load(Size::W, R3, R6, CTX_DATA_END);
-    asm.mov(R4, R8);
-    asm.alu(Alu::Add, R4, R9);
-    asm.alu(Alu::Add, R4, LINK_LEN);
-    asm.jump_if(If::Gt, R4, R3, worker);
     asm.load(Size::W, R1, R8, 0);
     asm.load(Size::W, R4, R7, layout::IN_MAC);
     asm.jump_if(If::Ne, R1, R4, worker);
     asm.load(Size::H, R1, R8, 4);
     asm.load(Size::H, R4, R7, layout::IN_MAC + 4);
     asm.jump_if(If::Ne, R1, R4, worker);
-    asm.load(Size::H, R4, R7, layout::MAX_LEN);
-    asm.jump_if(If::Gt, R9, R4, worker);
-    asm.load(Size::H, R5, R7, layout::FLAGS);
 }
 
 /// Goes to the label unless the packet has a whole TCP header; R3 is its end again.
@@ -189,18 +225,8 @@ fn unless_partial(asm: &mut Assembler, family: &Family) {
     asm.mov(R4, R5);
     asm.alu(Alu::And, R4, MAYBE_PARTIAL);
     asm.jump_if(If::Eq, R4, 0, complete);
-    asm.mov(R1, R9);
-    asm.alu(Alu::Sub, R1, family.header);
-    asm.to_be(R1, 16);
-    for word in 0..2 * family.address_words {
-        asm.load(Size::W, R4, R8, family.addresses + 4 * word);
-        asm.alu(Alu::Add, R1, R4);
-    }
     asm.load(Size::B, R2, R8, family.protocol);
-    asm.mov(R4, R2);
-    asm.to_be(R4, 16);
-    asm.alu(Alu::Add, R1, R4);
-    fold(asm, R1, R4, 3);
+    pseudo_sum(asm, family);
     asm.jump_if(If::Eq, R2, TCP, partial_tcp);
     asm.load(Size::H, R4, R8, at + UDP_CHECKSUM);
     asm.jump(partial);
@@ -210,6 +236,21 @@ fn unless_partial(asm: &mut Assembler, family: &Family) {
     asm.label(partial);
     asm.jump_if(If::Eq, R1, R4, worker);
     asm.label(complete);
+}
+
+/// R2 is the protocol, and stays it: R1 is the sum of the pseudo-header.
+pub(super) fn pseudo_sum(asm: &mut Assembler, family: &Family) {
+    asm.mov(R1, R9);
+    asm.alu(Alu::Sub, R1, family.header);
+    asm.to_be(R1, 16);
+    for word in 0..2 * family.address_words {
+        asm.load(Size::W, R4, R8, family.addresses + 4 * word);
+        asm.alu(Alu::Add, R1, R4);
+    }
+    asm.mov(R4, R2);
+    asm.to_be(R4, 16);
+    asm.alu(Alu::Add, R1, R4);
+    fold(asm, R1, R4, 3);
 }
 
 /// R1 is a checksum field, R2 what its sum changes by: R1 is the field afterwards (RFC 1624).
@@ -222,20 +263,17 @@ fn change_checksum(asm: &mut Assembler) {
 
 /// Writes ports and addresses anew, and brings both checksums along. The last check is in here:
 /// from the first store on the packet is carried.
-fn translate(asm: &mut Assembler, family: &Family) {
+fn translate(asm: &mut Assembler, hook: Hook, family: &Family) {
     let Labels { transport_done, translate_udp, routed, linked, .. } = family.labels;
     let at = (LINK_LEN + family.header) as i16;
     asm.alu(Alu::And, R5, TRANSLATED);
     asm.jump_if(If::Eq, R5, 0, routed);
-    asm.load(Size::H, R2, R7, layout::TRANSPORT_CHANGE);
-    asm.load(Size::B, R4, R8, family.protocol);
-    asm.jump_if(If::Ne, R4, TCP, translate_udp);
-    need_tcp(asm, family);
-    asm.load(Size::H, R1, R8, at + TCP_CHECKSUM);
-    change_checksum(asm);
-    asm.store(Size::H, R8, at + TCP_CHECKSUM, R1);
-    asm.jump(transport_done);
+    match hook {
+        Hook::Xdp => translate_tcp(asm, family),
+        Hook::Tc => skb::transport_checksum(asm, family),
+    }
     asm.label(translate_udp);
+    asm.load(Size::H, R2, R7, layout::TRANSPORT_CHANGE);
     asm.load(Size::H, R1, R8, at + UDP_CHECKSUM);
     // RFC 768: 0 says that there is none, and is never the checksum's value.
     asm.jump_if(If::Eq, R1, 0, transport_done);
@@ -261,6 +299,19 @@ fn translate(asm: &mut Assembler, family: &Family) {
         asm.jump(linked);
     }
     asm.label(routed);
+}
+
+/// Goes on at a label with what is no TCP.
+fn translate_tcp(asm: &mut Assembler, family: &Family) {
+    let at = (LINK_LEN + family.header) as i16;
+    asm.load(Size::B, R4, R8, family.protocol);
+    asm.jump_if(If::Ne, R4, TCP, family.labels.translate_udp);
+    asm.load(Size::H, R2, R7, layout::TRANSPORT_CHANGE);
+    need_tcp(asm, family);
+    asm.load(Size::H, R1, R8, at + TCP_CHECKSUM);
+    change_checksum(asm);
+    asm.store(Size::H, R8, at + TCP_CHECKSUM, R1);
+    asm.jump(family.labels.transport_done);
 }
 
 fn non_zero(family: &Family) -> &'static str {
@@ -318,8 +369,7 @@ fn cut_padding(asm: &mut Assembler, family: &Family) {
 }
 
 /// Where steering goes on with what is not offloaded: R2 and R3 are the packet again.
-pub(super) fn steer(asm: &mut Assembler, label: &'static str) {
+pub(super) fn steer(asm: &mut Assembler, hook: Hook, label: &'static str) {
     asm.label(label);
-    asm.load(Size::W, R2, R6, CTX_DATA);
-    asm.load(Size::W, R3, R6, CTX_DATA_END);
+    hook.packet(asm);
 }

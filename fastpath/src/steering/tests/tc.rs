@@ -9,12 +9,12 @@ const NEXT: u32 = u32::MAX;
 
 fn programs() -> (Steering, Program, Program) {
     let steering = Steering::new(&Arena::new(256, 0).unwrap(), VXLAN_PORT).unwrap();
-    let (sent, written) = steering.load_tc(1, 1).unwrap();
+    let (sent, written, _) = steering.load_tc((1, 1), None).unwrap();
     (steering, sent, written)
 }
 
 fn verdict(program: &Program, packet: &[u8]) -> u32 {
-    let run = program.test_run_tc(packet).unwrap();
+    let run = program.test_run_tc(packet, 0).unwrap();
     assert_eq!(run.packet, packet, "the program wrote into the packet");
     run.verdict
 }

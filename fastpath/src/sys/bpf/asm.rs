@@ -108,6 +108,13 @@ pub enum Helper {
     KtimeGetNs = 5,
     /// R0 a random number of 32 bits.
     PrandomU32 = 7,
+    /// R1 context, R2 offset of a transport checksum, R3 0, R4 what its sum changes by, R5 flags;
+    /// R0 0 when done. An unfinished one changes by what [`PSEUDO_HEADER`] says only. Addresses of
+    /// packet bytes are lost.
+    L4ChecksumReplace = 11,
+    /// R1 context, R2 interface index, R3 flags: has a copy sent there at once; R0 0 when the
+    /// device took it. Addresses of packet bytes are lost.
+    CloneRedirect = 13,
     /// R1 interface index, R2 flags; R0 the verdict to return.
     Redirect = 23,
     /// R1 context, R2 bytes that are to be in one piece and writable; R0 0 when done. Addresses of
@@ -130,6 +137,11 @@ pub enum Helper {
     /// packet bytes are lost.
     XdpStoreBytes = 190,
 }
+
+/// Flag of [`Helper::L4ChecksumReplace`]: what changes is the pseudo-header.
+pub const PSEUDO_HEADER: i32 = 0x10;
+/// Flag of [`Helper::L4ChecksumReplace`]: 0 says that there is no checksum, and is never its value.
+pub const ZERO_IS_NONE: i32 = 0x20;
 
 /// One encoded instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

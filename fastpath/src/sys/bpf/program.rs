@@ -278,11 +278,19 @@ impl Program {
     }
 
     /// Runs a program of [`Program::load_tc`] once on a copy of `packet` (14 bytes to about a page)
-    /// that came in by the loopback. Verdicts: 0xffff_ffff next, 2 drop, 7 redirect.
-    pub fn test_run_tc(&self, packet: &[u8]) -> io::Result<TestRun> {
+    /// that came in by the loopback; it is a super-packet if `gso_size` is not 0. Verdicts:
+    /// 0xffff_ffff next, 2 drop, 7 redirect.
+    pub fn test_run_tc(&self, packet: &[u8], gso_size: u32) -> io::Result<TestRun> {
+        /// Words of `struct __sk_buff`, and which of them is the size of segments.
+        const WORDS: usize = 48;
+        const GSO_SIZE: usize = 44;
         let mut out = vec![0u8; packet.len() + GROWTH];
+        let mut context = [0u32; WORDS];
+        context[GSO_SIZE] = gso_size;
         let mut attr = TestAttr {
             repeat: 1,
+            ctx_size_in: size_of_val(&context) as u32,
+            ctx_in: context.as_ptr().expose_provenance() as u64,
             data_size_out: out.len() as u32,
             data_out: out.as_mut_ptr().expose_provenance() as u64,
             ..self.packet_attr(packet)

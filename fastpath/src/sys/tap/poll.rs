@@ -12,19 +12,22 @@ pub(crate) struct Poll {
     fd: RawFd,
     /// A large frame kept for the next read.
     spare: Option<Frame>,
+    /// The last read found nothing.
+    drained: bool,
     gone: bool,
     pub(crate) counters: EngineCounters,
 }
 
 impl Poll {
     pub(crate) fn new(fd: RawFd) -> Poll {
-        Poll { fd, spare: None, gone: false, counters: EngineCounters::default() }
+        Poll { fd, spare: None, drained: false, gone: false, counters: EngineCounters::default() }
     }
 
     pub(crate) fn read(&mut self, pool: &mut FramePool) -> Read {
         if self.gone {
             return Read::Gone;
         }
+        self.drained = false;
         let Some(mut frame) = self.spare.take().or_else(|| pool.alloc_large()) else {
             self.counters.rx_no_frame += 1;
             return Read::Empty;
@@ -38,13 +41,19 @@ impl Poll {
             }
             Ok(_) => self.counters.rx_errors += 1,
             Err(_) => match io::Error::last_os_error().raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR) => {}
+                Some(libc::EAGAIN) => self.drained = true,
+                Some(libc::EINTR) => {}
                 Some(libc::EBADFD) => self.gone = true,
                 _ => self.counters.rx_errors += 1,
             },
         }
         self.spare = Some(frame);
         if self.gone { Read::Gone } else { Read::Empty }
+    }
+
+    /// True when the kernel had nothing to read as of the last [`Poll::read`].
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained
     }
 
     /// Keeps a frame for the next read.

@@ -177,6 +177,18 @@ impl Uring {
         }
     }
 
+    /// True when the kernel had nothing more to read as of the last [`Uring::read`].
+    pub(crate) fn is_drained(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let at_rest = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+        at_rest && self.armed && self.ready.is_empty()
+    }
+
+    /// True while packets that it was given are not all known to be sent.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.free_slots.len() < BURST
+    }
+
     /// Keeps a frame for a later read.
     pub(crate) fn recycle(&mut self, frame: Frame, pool: &mut FramePool) {
         if self.provided_count + self.ready.len() < self.wanted {

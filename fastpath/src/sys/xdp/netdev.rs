@@ -143,6 +143,19 @@ impl Features {
     }
 }
 
+/// Has a device of the calling thread's namespace send what it is given at once: nothing is queued
+/// before it, and who gives it a packet is told whether it took that.
+pub(crate) fn send_at_once(index: u32) -> io::Result<()> {
+    const RTM_NEWQDISC: u16 = 36;
+    const ROOT: u32 = u32::MAX;
+    const TCA_KIND: u16 = 1;
+    // struct tcmsg: family, device, handle, parent, information.
+    let mut payload: Vec<u8> =
+        [0, index, 0, ROOT, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+    put(&mut payload, TCA_KIND, b"noqueue\0");
+    Netlink::open(libc::NETLINK_ROUTE)?.put(RTM_NEWQDISC, &payload)
+}
+
 /// True when a device of the calling thread's namespace takes redirected frames now.
 pub(crate) fn takes_redirects(index: u32) -> bool {
     Features::open().is_ok_and(|mut all| all.takes_redirects(index))

@@ -9,6 +9,8 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+/// Make what is not there, and put it in the place of what is.
+const NLM_F_PUT: u16 = 0x500;
 const NLM_F_DUMP: u16 = 0x300;
 /// The answers that we ask for are below 8 kB; the kernel gives no more in one piece than 32 kB.
 const ANSWER_BYTES: usize = 32 * 1024;
@@ -51,6 +53,18 @@ impl Netlink {
             }
         }
         Err(io::Error::other("netlink gave no answer"))
+    }
+
+    /// Sends a request to put something in its place, and waits until that is done.
+    pub(super) fn put(&self, kind: u16, payload: &[u8]) -> io::Result<()> {
+        self.send(kind, NLM_F_ACK | NLM_F_PUT, payload)?;
+        let mut buffer = vec![0u8; ANSWER_BYTES];
+        let got = self.receive(&mut buffer)?;
+        match messages(&buffer[..got]).find(|(kind, _)| *kind == NLMSG_ERROR) {
+            Some((_, payload)) if u32_at(payload, 0) == Some(0) => Ok(()),
+            Some((_, payload)) => Err(error_of(payload)),
+            None => Err(io::Error::other("netlink gave no answer")),
+        }
     }
 
     /// Sends a request for a list, and gives the payload of each of its entries, which are of the

@@ -131,7 +131,7 @@ fn frames_are_posted_for_what_goes_past_the_worker_too() {
         queue.socket.rx_held()
     };
     assert_eq!(posted(&mut queue, &mut pool), 8);
-    map.count((PORT, PortId(4)), 1000, [60_000; 2]);
+    map.count((PORT, PortId(4)), [(1000, 60_000); 2]);
     assert_eq!(posted(&mut queue, &mut pool), 32);
     drop((queue, pool));
     assert_eq!(umem.arena().free_small(), FRAMES);
