@@ -36,6 +36,7 @@ mod steps;
 mod super_packets;
 mod taps;
 mod tc;
+mod tc_offload;
 mod tunnels;
 mod wire;
 

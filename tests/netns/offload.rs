@@ -42,7 +42,7 @@ pub(crate) struct Lab {
     pub(crate) outside: Namespace,
     pub(crate) pod: Namespace,
     pub(crate) store: Store,
-    _scope: Scope,
+    pub(crate) scope: Scope,
 }
 
 /// Finished checksums, and NAPI for frames that are redirected there.
@@ -86,7 +86,7 @@ impl Lab {
         let pod = node.add_pod(spec).unwrap().namespace().clone();
         settle(&outside);
         settle(&pod);
-        Lab { node, outside, pod, store, _scope: scope }
+        Lab { node, outside, pod, store, scope }
     }
 
     /// The only flow with a port; `None` when there is none.
