@@ -136,6 +136,12 @@ pub trait Port: Send {
         false
     }
 
+    /// Whether packets that `tx` took are being sent by another thread: [`Port::service`] is to
+    /// be called until they are, also when there is nothing else to do.
+    fn is_sending(&self) -> bool {
+        false
+    }
+
     /// Notes what `rx` has given so far.
     fn mark(&mut self) {}
 

@@ -321,6 +321,10 @@ impl Port for TapPort {
     }
 
     fn has_unsent(&self) -> bool {
+        matches!(&self.engine, AnyEngine::Uring(uring) if uring.has_unsent())
+    }
+
+    fn is_sending(&self) -> bool {
         matches!(&self.engine, AnyEngine::Uring(uring) if uring.is_writing())
     }
 
@@ -344,7 +348,8 @@ impl Port for TapPort {
     }
 
     fn report(&self) -> PortReport {
-        let EngineCounters { rx_errors, rx_no_frame, tx_down, tx_refused } = self.counters();
+        let EngineCounters { rx_errors, rx_no_frame, tx_down, tx_refused, tx_lent } =
+            self.counters();
         let offloads = match (self.device.has_tso, self.device.has_uso) {
             (true, true) => "checksum, TSO and USO",
             (true, false) => "checksum and TSO",
@@ -363,6 +368,7 @@ impl Port for TapPort {
                 ("rx_bad_header", self.bad_headers),
                 ("tx_down", tx_down),
                 ("tx_refused", tx_refused),
+                ("tx_lent", tx_lent),
             ],
         }
     }

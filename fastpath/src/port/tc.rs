@@ -199,6 +199,10 @@ impl Port for TcPort {
         self.tap.has_unsent()
     }
 
+    fn is_sending(&self) -> bool {
+        self.tap.is_sending()
+    }
+
     fn mark(&mut self) {
         if let Some(arrival) = &mut self.arrival {
             arrival.marked_ns = arrival.read_ns;

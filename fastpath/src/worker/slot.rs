@@ -69,8 +69,11 @@ impl Slot {
         }
     }
 
-    /// Becomes cold, unless it cannot be waited on now; true when it has.
+    /// Becomes cold, unless it is sending or cannot be waited on now; true when it has.
     pub(super) fn cool(&mut self, id: PortId, wait: &WaitSet) -> bool {
+        if self.port.is_sending() {
+            return false;
+        }
         if !self.waited_on {
             // What has come in between is reported by the next look.
             self.waited_on = self.port.poll_fd().is_none_or(|fd| wait.add(fd, id.0).is_ok());

@@ -1,11 +1,12 @@
 //! TAP devices: making them, and the two ways of moving their packets.
 //!
 //! `device` opens `/dev/net/tun` and sets the link up. `uring` reads by one multishot request into
-//! provided buffers and writes in batches; `poll` makes one system call a packet, for machines
+//! provided buffers and writes in batches, or leaves writes to the kernel (`lending`); `poll` makes one system call a packet, for machines
 //! where io_uring is forbidden. What the virtio header means is the port's business.
 
 mod buffer_ring;
 pub(crate) mod device;
+mod lending;
 pub(crate) mod poll;
 pub(crate) mod uring;
 
@@ -44,6 +45,8 @@ pub(crate) struct EngineCounters {
     pub(crate) tx_down: u64,
     /// Packets that it refused for another reason.
     pub(crate) tx_refused: u64,
+    /// Packets that were the kernel's thread's to write.
+    pub(crate) tx_lent: u64,
 }
 
 impl EngineCounters {

@@ -1,7 +1,12 @@
 use super::*;
+use crate::packet::Packet;
 use crate::port::Port;
 use crate::port::tap::{Engine, TapError, TapSpec, open};
-use crate::sys::memory::Arena;
+use crate::port::{BURST, PortId};
+use crate::sys::memory::{Arena, FramePool, HEADROOM};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use uring::Uring;
 
 /// Makes `io_uring_setup` fail with EPERM in this thread, as container runtimes do.
 fn forbid_io_uring() -> bool {
@@ -60,4 +65,54 @@ fn a_failed_write_is_counted_by_its_kind() {
     assert!(!counters.write_failed(libc::EINVAL));
     assert!(counters.write_failed(libc::EBADFD));
     assert_eq!((counters.tx_down, counters.tx_refused), (1, 2));
+}
+
+/// Packets in a receive queue of the kernel that nothing reads, at most.
+const WAITING: usize = 8;
+
+/// Packets of two sizes in turn, each with its number, through an engine whose writes are its own
+/// and the kernel's thread's in turn.
+fn write_numbered(uring: &mut Uring, far: &UnixDatagram, pool: &mut FramePool, count: u32) {
+    let mut expected = 0u32;
+    let mut take = |bytes: &mut [u8; 4096]| {
+        let len = far.recv(bytes).unwrap();
+        let number = u32::from_ne_bytes(bytes[HEADER_LEN..HEADER_LEN + 4].try_into().unwrap());
+        assert_eq!(number, expected, "{len} bytes");
+        expected += 1;
+    };
+    let mut bytes = [0; 4096];
+    for number in 0..count {
+        if number % 200 < 100 {
+            uring.lending.note_more();
+        }
+        uring.service(pool);
+        assert!(uring.room(pool) > 0);
+        let len = if number % 3 == 0 { 60 } else { 1500 };
+        let mut packet = Packet::new(pool.alloc().unwrap(), HEADROOM, len, PortId(1));
+        packet.head_mut()[..4].copy_from_slice(&number.to_ne_bytes());
+        uring.write([0; HEADER_LEN], packet, pool);
+        uring.enter(pool);
+        if number as usize >= WAITING {
+            take(&mut bytes);
+        }
+    }
+    (0..WAITING).for_each(|_| take(&mut bytes));
+}
+
+#[test]
+fn packets_of_the_worker_and_of_the_kernels_thread_stay_in_order() {
+    let arena = Arena::new(2 * BURST, 8).unwrap();
+    let mut pool = FramePool::new(arena.clone());
+    let (near, far) = UnixDatagram::pair().unwrap();
+    let mut uring = match Uring::new(near.as_raw_fd()) {
+        Err(error) => return println!("SKIPPED: io_uring: {error}"),
+        Ok(uring) => uring,
+    };
+    write_numbered(&mut uring, &far, &mut pool, 1000);
+    let EngineCounters { tx_down, tx_refused, tx_lent, .. } = uring.counters;
+    assert!((200..800).contains(&tx_lent), "{tx_lent} of 1000");
+    assert_eq!((tx_down, tx_refused), (0, 0));
+    uring.close(&mut pool);
+    drop(pool);
+    assert_eq!((arena.free_small(), arena.free_large()), (2 * BURST, 8));
 }

@@ -6,6 +6,7 @@
 //! ties it to the thread that enables it: the first to call, the worker.
 
 use super::buffer_ring::BufferRing;
+use super::lending::{Lending, cores_of_process};
 use super::{EngineCounters, HEADER_LEN, READ_AT, READ_LEN, ROUND, Read};
 use crate::packet::{MAX_SEGMENTS, Packet};
 use crate::port::BURST;
@@ -52,6 +53,7 @@ pub(crate) struct Uring {
     enabled: bool,
     armed: bool,
     gone: bool,
+    pub(super) lending: Lending,
     pub(crate) counters: EngineCounters,
 }
 
@@ -59,6 +61,8 @@ pub(crate) struct Uring {
 struct Slot {
     header: [u8; HEADER_LEN],
     packet: Option<Packet>,
+    /// It is the kernel's thread that writes it.
+    lent: bool,
     vectors: Vec<libc::iovec>,
 }
 
@@ -94,7 +98,8 @@ impl Uring {
         // SAFETY: the buffer ring is a page of its own, and is unmapped after `ring` is dropped:
         // fields are dropped in the order in which they are declared.
         unsafe { submitter.register_buf_ring_with_flags(base, entries, GROUP, 0) }?;
-        let slot = |_| Slot { header: [0; HEADER_LEN], packet: None, vectors: Vec::new() };
+        let slot =
+            |_| Slot { header: [0; HEADER_LEN], packet: None, lent: false, vectors: Vec::new() };
         Ok(Uring {
             fd,
             ring,
@@ -110,12 +115,14 @@ impl Uring {
             enabled: false,
             armed: false,
             gone: false,
+            lending: Lending::default(),
             counters: EngineCounters::default(),
         })
     }
 
     /// Provides frames and asks for packets, as far as either is missing.
     pub(crate) fn service(&mut self, pool: &mut FramePool) {
+        self.lending.turn();
         self.idle_turns += 1;
         if self.idle_turns == IDLE_TURNS && self.wanted > FEW_BUFFERS {
             self.shrink(pool);
@@ -185,7 +192,7 @@ impl Uring {
     }
 
     /// True while packets that it was given are not all known to be sent.
-    pub(crate) fn is_writing(&self) -> bool {
+    pub(crate) fn has_unsent(&self) -> bool {
         self.free_slots.len() < BURST
     }
 
@@ -241,7 +248,10 @@ impl Uring {
             opcode::Writev::new(Fd(self.fd), slot.vectors.as_ptr(), count).build()
         };
         slot.packet = Some(packet);
-        if !self.push(&entry.user_data(number.into())) {
+        slot.lent = self.lending.lend();
+        self.counters.tx_lent += u64::from(slot.lent);
+        let flags = if slot.lent { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        if !self.push(&entry.flags(flags).user_data(number.into())) {
             self.counters.tx_refused += 1;
             self.end_write(number, pool);
         }
@@ -262,6 +272,7 @@ impl Uring {
                 return;
             }
             self.enabled = true;
+            self.prepare_lending();
         }
         // The second call is for what the first has made due: failed writes end as task work.
         for _ in 0..2 {
@@ -275,6 +286,22 @@ impl Uring {
             let _ = self.ring.submit();
         }
         self.reap(pool);
+    }
+
+    /// The thread of the kernel is this worker's alone, and runs where the daemon's other threads
+    /// do: off the cores of the workers.
+    fn prepare_lending(&mut self) {
+        let submitter = self.ring.submitter();
+        if submitter.register_iowq_max_workers(&mut [1, 1]).is_ok() {
+            self.lending.allow();
+            // Without it the thread runs anywhere.
+            let _ = cores_of_process().and_then(|cores| submitter.register_iowq_aff(&cores));
+        }
+    }
+
+    /// True while the kernel's thread has packets to write, which wait for nothing else.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.lending.is_under_way()
     }
 
     fn reap(&mut self, pool: &mut FramePool) {
@@ -310,6 +337,7 @@ impl Uring {
         }
         match -done.result() {
             libc::ENOBUFS => {
+                self.lending.note_more();
                 let (packets, bytes) = std::mem::take(&mut self.recent);
                 let fitting = ROUND * packets / bytes.max(1);
                 self.wanted = fitting.clamp(BUSY_BUFFERS, MAX_BUFFERS);
@@ -321,8 +349,11 @@ impl Uring {
     }
 
     fn end_write(&mut self, number: u16, pool: &mut FramePool) {
-        let slot = self.slots.get_mut(usize::from(number));
-        if let Some(packet) = slot.and_then(|slot| slot.packet.take()) {
+        let Some(slot) = self.slots.get_mut(usize::from(number)) else { return };
+        if let Some(packet) = slot.packet.take() {
+            if std::mem::take(&mut slot.lent) {
+                self.lending.end();
+            }
             packet.free(pool);
             self.free_slots.push(number);
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 #[derive(Default, Clone)]
 struct Silent {
     unsent: Arc<AtomicBool>,
+    sending: Arc<AtomicBool>,
     settled: Arc<AtomicUsize>,
 }
 
@@ -23,6 +24,10 @@ impl Port for Silent {
 
     fn has_unsent(&self) -> bool {
         self.unsent.load(Ordering::Relaxed)
+    }
+
+    fn is_sending(&self) -> bool {
+        self.sending.load(Ordering::Relaxed)
     }
 
     fn settle(&mut self) {
@@ -68,5 +73,22 @@ fn nothing_is_settled_while_a_device_has_yet_to_take_packets() {
     assert!(!settled(true, &mut rig.worker));
     rig.worker.detach(TX);
     assert!(settled(true, &mut rig.worker), "its packets are gone with it");
+    rig.end();
+}
+
+#[test]
+fn a_port_whose_packets_another_thread_sends_is_not_left_alone() {
+    const PORT: PortId = PortId(0);
+    let mut rig = Rig::new(&[]);
+    let port = Silent::default();
+    rig.worker.attach(PORT, Box::new(port.clone()), Arc::default());
+    port.sending.store(true, Ordering::Relaxed);
+    for turn in 2..5 {
+        rig.worker.turn(turn * slot::COLD_AFTER_NS);
+        assert_eq!(rig.worker.hot, [PORT]);
+    }
+    port.sending.store(false, Ordering::Relaxed);
+    rig.worker.turn(5 * slot::COLD_AFTER_NS);
+    assert_eq!(rig.worker.hot, []);
     rig.end();
 }
