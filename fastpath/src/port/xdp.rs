@@ -151,24 +151,48 @@ impl XdpPort {
         }
     }
 
-    /// Sends by the first queue.
-    fn send_frames(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
+    /// Sends by the first queue; by its ring alone where it must be known when they have left.
+    fn send_frames(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>, by_ring: bool) {
         let Some(queue) = self.queues.first_mut() else { return };
         queue.reclaim(pool);
         // What is in the ring goes first.
-        if let Some(bulk) = self.bulk.as_mut().filter(|_| !queue.wants_kick && !self.down) {
+        if let Some(bulk) =
+            self.bulk.as_mut().filter(|_| !(by_ring || queue.wants_kick || self.down))
+        {
             bulk.send(pool, burst);
             if burst.is_empty() {
                 return;
             }
         }
         self.counters.tx_refused += queue.send(pool, burst);
-        if queue.socket.end_send() > 0 {
-            queue.wants_kick = true;
-        }
+        queue.end_send();
         if !self.down {
             self.kick();
         }
+    }
+
+    /// Sends a burst with packets from TAPs; false when there is no other way than for all.
+    fn send_of_taps(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) -> bool {
+        let Some(whole) = &mut self.whole else { return false };
+        let is_whole = whole.takes(burst);
+        if is_whole {
+            whole.pick(burst);
+        } else {
+            whole.finish(pool, burst);
+        }
+        if !burst.is_empty() {
+            self.send_frames(pool, burst, !is_whole);
+        }
+        let (Some(whole), Some(queue)) = (&mut self.whole, self.queues.first_mut()) else {
+            return true;
+        };
+        if is_whole {
+            queue.reclaim(pool);
+            whole.send(pool, burst, queue.returned);
+        } else {
+            whole.note_ring(queue.given);
+        }
+        true
     }
 
     /// Gives the queues back to the kernel and the sockets to the device.
@@ -204,16 +228,10 @@ impl Port for XdpPort {
     }
 
     fn tx(&mut self, pool: &mut FramePool, burst: &mut Vec<Packet>) {
-        if let Some(whole) = &mut self.whole
-            && burst.iter().any(Packet::is_from_tap)
-        {
-            whole.pick(burst);
-            if !burst.is_empty() {
-                self.send_frames(pool, burst);
-            }
-            return self.whole.iter_mut().for_each(|whole| whole.send(pool, burst));
+        if burst.iter().any(Packet::is_from_tap) && self.send_of_taps(pool, burst) {
+            return;
         }
-        self.send_frames(pool, burst);
+        self.send_frames(pool, burst, false);
     }
 
     fn has_unsent(&self) -> bool {
@@ -283,14 +301,17 @@ impl Port for XdpPort {
             "tx_invalid_descs",
             "tx_ring_empty",
         ];
-        let (whole_dropped, whole_refused) =
-            self.whole.as_ref().map_or((0, 0), |whole| (whole.dropped, whole.refused));
+        let (whole_sent, whole_dropped, whole_refused) = self
+            .whole
+            .as_ref()
+            .map_or((0, 0, 0), |whole| (whole.sent, whole.dropped, whole.refused));
         let mut named: Vec<_> = NAMES.into_iter().zip(kernel).collect();
         named.extend([
             ("tx_dropped", self.counters.tx_dropped + whole_dropped),
             ("tx_refused", self.counters.tx_refused + whole_refused),
             ("tx_stalled", self.counters.tx_stalled),
             ("tx_bulk", self.bulk.as_ref().map_or(0, |bulk| bulk.sent)),
+            ("tx_whole", whole_sent),
             ("rx_too_long", self.counters.rx_too_long),
             ("no_frame", self.counters.no_frame),
             ("bad_descriptors", bad),

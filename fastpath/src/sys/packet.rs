@@ -87,6 +87,15 @@ impl PacketSocket {
         let sent = unsafe { libc::sendmmsg(fd, messages, count as u32, libc::MSG_DONTWAIT) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
     }
+
+    /// True when nothing that was sent is still on its way through the device and its queues. Not
+    /// when the kernel does not tell.
+    pub(crate) fn is_drained(&self) -> bool {
+        let mut bytes = 0i32;
+        // SAFETY: the request writes one int, which lives through the call.
+        let told = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        told == 0 && bytes == 0
+    }
 }
 
 impl Call {

@@ -28,6 +28,9 @@ pub(super) struct Queue {
     watchdog: Watchdog,
     /// Completions since the last look.
     completed: usize,
+    /// Parts of packets that the tx ring was given, and those that are back.
+    pub(super) given: u64,
+    pub(super) returned: u64,
     /// Whether the arena has frames to spare.
     may_grow: bool,
     partial: Option<Packet>,
@@ -51,6 +54,8 @@ impl Queue {
             level: Level::new(levels),
             watchdog: Watchdog::default(),
             completed: 0,
+            given: 0,
+            returned: 0,
             may_grow: true,
             partial: None,
             skipping: false,
@@ -203,7 +208,16 @@ impl Queue {
     }
 
     pub(super) fn reclaim(&mut self, pool: &mut FramePool) {
-        self.completed += self.socket.reclaim(pool);
+        let count = self.socket.reclaim(pool);
+        self.completed += count;
+        self.returned += count as u64;
+    }
+
+    /// Lets the kernel see what was sent.
+    pub(super) fn end_send(&mut self) {
+        let count = self.socket.end_send();
+        self.given += count as u64;
+        self.wants_kick |= count > 0;
     }
 
     /// Frees what was received in part.
