@@ -1,8 +1,9 @@
 //! TAP devices: making them, and the two ways of moving their packets.
 //!
 //! `device` opens `/dev/net/tun` and sets the link up. `uring` reads by one multishot request into
-//! provided buffers and writes in batches, or leaves writes to the kernel (`lending`); `poll` makes one system call a packet, for machines
-//! where io_uring is forbidden. What the virtio header means is the port's business.
+//! provided buffers and writes in batches, or leaves that to the kernel (`lending`); `poll` makes
+//! one system call a packet, for machines where io_uring is forbidden. What the virtio header
+//! means is the port's business.
 
 mod buffer_ring;
 pub(crate) mod device;
