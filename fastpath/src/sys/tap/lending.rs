@@ -7,6 +7,7 @@
 //! thread takes packets in their order, and while it has some of a port all others of that port
 //! follow them.
 
+use io_uring::Submitter;
 use std::io;
 
 /// Turns, more than others, in which a port had more than could be read, from which on it lends.
@@ -30,8 +31,17 @@ pub(super) struct Lending {
 }
 
 impl Lending {
-    /// There is one thread at most, which takes writes in their order.
-    pub(super) fn allow(&mut self) {
+    /// The thread of a worker's ring is that worker's alone, so it takes writes in their order, and
+    /// runs where the daemon's other threads do: off the cores of the workers.
+    pub(super) fn prepare(&mut self, ring: &Submitter<'_>) {
+        if ring.register_iowq_max_workers(&mut [1, 1]).is_ok() {
+            self.allow();
+            // Without it the thread runs anywhere.
+            let _ = cores_of_process().and_then(|cores| ring.register_iowq_aff(&cores));
+        }
+    }
+
+    fn allow(&mut self) {
         self.is_possible = true;
     }
 
@@ -69,7 +79,7 @@ impl Lending {
 }
 
 /// The cores that the process's first thread may run on.
-pub(super) fn cores_of_process() -> io::Result<libc::cpu_set_t> {
+fn cores_of_process() -> io::Result<libc::cpu_set_t> {
     // SAFETY: a set of bits, for which zero bytes are valid.
     let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     let (process, size) = (std::process::id() as libc::pid_t, size_of_val(&cores));

@@ -6,7 +6,7 @@
 //! ties it to the thread that enables it: the first to call, the worker.
 
 use super::buffer_ring::BufferRing;
-use super::lending::{Lending, cores_of_process};
+use super::lending::Lending;
 use super::{EngineCounters, HEADER_LEN, READ_AT, READ_LEN, ROUND, Read};
 use crate::packet::{MAX_SEGMENTS, Packet};
 use crate::port::BURST;
@@ -272,7 +272,7 @@ impl Uring {
                 return;
             }
             self.enabled = true;
-            self.prepare_lending();
+            self.lending.prepare(&self.ring.submitter());
         }
         // The second call is for what the first has made due: failed writes end as task work.
         for _ in 0..2 {
@@ -286,17 +286,6 @@ impl Uring {
             let _ = self.ring.submit();
         }
         self.reap(pool);
-    }
-
-    /// The thread of the kernel is this worker's alone, and runs where the daemon's other threads
-    /// do: off the cores of the workers.
-    fn prepare_lending(&mut self) {
-        let submitter = self.ring.submitter();
-        if submitter.register_iowq_max_workers(&mut [1, 1]).is_ok() {
-            self.lending.allow();
-            // Without it the thread runs anywhere.
-            let _ = cores_of_process().and_then(|cores| submitter.register_iowq_aff(&cores));
-        }
     }
 
     /// True while the kernel's thread has packets to write, which wait for nothing else.
