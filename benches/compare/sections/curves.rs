@@ -133,8 +133,7 @@ const CURVES: [Curve; 9] = [
         points: BURSTS,
         setting: "no flow is tracked; 1,000 routes; so many packets come in together",
         why: "what is done once for each burst (its ports, its room in the queue, its look at the \
-              clock, which takes 30 cycles of each stage here) is spread over fewer packets, and \
-              less is asked of memory before it is needed",
+              clock) is spread over fewer packets, and less is asked of memory before it is needed",
     },
     Curve {
         over: Over::EverythingInBursts,
