@@ -270,15 +270,27 @@ impl Steering {
         port: PortId,
         queues: u32,
     ) -> Result<(Program, Option<Arc<Arrivals>>), SteeringError> {
-        if let Some(map) = &self.offload {
+        let load = |carrier: Option<Carrier<'_>>| self.load_with(xsks, carrier);
+        self.load_to_carry(Hook::Xdp, Some(port), queues, load)
+    }
+
+    /// What `load` gives for a program that carries flows, as those of the port, if it may and the
+    /// kernel takes such; else for one that does not.
+    fn load_to_carry(
+        &self,
+        hook: Hook,
+        port: Option<PortId>,
+        queues: u32,
+        load: impl Fn(Option<Carrier<'_>>) -> Result<Program, SteeringError>,
+    ) -> Result<(Program, Option<Arc<Arrivals>>), SteeringError> {
+        if let Some((map, port)) = self.offload.as_ref().zip(port) {
             let arrivals = Arc::new(Arrivals::new(queues)?);
-            let carrier = Carrier { map, port, arrivals: &arrivals, hook: Hook::Xdp };
-            match self.load_with(xsks, Some(carrier)) {
+            match load(Some(Carrier { map, port, arrivals: &arrivals, hook })) {
                 Ok(program) => return Ok((program, Some(arrivals))),
                 Err(error) => tracing::warn!(%port, "no flow offload: {error}"),
             }
         }
-        Ok((self.load_with(xsks, None)?, None))
+        Ok((load(None)?, None))
     }
 
     pub(crate) fn load_with(
@@ -312,15 +324,9 @@ impl Steering {
     ) -> Result<(Program, Program, Option<Arc<Arrivals>>), SteeringError> {
         let delivery = program::deliver(device)?;
         let delivery = Program::load_tc(PROGRAM_NAME, &delivery)?;
-        if let Some((map, port)) = self.offload.as_ref().zip(port) {
-            let arrivals = Arc::new(Arrivals::new(1)?);
-            let carrier = Carrier { map, port, arrivals: &arrivals, hook: Hook::Tc };
-            match self.load_tc_with(tap, Some(carrier)) {
-                Ok(program) => return Ok((program, delivery, Some(arrivals))),
-                Err(error) => tracing::warn!(%port, "no flow offload: {error}"),
-            }
-        }
-        Ok((self.load_tc_with(tap, None)?, delivery, None))
+        let load = |carrier: Option<Carrier<'_>>| self.load_tc_with(tap, carrier);
+        let (program, arrivals) = self.load_to_carry(Hook::Tc, port, 1, load)?;
+        Ok((program, delivery, arrivals))
     }
 
     pub(crate) fn load_tc_with(

@@ -27,8 +27,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const LINK: LinkSpec = LinkSpec { mtu: 1500, queues: 1 };
 pub(crate) const ECHO: &str = "172.31.1.254:9000";
 const TALK: &str = "172.31.1.254:9001";
-pub(crate) const OTHER_MAC: &str = "02:00:00:00:00:77";
-pub(crate) const THIRD_MAC: &str = "02:00:00:00:00:78";
+const OTHER_MAC: &str = "02:00:00:00:00:77";
+const THIRD_MAC: &str = "02:00:00:00:00:78";
 /// Questions of one round.
 const ROUND: u64 = 30;
 /// Numbers of one turn, and turns.
@@ -236,22 +236,42 @@ fn connection(lab: &mut Lab, offload: bool) {
     .unwrap();
 }
 
-/// Sends numbers as fast as it can, several times, and has the flow decided anew in between.
-fn send_numbers(lab: &mut Lab, to: SocketAddr) {
-    let socket = lab.pod.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
-    socket.connect(to).unwrap();
-    for round in 0..NUMBER_ROUNDS {
-        for number in 0..NUMBERS {
+/// Sends numbers, so many in each of several rounds; `sent` is told which one of its round has
+/// gone. In the middle of each the next hop gets another link address, which has flows decided
+/// anew.
+pub(crate) fn send_numbers(
+    socket: &UdpSocket,
+    (rounds, numbers): (u64, u64),
+    sent: impl Fn(u64),
+    move_next_hop: impl Fn(&str),
+) {
+    for round in 0..rounds {
+        for number in 0..numbers {
             // What finds no room is lost, which is no fault here.
-            let _ = socket.send(&(round * NUMBERS + number).to_be_bytes());
-            if number == NUMBERS / 2 {
-                let mac = if round % 2 == 0 { OTHER_MAC } else { THIRD_MAC };
-                lab.outside.ip(&format!("link set eth0 address {mac}")).unwrap();
-                let line = format!("neigh replace {} lladdr {mac} dev uplink0", to.ip());
-                lab.node.namespace().ip(&line).unwrap();
+            let _ = socket.send(&(round * numbers + number).to_be_bytes());
+            sent(number);
+            if number == numbers / 2 {
+                move_next_hop(if round % 2 == 0 { OTHER_MAC } else { THIRD_MAC });
             }
         }
-        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+impl Lab {
+    /// Sends numbers as fast as it can, several times.
+    pub(crate) fn send_numbers(&self, from: &Namespace, to: SocketAddr, rounds: (u64, u64)) {
+        let socket = from.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
+        socket.connect(to).unwrap();
+        let sent = |number| {
+            if number + 1 == rounds.1 {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        };
+        send_numbers(&socket, rounds, sent, |mac| {
+            self.outside.ip(&format!("link set eth0 address {mac}")).unwrap();
+            let line = format!("neigh replace 172.31.1.254 lladdr {mac} dev uplink0");
+            self.node.namespace().ip(&line).unwrap();
+        });
     }
 }
 
@@ -300,7 +320,7 @@ fn keeps_its_order(offload: bool) {
                 }
             });
         }
-        send_numbers(&mut lab, to);
+        lab.send_numbers(&lab.pod, to, (NUMBER_ROUNDS, NUMBERS));
         done.store(true, Ordering::Relaxed);
         receiver.join().unwrap()
     });

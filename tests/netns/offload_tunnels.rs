@@ -11,7 +11,7 @@ use margay::lab::network::Encap;
 use margay::lab::process::wait_for;
 use margay::lab::requirements::Tool;
 
-use crate::offload::{OTHER_MAC, THIRD_MAC, receive_numbers};
+use crate::offload::{self, receive_numbers};
 use crate::tunnels::{FAR_POD, Rig};
 
 const TOOLS: &[Tool] = &[Tool { program: "ethtool", package: "ethtool" }];
@@ -50,18 +50,12 @@ fn move_next_hop(rig: &Rig, mac: &str) {
 
 /// Sends numbers, and has the flow decided anew in the middle of each turn.
 fn send_numbers(rig: &Rig, socket: &UdpSocket) {
-    for round in 0..ROUNDS {
-        for number in 0..NUMBERS {
-            // What finds no room is lost, which is no fault here.
-            let _ = socket.send(&(round * NUMBERS + number).to_be_bytes());
-            if number % AT_ONCE == 0 {
-                std::thread::sleep(Duration::from_micros(500));
-            }
-            if number == NUMBERS / 2 {
-                move_next_hop(rig, if round % 2 == 0 { OTHER_MAC } else { THIRD_MAC });
-            }
+    let sent = |number| {
+        if number % AT_ONCE == 0 {
+            std::thread::sleep(Duration::from_micros(500));
         }
-    }
+    };
+    offload::send_numbers(socket, (ROUNDS, NUMBERS), sent, |mac| move_next_hop(rig, mac));
 }
 
 impl Rig {

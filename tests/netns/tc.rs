@@ -40,7 +40,7 @@ fn port(network: &mut Network, pod: &str) -> Value {
     found.cloned().unwrap_or_default()
 }
 
-fn answers(from: &Namespace, target: IpAddr) {
+pub(crate) fn answers(from: &Namespace, target: IpAddr) {
     wait_for(&format!("{target} to answer"), LIMIT, || {
         let spec = PingSpec { count: 1, ..PingSpec::to(target) };
         Ok((measure::ping(from, spec)?.received == 1).then_some(()))

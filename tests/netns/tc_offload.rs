@@ -21,8 +21,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::frames;
-use crate::offload::{ECHO, Lab, OTHER_MAC, THIRD_MAC, receive_numbers};
-use crate::tc::{STREAM, stream};
+use crate::offload::{ECHO, Lab, receive_numbers};
+use crate::tc::{STREAM, answers, stream};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const OUTSIDE: [&str; 2] = ["172.31.1.254", "fd31:1::fe"];
@@ -67,14 +67,6 @@ fn count(port: &Value, name: &str) -> u64 {
 /// What a port's counter has grown by.
 fn grown(lab: &mut Lab, pod: &str, before: &Value, name: &str) -> u64 {
     count(&port(lab, pod), name) - count(before, name)
-}
-
-fn answers(from: &Namespace, target: IpAddr) {
-    wait_for(&format!("{target} to answer"), LIMIT, || {
-        let spec = measure::PingSpec { count: 1, ..measure::PingSpec::to(target) };
-        Ok((measure::ping(from, spec)?.received == 1).then_some(()))
-    })
-    .unwrap();
 }
 
 #[test]
@@ -162,26 +154,6 @@ fn stay_on_a_core() {
     sched_setaffinity(Pid::from_raw(0), &set).unwrap();
 }
 
-/// Sends numbers as fast as it can, several times, and has all flows decided anew in between.
-fn send_numbers(lab: &mut Lab, from: &Namespace, to: SocketAddr) {
-    stay_on_a_core();
-    let socket = from.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
-    socket.connect(to).unwrap();
-    for round in 0..ROUNDS {
-        for number in 0..NUMBERS {
-            // What finds no room is lost, which is no fault here.
-            let _ = socket.send(&(round * NUMBERS + number).to_be_bytes());
-            if number == NUMBERS / 2 {
-                let mac = if round % 2 == 0 { OTHER_MAC } else { THIRD_MAC };
-                lab.outside.ip(&format!("link set eth0 address {mac}")).unwrap();
-                let line = format!("neigh replace {} lladdr {mac} dev uplink0", OUTSIDE[0]);
-                lab.node.namespace().ip(&line).unwrap();
-            }
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 #[test]
 fn flows_keep_their_order_when_the_program_takes_them_over() {
     let Some(_turn) = crate::turn(requirements::STEPS) else { return };
@@ -197,7 +169,11 @@ fn flows_keep_their_order_when_the_program_takes_them_over() {
         let done = AtomicBool::new(false);
         let (count, late) = std::thread::scope(|scope| {
             let receiver = scope.spawn(|| receive_numbers(&server, &done));
-            scope.spawn(|| send_numbers(&mut lab, &from, at)).join().unwrap();
+            let sender = scope.spawn(|| {
+                stay_on_a_core();
+                lab.send_numbers(&from, at, (ROUNDS, NUMBERS));
+            });
+            sender.join().unwrap();
             done.store(true, Ordering::Relaxed);
             receiver.join().unwrap()
         });

@@ -119,9 +119,8 @@ impl Bucket {
         place: Option<Place>,
     ) -> Bucket {
         let bucket = Bucket::at(rate, workers, place);
-        self.line.settle(now_ns, self.burst_ns);
-        let ahead_ns =
-            self.line.arrival_of(self.line.word(), now_ns, self.burst_ns).saturating_sub(now_ns);
+        let word = self.line.word(now_ns, self.burst_ns);
+        let ahead_ns = self.line.arrival_of(word, now_ns, self.burst_ns).saturating_sub(now_ns);
         let owed = u128::from(ahead_ns) * u128::from(self.per_second.get());
         let owed = owed.min(u128::from(bucket.burst) * u128::from(UNITS));
         let owed = owed.div_ceil(u128::from(bucket.per_second.get()));
@@ -278,8 +277,7 @@ impl Bucket {
         let rate = self.per_second.get();
         let (need_ns, left) = self.time_of(missing);
         let lease_ns = self.line.lease_ns();
-        self.line.settle(now_ns, self.burst_ns);
-        let mut word = self.line.word();
+        let mut word = self.line.word(now_ns, self.burst_ns);
         loop {
             let from = self.line.arrival_of(word, now_ns, self.burst_ns).max(now_ns);
             let end_ns = from.checked_add(need_ns)?;
@@ -318,8 +316,7 @@ impl Bucket {
             return Some(departure);
         }
         let (need_ns, units) = self.time_of(cost - kept.units);
-        self.line.settle(now_ns, self.burst_ns);
-        let mut word = self.line.word();
+        let mut word = self.line.word(now_ns, self.burst_ns);
         loop {
             let end_ns = self
                 .line

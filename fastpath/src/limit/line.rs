@@ -28,14 +28,6 @@ impl Line {
         }
     }
 
-    /// Books what the XDP program let pass on credit.
-    #[inline]
-    pub(super) fn settle(&self, now_ns: u64, burst_ns: u64) {
-        if let Self::Mapped { place, .. } = self {
-            place.settle(now_ns, burst_ns);
-        }
-    }
-
     /// So far ahead of the clock is the arrival now, and so far it may be: the XDP program gives no
     /// credit near the end.
     #[inline]
@@ -45,14 +37,18 @@ impl Line {
         }
     }
 
-    /// The word with the arrival, as those who share it have it.
+    /// The word with the arrival, as those who share it have it, once what the XDP program let pass
+    /// on credit is booked.
     #[inline]
-    pub(super) fn word(&self) -> u64 {
+    pub(super) fn word(&self, now_ns: u64, burst_ns: u64) -> u64 {
         match self {
             Self::Alone { arrival_ns, .. } | Self::Shared { arrival_ns, .. } => {
                 arrival_ns.load(Ordering::Relaxed)
             }
-            Self::Mapped { place, .. } => place.word().load(Ordering::Relaxed),
+            Self::Mapped { place, .. } => {
+                place.settle(now_ns, burst_ns);
+                place.word().load(Ordering::Relaxed)
+            }
         }
     }
 

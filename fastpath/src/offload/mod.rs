@@ -167,9 +167,14 @@ impl FlowMap {
         self.generation.word(0, 0).fetch_add(1, Ordering::AcqRel);
     }
 
-    /// What the program needs: flows by key of either family, their records, the devices.
-    pub(crate) fn maps(&self, v4: bool) -> (&Map, &Map, &Map) {
-        (if v4 { &self.v4 } else { &self.v6 }, self.records.map(), &self.devices)
+    /// What the program needs: flows by key of either family, and their records.
+    pub(crate) fn maps(&self, v4: bool) -> (&Map, &Map) {
+        (if v4 { &self.v4 } else { &self.v6 }, self.records.map())
+    }
+
+    /// The map with the devices that frames are redirected to.
+    pub(crate) fn devices_map(&self) -> &Map {
+        &self.devices
     }
 
     /// The map with the generation.

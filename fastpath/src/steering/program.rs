@@ -37,6 +37,8 @@ pub const XDP_REDIRECT: u32 = 4;
 /// Offsets in the packet.
 const ETHER_TYPE: i16 = 12;
 const IP: i16 = 14;
+/// Bytes of an Ethernet header.
+const LINK_LEN: i32 = IP as i32;
 const IPV4_DST: i16 = IP + 16;
 const IPV4_END: i32 = IP as i32 + 20;
 const IPV6_NEXT: i16 = IP + 6;

@@ -86,9 +86,8 @@ impl Arrival {
     }
 
     /// Called in intervals of much longer than packets are under way; what [`Self::carried`] says.
-    /// What the kernel lost between
-    /// program and ring, which it should not, is made good: nothing has moved since the last look,
-    /// and the ring is empty.
+    /// What the kernel lost between program and ring, which it should not, is made good: nothing
+    /// has moved since the last look, and the ring is empty.
     pub(super) fn look(&mut self, is_empty: bool) -> usize {
         let now = (self.arrivals.given(self.queue), self.taken);
         if is_empty && now == self.looked {

@@ -10,7 +10,7 @@ use super::credit;
 use super::family::Labels;
 use super::offload::word;
 use super::tc::TC_DROP;
-use super::{Carrier, Hook, XDP_DROP, look_up, skb};
+use super::{Carrier, Hook, LINK_LEN, XDP_DROP, look_up, skb};
 use crate::limit::gates::{FINER, FRACTION, SLACK, layout};
 use crate::offload::FlowMap;
 use crate::offload::layout as record;
@@ -24,8 +24,6 @@ const WORKER: i32 = 1;
 /// it is dropped.
 const DROP: i32 = 2;
 
-/// Bytes of an Ethernet header: limits count frames.
-const LINK_LEN: i32 = super::IP as i32;
 /// Times that an arrival is tried to be moved before others; then it is left to the worker.
 const TRIES: i32 = 8;
 /// Bits below this one are a packet's bytes, and those above it how many packets more it becomes.
@@ -37,7 +35,7 @@ const MORE: i32 = layout::HAS_PACKETS | layout::HAS_PEAK;
 const ROW: i16 = -4;
 
 /// R5 are the record's flags, R7 is the record, R9 the length of the IP packet: goes on with a
-/// packet that may pass, and R5 is the same.
+/// packet that may pass, and R5 is the same. Limits count frames.
 pub(super) fn take(asm: &mut Assembler, hook: Hook, labels: &Labels) {
     let Labels { ordinary, worker, .. } = *labels;
     asm.mov(R4, R5);

@@ -6,7 +6,7 @@
 
 use super::family::{Family, Labels, V4, V6};
 use super::order::{settle, to_worker};
-use super::{CTX_DATA_END, Carrier, Hook, IP, XDP_DROP, look_up, need_or, network_order};
+use super::{CTX_DATA_END, Carrier, Hook, IP, LINK_LEN, XDP_DROP, look_up, need_or, network_order};
 use super::{limits, skb, wrap};
 use crate::offload::TCP_TURNING;
 use crate::offload::layout::{self, IPIP, LIMITED, MAYBE_PARTIAL, ON_WIRE, TRANSLATED, VXLAN};
@@ -15,14 +15,13 @@ use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, Reg, Size};
 use crate::sys::bpf::checksum::{self, fold};
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
-const TCP: i32 = 6;
+pub(super) const TCP: i32 = 6;
 const UDP: i32 = 17;
-const TCP_LEN: i32 = 20;
+pub(super) const TCP_LEN: i32 = 20;
 const UDP_LEN: i32 = 8;
 const TCP_FLAGS: i16 = 13;
-const TCP_CHECKSUM: i16 = 16;
-const UDP_CHECKSUM: i16 = 6;
-const LINK_LEN: i32 = IP as i32;
+pub(super) const TCP_CHECKSUM: i16 = 16;
+pub(super) const UDP_CHECKSUM: i16 = 6;
 const IPV4_CHECKSUM: i16 = IP + 10;
 /// Where the row's number lies on the stack, behind the key.
 const ROW: i16 = -4;
@@ -67,7 +66,7 @@ pub(super) fn ipv6(asm: &mut Assembler, carrier: Carrier<'_>) {
 fn carry(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     let Carrier { map, port, hook, .. } = carrier;
     let not = family.labels.not;
-    let (flows, records, _) = map.maps(family.header == 20);
+    let (flows, records) = map.maps(family.header == 20);
     asm.load(Size::B, R4, R8, family.ttl);
     asm.jump_if(If::Le, R4, 1, not);
     if let Hook::Tc = hook {
@@ -120,7 +119,7 @@ fn by_xdp(asm: &mut Assembler, carrier: Carrier<'_>, family: &Family) {
     asm.load(Size::H, R5, R7, layout::FLAGS);
     asm.jump_if(If::Set, R5, IPIP | VXLAN, family.labels.wrap);
     asm.label(family.labels.plain);
-    asm.load_map(R1, map.maps(true).2, "devices");
+    asm.load_map(R1, map.devices_map(), "devices");
     asm.load(Size::H, R2, R7, layout::EGRESS);
     // What happens when the egress device has just gone.
     asm.mov(R3, XDP_DROP as i32);

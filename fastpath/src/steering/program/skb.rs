@@ -8,29 +8,22 @@
 
 use super::family::Family;
 use super::limits::MORE_PACKETS;
-use super::offload::{self, word};
-use super::tc::{CTX_DATA_END, TC_DROP, look_at};
-use super::{Carrier, IP, network_order};
+use super::offload::{TCP, TCP_CHECKSUM, TCP_LEN, UDP_CHECKSUM, pseudo_sum, word};
+use super::tc::{CTX_DATA_END, CTX_GSO_SIZE, CTX_LEN, TC_DROP, look_at};
+use super::{Carrier, LINK_LEN, network_order};
 use crate::offload::layout::{self, EXTRA, NONE_UNDER_WAY, SINCE, WENT_NS};
 use crate::offload::{Arrivals, FlowMap, MAX_PORTS, arrivals_layout};
 use crate::sys::bpf::asm::{Alu, Assembler, Helper, If, PSEUDO_HEADER, Reg, Size, ZERO_IS_NONE};
 use crate::sys::bpf::checksum::fold;
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
-/// Offsets in the kernel's `struct __sk_buff`.
-const CTX_LEN: i16 = 0;
+/// Offset in the kernel's `struct __sk_buff`.
 const CTX_SOCKET: i16 = 168;
-const CTX_GSO_SIZE: i16 = 176;
 /// Offset in `struct bpf_sock`.
 const SOCKET_FAMILY: i16 = 4;
 const AF_INET6: i32 = 10;
 
-const LINK_LEN: i32 = IP as i32;
-const TCP: i32 = 6;
-const TCP_LEN: i32 = 20;
 const TCP_OFFSET: i16 = 12;
-const TCP_CHECKSUM: i32 = 16;
-const UDP_CHECKSUM: i32 = 6;
 /// Where the stack has what a super-packet's parts are more than itself, as [`EXTRA`] has it.
 const PARTS: i16 = -56;
 /// Bytes of a packet on the wire from which on only the worker can tell what they cost.
@@ -194,25 +187,25 @@ pub(super) fn cost(asm: &mut Assembler) {
 /// packet. What it is about, and whether it is finished, the kernel knows; but of a datagram the
 /// checksum of what is inside of it may be unfinished, and its own is not.
 pub(super) fn transport_checksum(asm: &mut Assembler, family: &Family) {
-    let at = LINK_LEN + family.header;
+    let at = (LINK_LEN + family.header) as i16;
     asm.load(Size::B, R2, R8, family.protocol);
     asm.jump_if(If::Eq, R2, TCP, family.labels.partial_tcp);
-    offload::pseudo_sum(asm, family);
-    asm.load(Size::H, R4, R8, at as i16 + UDP_CHECKSUM as i16);
+    pseudo_sum(asm, family);
+    asm.load(Size::H, R4, R8, at + UDP_CHECKSUM);
     asm.jump_if(If::Ne, R1, R4, family.labels.translate_udp);
     replace(asm, family, at + UDP_CHECKSUM, ZERO_IS_NONE);
     asm.jump(family.labels.partial);
     asm.label(family.labels.partial_tcp);
     replace(asm, family, at + TCP_CHECKSUM, 0);
     asm.label(family.labels.partial);
-    look_at(asm, at + 8, "lost");
+    look_at(asm, i32::from(at) + 8, "lost");
     asm.jump(family.labels.transport_done);
 }
 
-fn replace(asm: &mut Assembler, family: &Family, field: i32, flags: i32) {
+fn replace(asm: &mut Assembler, family: &Family, field: i16, flags: i32) {
     let call = |asm: &mut Assembler, flags| {
         asm.mov(R1, R6);
-        asm.mov(R2, field);
+        asm.mov(R2, i32::from(field));
         asm.mov(R3, 0);
         asm.mov(R5, flags);
         asm.call(Helper::L4ChecksumReplace);

@@ -15,11 +15,11 @@ const TC_NEXT: i32 = -1;
 pub(super) const TC_DROP: i32 = 2;
 
 /// Offsets in the kernel's `struct __sk_buff`.
-const CTX_LEN: i16 = 0;
+pub(super) const CTX_LEN: i16 = 0;
 const CTX_VLAN_PRESENT: i16 = 20;
 pub(super) const CTX_DATA: i16 = 76;
 pub(super) const CTX_DATA_END: i16 = 80;
-const CTX_GSO_SIZE: i16 = 176;
+pub(super) const CTX_GSO_SIZE: i16 = 176;
 
 /// Bytes that steering looks at: of a super-packet the headers, of others also what an ICMP error
 /// quotes.

@@ -2,7 +2,7 @@
 //! in front, completed as [`margay_tunnels::encap::Encap::write`] does it.
 
 use super::family::Family;
-use super::{CTX_DATA, CTX_DATA_END, IP, XDP_DROP, look_up, network_order};
+use super::{CTX_DATA, CTX_DATA_END, IP, LINK_LEN, XDP_DROP, look_up, network_order};
 use crate::offload::FlowMap;
 use crate::offload::layout::{FLAGS, IPIP, LINK, OUTER, SOURCE_PORT, VXLAN};
 use crate::offload::outer_layout;
@@ -11,7 +11,6 @@ use crate::sys::bpf::checksum::fold;
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use margay_tunnels::encap::{IPIP_OVERHEAD, VXLAN_V4_OVERHEAD};
 
-const LINK_LEN: i32 = IP as i32;
 /// Bytes that the headers of either kind take.
 const IPIP_LEN: i32 = IPIP_OVERHEAD as i32;
 const VXLAN_LEN: i32 = VXLAN_V4_OVERHEAD as i32;
