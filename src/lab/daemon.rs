@@ -218,8 +218,15 @@ impl Daemon {
         self.restart_with(self.settings.clone())
     }
 
-    /// The same with other further settings, see [`Daemon::start_with`].
-    pub fn restart_with(&mut self, settings: Value) -> Result<()> {
+    /// Ends it, and starts it again with other further settings, see [`Daemon::start_with`]. It is
+    /// ready then; an error when it does not end well, start, or become ready in time.
+    pub fn reconfigure(&mut self, settings: Value) -> Result<()> {
+        self.stop()?;
+        self.restart_with(settings)?;
+        self.wait_ready()
+    }
+
+    fn restart_with(&mut self, settings: Value) -> Result<()> {
         let started = Daemon::start_with(self.spec.clone(), &self.namespace, settings)?;
         // The old process ends here, if it has not before.
         *self = started;

@@ -44,12 +44,10 @@ impl Rig {
         let store = network.store().unwrap();
         store.put_peer("edge1", neighbor.ip(), speaker::ASN.into(), false).unwrap();
         let daemon = network.nodes[0].daemon().unwrap();
-        daemon.stop().unwrap();
         let settings = json!({
             "uplinkBandwidth": { UPLINK: RATE }, "bgp": { "enabled": true, "routerId": "hash" },
         });
-        daemon.restart_with(settings).unwrap();
-        daemon.wait_ready().unwrap();
+        daemon.reconfigure(settings).unwrap();
         let names: Vec<String> = (0..PODS).map(|at| format!("veth-{at}")).collect();
         names.iter().for_each(|name| network.add_pod(0, name).unwrap());
         let pods = names.iter().map(|name| network.nodes[0].pod(name).unwrap().clone()).collect();

@@ -44,9 +44,7 @@ impl Rig {
         let timeouts =
             json!({ "ipfrag_time": FRAGMENT_TIME_S, "nf_conntrack_tcp_timeout_time_wait": 1 });
         let daemon = network.nodes[0].daemon().unwrap();
-        daemon.stop().unwrap();
-        daemon.restart_with(json!({ "nat": { "timeouts": timeouts } })).unwrap();
-        daemon.wait_ready().unwrap();
+        daemon.reconfigure(json!({ "nat": { "timeouts": timeouts } })).unwrap();
         wait_for_nat(&mut network, true);
         let script = network.scope().directory().join("fragments.py");
         std::fs::write(&script, include_str!("fragments.py")).unwrap();

@@ -187,12 +187,12 @@ const ROUNDS: usize = 40;
 const TOR: Ipv4Addr = Ipv4Addr::new(172, 31, 1, 254);
 
 /// Sends those out of a device that is slow to take super-packets; how many went by each way.
-fn send_numbered(network: &mut Network, server: IpAddr) -> [u64; 2] {
+fn send_numbered(network: &mut Network) -> [u64; 2] {
     let node = network.nodes[0].namespace().clone();
     let slow = ["qdisc", "replace", "dev", UPLINK, "root", "tbf", "rate", "100mbit"];
     let slow = [&slow[..], &["burst", "20kb", "latency", "200ms"]].concat();
     process::run_ok(node.command("tc", &slow), "", LIMIT).unwrap();
-    let receiver = network.tor.enter(|| Ok(UdpSocket::bind((server, PORT))?)).unwrap();
+    let receiver = network.tor.enter(|| Ok(UdpSocket::bind((TOR, PORT))?)).unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let reader = std::thread::spawn(move || {
         let (mut numbers, mut bytes) = (Vec::new(), [0; 2 * DATAGRAM]);
@@ -206,7 +206,7 @@ fn send_numbered(network: &mut Network, server: IpAddr) -> [u64; 2] {
     let sent_before = ways(network);
     let pod = network.nodes[0].pod("tap-a").unwrap().namespace();
     let numbers = [PORT.to_string(), ROUNDS.to_string()];
-    let mut command = pod.command("python3", &["-c", NUMBERED, &server.to_string()]);
+    let mut command = pod.command("python3", &["-c", NUMBERED, &TOR.to_string()]);
     command.args(numbers);
     let count: usize = process::run_ok(command, "", LIMIT).unwrap().trim().parse().unwrap();
     let numbers = reader.join().unwrap();
@@ -235,11 +235,8 @@ fn small_packets_stay_behind_super_packets_that_wait_in_the_devices_queue() {
     let cores = sched_getaffinity(Pid::from_raw(0)).unwrap();
     let core = (0..CpuSet::count()).find(|core| cores.is_set(*core).unwrap());
     let settings = json!({ "workers": { "count": 1, "cores": [core] } });
-    let daemon = network.nodes[0].daemon().unwrap();
-    daemon.stop().unwrap();
-    daemon.restart_with(settings).unwrap();
-    daemon.wait_ready().unwrap();
-    let [whole, segments] = send_numbered(&mut network, TOR.into());
+    network.nodes[0].daemon().unwrap().reconfigure(settings).unwrap();
+    let [whole, segments] = send_numbered(&mut network);
     let (supers, small) = (ROUNDS as u64, (0..ROUNDS).map(|turn| 20 + 5 * turn).sum::<usize>());
     println!("{whole} packets by the socket, {segments} segments in all");
     let others = segments - supers * DATAGRAMS as u64;

@@ -201,9 +201,7 @@ fn a_change_of_policy_stops_a_flow_that_is_carried() {
     let path = lab.store.directory().join("to-b.yaml");
     write_yaml(&path, &policy("Allow")).unwrap();
     let settings = json!({ "policy": { "reevaluateFlows": true } });
-    lab.node.daemon().unwrap().stop().unwrap();
-    lab.node.daemon().unwrap().restart_with(settings).unwrap();
-    lab.node.daemon().unwrap().wait_ready().unwrap();
+    lab.node.daemon().unwrap().reconfigure(settings).unwrap();
     let ((from, _), (to, [v4, _])) = (pod(&lab, "tc-a"), pod(&lab, "tc-b"));
     let at = SocketAddr::new(v4, 9000);
     let server = to.enter(|| Ok(UdpSocket::bind(at)?)).unwrap();

@@ -103,10 +103,7 @@ fn shares(rate: u64, workers: u32, weights: &[u32], time: Duration) -> Result<[V
     let margay = Router::Margay(env!("CARGO_BIN_EXE_margay").into());
     let mut pods = Pods::with_workers(weights.len() as u8, margay, Attachment::Veth, workers)?;
     pods.open_outside()?;
-    let daemon = pods.node.daemon()?;
-    daemon.stop()?;
-    daemon.restart_with(json!({ "uplinkBandwidth": { UPLINK: rate } }))?;
-    daemon.wait_ready()?;
+    pods.node.daemon()?.reconfigure(json!({ "uplinkBandwidth": { UPLINK: rate } }))?;
     let all = pods.node.pods().to_vec();
     for (pod, weight) in all.iter().zip(weights) {
         let annotations = json!({ "margay.io/weight": weight.to_string() });
